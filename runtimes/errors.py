@@ -65,9 +65,17 @@ class ModelNotReady(ServingError):
 
 
 class QueueFull(ServingError):
-    """Refused at admission: a bound was reached or the estimated wait is too long."""
+    """Refused at admission: a bound was reached or the estimated wait is too long.
+
+    Attributes:
+        reason: "queue_full", "estimated_wait" or "bytes_in_flight", for the count of rejections.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, reason: str = "queue_full", retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.reason = reason
 
 
 class DeadlineExceeded(ServingError):

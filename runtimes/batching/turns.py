@@ -1,0 +1,95 @@
+"""One callback per loop turn for all batchers of a worker, under one time budget.
+
+Requests parsed in one turn of the event loop are executed at its end: callbacks scheduled by read events run
+before the loop polls again. What does not fit the budget waits for the next turn, after I/O. There is no timer
+per request: a sweep every 10 ms, and only while something waits.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+SWEEP_S: Final = 0.010
+
+
+class Loop(Protocol):
+    """The two calls of an event loop that batching needs; a virtual one drives the simulation."""
+
+    def call_soon(self, callback: Callable[[], object], /) -> Any:
+        """Run after the callbacks that are ready now."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any:
+        """Run after `delay` seconds."""
+
+
+class Turner(Protocol):
+    """What takes turns: a batcher."""
+
+    def turn(self, budget_ns: int, must: bool) -> int:
+        """Run what is ripe within the budget; give back the ns spent on the loop.
+
+        `must`: first in line, so at least one batch has to run, whatever the budget says.
+        """
+
+    def sweep(self, now_ns: int) -> bool:
+        """Drop what has expired, start what has become ripe; give back whether anything still waits."""
+
+
+class TurnScheduler:
+    """Calls each batcher that asked, once, at the end of the current turn.
+
+    Args:
+        budget_ns: time that executions on the loop may take in one turn, over all models.
+
+    Attributes:
+        lag_ns: smoothed length of recent turns, as the part of every wait that no queue shows.
+    """
+
+    def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int) -> None:
+        self._loop = loop
+        self._now_ns = now_ns
+        self._budget_ns = budget_ns
+        self._asked: dict[Turner, None] = {}
+        self._waiting: dict[Turner, None] = {}
+        self._scheduled = False
+        self._sweeping = False
+        self.lag_ns = 0
+
+    def request(self, turner: Turner) -> None:
+        """Ask for a turn at the end of this loop turn (or of the next, when asked from within a turn)."""
+        self._asked[turner] = None
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def watch(self, turner: Turner) -> None:
+        """Ask to be swept every 10 ms until nothing waits there."""
+        self._waiting[turner] = None
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def after(self, delay_ns: int, callback: Callable[[], object]) -> None:
+        """Call back after a delay, rounded up to a millisecond (the resolution of uvloop's timers)."""
+        self._loop.call_later(-(-delay_ns // 1_000_000) / 1000, callback)
+
+    def _turn(self) -> None:
+        asked, self._asked = self._asked, {}
+        self._scheduled = False
+        budget = self._budget_ns
+        must = True
+        for turner in asked:
+            # A model that finds the budget spent asks again and so stands first in the next turn's line,
+            # before those that will ask during the I/O between: no model can starve another.
+            spent = turner.turn(max(0, budget), must)
+            must = must and spent == 0
+            budget -= spent
+        self.lag_ns += (self._budget_ns - budget - self.lag_ns) >> 3
+
+    def _sweep(self) -> None:
+        now = self._now_ns()
+        for turner in list(self._waiting):
+            if not turner.sweep(now):
+                del self._waiting[turner]
+        self._sweeping = bool(self._waiting)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_S, self._sweep)
