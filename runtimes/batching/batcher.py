@@ -183,13 +183,17 @@ class Batcher:
 
     def cancel(self, job: Job) -> None:
         """The caller has gone: queued rows are dropped, running ones finish unseen by it."""
-        for part in job.parts:
-            if part.state == QUEUED:
-                self.queue.drop(part)
+        self._drop_parts(job)
         if job.state == QUEUED and not job.parts:
             self.queue.drop(job)
         job.state = DONE
         self._settle()
+
+    def _drop_parts(self, whole: Job) -> None:
+        for part in whole.parts:
+            if part.state == QUEUED:
+                self.queue.drop(part)
+            part.state = DONE
 
     def close(self) -> None:
         """Take nothing new; what was admitted is still answered. `on_idle` is called when that is done."""
@@ -351,9 +355,7 @@ class Batcher:
         if isinstance(job, Part):
             job.state = DONE
             whole = job.whole
-            for part in whole.parts:
-                if part.state == QUEUED:
-                    self.queue.drop(part)
+            self._drop_parts(whole)
             job = whole
         if job.state != DONE:
             self._sink.failed(job, error)

@@ -7,7 +7,7 @@ Invariant: `rows` and `size_bytes` are the sums over jobs in state QUEUED.
 from collections import deque
 from collections.abc import Iterator
 
-from runtimes.batching.job import DONE, QUEUED, RUNNING, Job
+from runtimes.batching.job import NEW, QUEUED, RUNNING, Job
 
 
 class JobQueue:
@@ -41,9 +41,9 @@ class JobQueue:
         self.size_bytes += job.size_bytes
 
     def drop(self, job: Job) -> None:
-        """Take a queued job out, wherever it stands."""
+        """Take a queued job out, wherever it stands; it is NEW again, so the caller decides its end."""
         assert job.state == QUEUED, "only a queued job can be dropped"
-        self._leave(job, DONE)
+        self._leave(job, NEW)
 
     def _leave(self, job: Job, state: int) -> None:
         job.state = state

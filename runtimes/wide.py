@@ -1,0 +1,71 @@
+"""JSON numbers between parsing and execution: still 64 bits wide, narrowed for a whole batch at once. Pure."""
+
+from typing import Final
+
+import numpy as np
+
+from runtimes.errors import InvalidInput
+from runtimes.tensors import Array, TensorSpec, bf16_from_f32
+
+_DTYPES: Final = {"d": np.dtype("<f8"), "q": np.dtype("<i8"), "Q": np.dtype("<u8")}
+
+
+class Wide:
+    """Numbers of one input as parsed.
+
+    Attributes:
+        buffer: contiguous float64, int64 or uint64 values, little-endian.
+        kind: "d", "q" or "Q".
+        shape: of the input; its product is the number of values.
+    """
+
+    __slots__ = ("buffer", "kind", "shape")
+
+    def __init__(self, buffer: bytes, kind: str, shape: tuple[int, ...]) -> None:
+        self.buffer = buffer
+        self.kind = kind
+        self.shape = shape
+
+
+def narrow(wide: Wide, spec: TensorSpec) -> Array:
+    """Convert to the input's datatype; floats are rounded, nothing else is changed.
+
+    Shapes: `wide.shape`.
+
+    Raises:
+        InvalidInput: a value lies outside the datatype, naming the input, the value and its index.
+    """
+    values = np.frombuffer(wide.buffer, dtype=_DTYPES[wide.kind])
+    datatype = spec.datatype
+    if datatype.kind == "float":
+        return _narrow_float(values, spec).reshape(wide.shape)
+    if datatype.itemsize == 8:
+        return values.reshape(wide.shape)
+    narrowed = values.astype(datatype.dtype)
+    if not np.array_equal(narrowed, values):
+        _refuse(values, narrowed != values, spec)
+    return narrowed.reshape(wide.shape)
+
+
+def _narrow_float(values: Array, spec: TensorSpec) -> Array:
+    name = spec.datatype.name
+    if name == "FP64":
+        return values
+    with np.errstate(over="ignore"):
+        narrowed = values.astype("<f4" if name == "BF16" else spec.datatype.dtype)
+        if name == "BF16":
+            bits = bf16_from_f32(narrowed)
+            overflow = (bits & 0x7FFF) == 0x7F80
+            narrowed = bits
+        else:
+            overflow = np.isinf(narrowed)
+    if overflow.any() and (overflow & np.isfinite(values)).any():
+        _refuse(values, overflow & np.isfinite(values), spec)
+    return narrowed
+
+
+def _refuse(values: Array, wrong: Array, spec: TensorSpec) -> None:
+    index = int(np.flatnonzero(wrong)[0])
+    raise InvalidInput(
+        f"input {spec.name!r}: value {values[index].item()!r} at index {index} does not fit {spec.datatype.name}"
+    )
