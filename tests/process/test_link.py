@@ -12,7 +12,6 @@ from gateway.control.link import FRAME_BYTES_MAX, ControlAway, ControlEnd, Refus
 from gateway.control.messages import Beat, Hello, Hint, Snapshot, Status
 from runtimes.errors import UnknownModel
 
-
 opened: list[ControlEnd | WorkerEnd] = []
 
 
