@@ -54,9 +54,9 @@ class CostModel:
     def rows_within(self, budget_ns: float) -> int:
         """Most rows whose predicted run fits the budget; may be 0 or negative."""
         left = budget_ns / self.scale - self.base_ns
-        if self.per_row_ns <= 0.0:
+        if self.per_row_ns < 1e-3:
             return 1 << 30 if left >= 0 else 0
-        return int(left / self.per_row_ns)
+        return min(1 << 30, int(left / self.per_row_ns))
 
     def learn(self, rows: int, actual_ns: int) -> None:
         """Move the scale after a run."""

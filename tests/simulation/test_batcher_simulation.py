@@ -1,17 +1,9 @@
 """The real batcher under a virtual clock: cancels, poison, deadlines, drains."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-_spec = importlib.util.spec_from_file_location("simulated_world", Path(__file__).with_name("world.py"))
-assert _spec is not None and _spec.loader is not None
-world = importlib.util.module_from_spec(_spec)
-sys.modules["simulated_world"] = world
-_spec.loader.exec_module(world)
+from tests.simulation import world
 
 
 def run_seeds(seeds: range) -> None:
@@ -22,7 +14,7 @@ def run_seeds(seeds: range) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
-def still_world(seed: int = 0) -> "world.World":
+def still_world(seed: int = 0) -> world.World:
     """A world whose batcher is plain: batches of 8, no delay, runs on the loop."""
     still = world.World(seed)
     still.bounds = world.Bounds(8, 4096, 1 << 30)
