@@ -69,7 +69,7 @@ class Fleet:
             prepared = await asyncio.get_running_loop().run_in_executor(
                 self._loader, prepare, wanted, self._environment, lambda: setattr(runtime, "state", WARMING)
             )
-            runtime.open(prepared, self._sink_for(runtime))
+            runtime.open(prepared, self._sink_for)
         except ServingError as error:
             self._remember_failure(runtime, error.message)
             raise

@@ -179,8 +179,8 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.name}:{self.version} {self.state} {self.digest[:19]}>"
 
-    def open(self, prepared: Prepared, sink: Sink) -> None:
-        """Become READY with a prepared session; results go to `sink`."""
+    def open(self, prepared: Prepared, sink_for: Callable[["Runtime"], Sink]) -> None:
+        """Become READY with a prepared session; `sink_for` makes the receiver of its results."""
         environment, batching = self._environment, self.config.batching
         self._session = prepared.session
         self.signature = prepared.session.signature
@@ -200,7 +200,7 @@ class Runtime:
             ),
             cost=plan.CostModel(cost.base_ns, cost.per_row_ns),
             execute=self._execute,
-            sink=sink,
+            sink=sink_for(self),
             scheduler=environment.scheduler,
             pool=self._thread,
             now_ns=environment.now_ns,

@@ -71,10 +71,7 @@ class VirtualLoop:
 class Caller(Job):
     """One request of the simulation: its rows carry its number, so a swapped row is seen."""
 
-    __slots__ = ("answers", "arrived_ns", "cancelled_at", "error", "name", "outputs", "poisoned", "refused")
-
     def __init__(self, name: int, rows: int, width: int, poisoned: bool) -> None:
-        super().__init__()
         self.name = name
         self.rows = rows
         self.poisoned = poisoned

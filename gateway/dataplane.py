@@ -1,0 +1,288 @@
+"""THE hot path: one request from bytes to an answer. Read `Dataplane.infer` first.
+
+    infer      route -> decode -> admit                   here
+    execute    queue -> gather -> run -> split            runtimes.batching
+    answer     encode -> respond, counted                 gateway.served
+
+Nothing here touches a store, a disk or a log on success, and nothing awaits. Both HTTP lanes call the same methods.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, Final
+
+from gateway.control.messages import Snapshot
+from gateway.counters import WORKER_FIELDS, WORKER_INDEX, CounterPage
+from gateway.served import Exchange, ServedVersion, refusal
+from gateway.wire import fast_json, oip_json
+from gateway.wire.request import InferRequest, Limits
+from router.errors import UnknownRoute
+from router.table import ModelRoute, RoutingTable
+from runtimes.batching.job import DONE, NEW
+from runtimes.errors import (
+    Draining,
+    ExecutionFailed,
+    ModelNotReady,
+    OutOfMemory,
+    QueueFull,
+    ServingError,
+    UnknownModel,
+)
+from runtimes.fleet import Fleet
+from runtimes.runtime import Runtime
+
+_EMPTY: Final = RoutingTable({}, 0)
+
+
+class Dataplane:
+    """All requests of one worker.
+
+    Args:
+        page: where counts go; read by control.
+        inline_body_bytes: larger bodies are decoded in `decode_executor`, off the loop.
+        bytes_in_flight: bound on the bodies that this worker holds at once.
+
+    Attributes:
+        paths: raw URL -> (model name, selector) of every infer URL that resolves: the fast lane's table.
+        draining: readiness is 503 and answers carry `connection: close`; requests are still served.
+    """
+
+    def __init__(
+        self,
+        *,
+        page: CounterPage,
+        limits: Limits,
+        inline_body_bytes: int,
+        bytes_in_flight: int,
+        decode_executor: Executor,
+        call_soon_threadsafe: Callable[..., object],
+        now_ns: Callable[[], int] = time.perf_counter_ns,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.table = _EMPTY
+        self.paths: Mapping[bytes, tuple[str, str]] = {}
+        self.draining = False
+        self.counts = page.block("worker", (), len(WORKER_FIELDS))
+        self._page = page
+        self._limits = limits
+        self._inline_body_bytes = inline_body_bytes
+        self._bytes_limit = bytes_in_flight
+        self._bytes_held = 0
+        self._decode_executor = decode_executor
+        self._call_soon_threadsafe = call_soon_threadsafe
+        self.now_ns = now_ns
+        self._now_ms = now_ms
+        self._served: dict[tuple[str, str], ServedVersion] = {}
+        self._by_runtime: dict[Runtime, ServedVersion] = {}
+
+    # ---- one request ----
+
+    def infer(self, exchange: Exchange) -> None:
+        """Answer an exchange, now or at the end of a later loop turn; never raises.
+
+        Cancel: `cancel` may be called at any time before `exchange.respond` is.
+        """
+        try:
+            name, selector = exchange.model_name, exchange.selector
+            served = self._served.get((name, selector)) or self.find(name, selector)
+            exchange.served = served
+            served.begin()
+            if served.runtime.state != "READY" or served.runtime.terminations:
+                self._check_ready(served.runtime)
+            if len(exchange.body) > self._inline_body_bytes:
+                self._decode_elsewhere(exchange, served)
+                return
+            self._admit(exchange, served, self.decode(exchange, served))
+        except ServingError as error:
+            self.refuse(exchange, error)
+        except Exception as error:
+            self.refuse(exchange, _our_fault(error))
+
+    def decode(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
+        """Bytes to named arrays; pure, so a thread may do it. Raises InvalidInput."""
+        signature = served.runtime.signature
+        if exchange.json_length is None:
+            request = fast_json.decode(exchange.body, signature, self._limits)
+            if request is not None:
+                return request
+        return oip_json.decode(exchange.body, signature, self._limits, json_length=exchange.json_length)
+
+    def _admit(self, exchange: Exchange, served: ServedVersion, request: InferRequest) -> None:
+        runtime = served.runtime
+        now_ns = self.now_ns()
+        exchange.request = request
+        exchange.inputs = request.inputs
+        exchange.rows = request.rows
+        exchange.size_bytes = len(exchange.body)
+        if not runtime.fixed_inner:
+            exchange.bucket = _bucket(request)
+        exchange.priority = served.priority(request.priority)
+        exchange.deadline_ns = exchange.started_ns + _timeout_ns(exchange, request, runtime)
+        if request.rows == 0 and runtime.signature.batched:
+            served.answer_empty(exchange)
+        else:
+            runtime.batcher.submit(exchange, now_ns)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller has gone: what waits is dropped, what runs finishes unseen; counted as 499."""
+        if exchange.state == DONE:
+            return
+        served = exchange.served
+        if served is None:
+            exchange.state = DONE
+            return
+        served.runtime.batcher.cancel(exchange)
+        served.cancelled()
+
+    def refuse(self, exchange: Exchange, error: ServingError) -> None:
+        """Answer with an error and count it."""
+        if exchange.state == DONE:
+            return
+        exchange.state = DONE
+        if exchange.served is not None:
+            exchange.served.refused(exchange, error)
+            return
+        self.counts[WORKER_INDEX["unknown_model_total"]] += 1
+        status, headers, body = refusal(error, exchange.request_id)
+        exchange.respond(status, b"application/json", headers, body)
+
+    def refuse_unread(self, exchange: Exchange, error: ServingError) -> None:
+        """Refuse a request whose body was not kept, so it was never decoded."""
+        try:
+            exchange.served = self.find(exchange.model_name, exchange.selector)
+            exchange.served.begin()
+        except ServingError as unknown:
+            error = unknown
+        self.refuse(exchange, error)
+
+    def give_up(self, exchange: Exchange) -> None:
+        """Answer 503 at the end of the drain's grace, wherever the request is."""
+        if exchange.state == DONE:
+            return
+        if exchange.served is not None:
+            exchange.served.runtime.batcher.cancel(exchange)
+            exchange.state = NEW
+        self.refuse(exchange, Draining("the server stopped before the request was answered", retry_after_s=1.0))
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Count a body that is about to be read; False when the worker's bound would be passed."""
+        if self._bytes_held + size_bytes > self._bytes_limit:
+            return False
+        self._bytes_held += size_bytes
+        return True
+
+    def release(self, size_bytes: int) -> None:
+        """The body of an answered request is gone."""
+        self._bytes_held -= size_bytes
+        assert self._bytes_held >= 0, "more bytes were released than reserved"
+
+    def bytes_refused(self, size_bytes: int) -> QueueFull:
+        """The error of a refused `reserve`."""
+        return QueueFull(
+            f"{self._bytes_held} bytes of requests are in flight, and {size_bytes} more would pass the bound of "
+            f"{self._bytes_limit}",
+            reason="bytes_in_flight",
+            retry_after_s=1.0,
+        )
+
+    def _decode_elsewhere(self, exchange: Exchange, served: ServedVersion) -> None:
+        """Decode a large body in a thread; the loop goes on with the others."""
+
+        def back(request: InferRequest | ServingError) -> None:
+            if exchange.state == DONE:
+                return
+            if isinstance(request, ServingError):
+                self.refuse(exchange, request)
+                return
+            try:
+                self._admit(exchange, served, request)
+            except ServingError as error:
+                self.refuse(exchange, error)
+            except Exception as error:
+                self.refuse(exchange, _our_fault(error))
+
+        def work() -> None:
+            try:
+                result: InferRequest | ServingError = self.decode(exchange, served)
+            except ServingError as error:
+                result = error
+            except MemoryError:
+                result = OutOfMemory("not enough memory to decode the request")
+            except Exception as error:
+                result = _our_fault(error)
+            self._call_soon_threadsafe(back, result)
+
+        self._decode_executor.submit(work)
+
+    # ---- routes ----
+
+    def apply(self, snapshot: Snapshot, fleet: Fleet) -> None:
+        """Put the routes of a snapshot in force: one reference is swapped, requests in flight keep what they have."""
+        routes = {
+            name: ModelRoute(route.default, route.versions, route.aliases, route.reason)
+            for name, route in snapshot.routes.items()
+        }
+        table = RoutingTable(routes, snapshot.revision)
+        served: dict[tuple[str, str], ServedVersion] = {}
+        for name, selector in table.selectors():
+            version = table.decide(name, selector).version
+            runtime = fleet.get(name, version) if version is not None else None
+            if runtime is not None:
+                served[name, selector] = self._by_runtime[runtime]
+        self.table = table
+        self._served = served
+        self.paths = {_path(name, selector): (name, selector) for name, selector in served}
+
+    def sink_for(self, runtime: Runtime) -> ServedVersion:
+        """The receiver of a runtime's results: what answers and counts for it."""
+        served = ServedVersion(runtime, self._page, self.now_ns, self._now_ms)
+        self._by_runtime = {known: s for known, s in self._by_runtime.items() if known.state != "CLOSED"}
+        self._by_runtime[runtime] = served
+        return served
+
+    def find(self, name: str, selector: str) -> ServedVersion:
+        """What serves a model and selector.
+
+        Raises:
+            UnknownModel, ModelNotReady
+        """
+        served = self._served.get((name, selector))
+        if served is not None:
+            return served
+        try:
+            target = self.table.decide(name, selector)
+        except UnknownRoute as error:
+            raise UnknownModel(error.message) from error
+        version = "" if target.version is None else f" version {target.version}"
+        reason = f": {target.reason}" if target.reason else ""
+        raise ModelNotReady(f"model {name!r}{version} is not ready{reason}", retry_after_s=1.0)
+
+    def _check_ready(self, runtime: Runtime) -> None:
+        refused = runtime.refusal()
+        if refused is not None:
+            raise refused
+
+
+def _timeout_ns(exchange: Exchange, request: InferRequest, runtime: Runtime) -> int:
+    """The smaller of the body's and the header's timeout; 0 in either = none given."""
+    body_ns = request.timeout_us * 1000
+    header_ns = exchange.timeout_ms * 1_000_000
+    if body_ns and header_ns:
+        return min(body_ns, header_ns)
+    return body_ns or header_ns or runtime.default_deadline_ns
+
+
+def _bucket(request: InferRequest) -> tuple[Any, ...]:
+    return tuple([None if array is None else array.shape[1:] for array in request.inputs])
+
+
+def _path(name: str, selector: str) -> bytes:
+    middle = f"/versions/{selector}" if selector else ""
+    return f"/v2/models/{name}{middle}/infer".encode()
+
+
+def _our_fault(error: Exception) -> ServingError:
+    failed = ExecutionFailed("the server failed for a reason of its own")
+    failed.__cause__ = error
+    return failed
