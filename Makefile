@@ -1,0 +1,49 @@
+# `make demo` and `make test` need python3.11 (or later), make and pip; everything else they fetch themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv tools demo check format test sim bench clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED)  ## .venv with `tidegate` and all that tests and demo need
+
+$(INSTALLED): pyproject.toml
+	@sh .ci/packages ensurepip:$(PYTHON)=python3-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
+	@touch $@
+
+tools:  # commands that tests and benchmarks call; without them those tests are skipped
+	@sh .ci/packages wrk=wrk promtool=prometheus
+
+demo: venv  ## build models, start a server, send traffic, print a report (KEEP=1: leave it running)
+	@$(BIN)/python -m examples.credit.demo
+
+check: venv  ## format, lint, types, architecture
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/mypy -p examples -p loadtests
+	$(BIN)/python -m pytest tests/architecture
+
+format: venv  ## let ruff put things right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: venv tools  ## everything but the long simulations; those that start process trees one after another
+	$(BIN)/python -m pytest -n 2 -m "not sim and not process"
+	$(BIN)/python -m pytest -m "process and not sim"
+
+sim: venv tools  ## long simulations and repetitions
+	$(BIN)/python -m pytest -m sim --timeout 900
+
+bench: venv tools  ## closed loop against the echo floor; writes bench-results/ (a quiet machine, please)
+	$(BIN)/python -m loadtests.run
+
+clean:  ## remove what the targets made, but not .venv
+	rm -rf demo-data bench-results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
