@@ -25,9 +25,11 @@ _BLOCK: Final = struct.Struct("<IIII")
 
 # ---- layout of a "model" block; labels are (model, version, variant) ----
 
-DURATION_BOUNDS_NS: Final[tuple[int, ...]] = tuple(
-    int(step * 10**power) for power in range(4, 10) for step in (1, 2, 5) if step * 10**power >= 50_000
-) + (10_000_000_000,)
+DURATION_BOUNDS_NS: Final[tuple[int, ...]] = (
+    50_000,
+    *(step * 10**power for power in range(5, 10) for step in (1, 2, 5)),
+    10_000_000_000,
+)
 """Upper bounds of the latency buckets: 50 us to 10 s in 1-2-5 steps."""
 
 ROWS_BOUNDS: Final[tuple[int, ...]] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

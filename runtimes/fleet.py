@@ -24,11 +24,19 @@ class Fleet:
 
     Args:
         sink_for: makes the receiver of a runtime's results, before its first request.
+        on_placed: a runtime is in place, and the one before it does not drain yet: time to swap references, so
+            that no request meets a runtime that drains.
     """
 
-    def __init__(self, environment: Environment, sink_for: Callable[[Runtime], Sink]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        sink_for: Callable[[Runtime], Sink],
+        on_placed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._environment = environment
         self._sink_for = sink_for
+        self._on_placed = on_placed
         self._serving: dict[tuple[str, int], Runtime] = {}
         self._loading: dict[tuple[str, int, str, int], Runtime] = {}
         self._failed: dict[tuple[str, int, str, int], Runtime] = {}
@@ -81,6 +89,7 @@ class Fleet:
         runtime.load_ns = self._environment.now_ns() - started_ns
         old = self._serving.get((wanted.name, wanted.version))
         self._serving[wanted.name, wanted.version] = runtime
+        self._on_placed()
         if old is not None:
             await self._close(old)
         return runtime
