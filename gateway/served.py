@@ -239,8 +239,9 @@ class ServedVersion:
             )
         except Exception as error:
             # One answer that cannot be written must not cost its neighbours theirs.
-            failed = ExecutionFailed("the answer could not be encoded")
-            failed.__cause__ = error
+            failed = error if isinstance(error, ServingError) else ExecutionFailed("the answer could not be encoded")
+            if failed is not error:
+                failed.__cause__ = error
             status, more, body = refusal(failed, exchange.request_id)
             exchange.respond(status, JSON, [*self.headers, *more], body)
             return

@@ -130,6 +130,8 @@ class Rejection:
 class EdgeProtocol(HttpToolsProtocol):
     """One connection. uvicorn makes it; `edge` is what it shares with the others of its worker."""
 
+    cycle: Any  # uvicorn's or ours: see the top of this file
+
     def __init__(
         self,
         edge: Edge,
@@ -269,7 +271,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._take_slow_lane()
             return
         edge.counts[_FAST] += 1
-        self.cycle = cast(Any, exchange)
+        self.cycle = exchange
         if self._active is None:
             self._active = exchange
         else:
@@ -417,6 +419,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _start_next(self) -> None:
+        cycle: Any
         cycle, app = self.pipeline.pop()
         if type(cycle) is Rejection:
             self._send_rejection(cycle)

@@ -26,7 +26,7 @@ def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array | 
         return narrow(first, spec) if isinstance(first, Wide) else first
     if all(type(value) is Wide for value in values):
         return narrow(_join(values), spec)  # type: ignore[arg-type]  # every one is Wide
-    return np.concatenate([narrow(v, spec) if isinstance(v, Wide) else v for v in values])  # type: ignore[arg-type]
+    return np.concatenate([narrow(v, spec) if isinstance(v, Wide) else v for v in values])
 
 
 def _join(values: Sequence[Wide]) -> Wide:
