@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from gateway.control.messages import Snapshot
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX, CounterPage
-from gateway.served import Exchange, ServedVersion, refusal
+from gateway.errors import refusal
+from gateway.served import Exchange, ServedVersion
 from gateway.wire import fast_json, oip_json
 from gateway.wire.request import InferRequest, Limits
 from router.errors import UnknownRoute
@@ -75,6 +76,16 @@ class Dataplane:
         self._now_ms = now_ms
         self._served: dict[tuple[str, str], ServedVersion] = {}
         self._by_runtime: dict[Runtime, ServedVersion] = {}
+
+    @property
+    def bytes_held(self) -> int:
+        """Of bodies that are being read or answered."""
+        return self._bytes_held
+
+    @property
+    def inflight(self) -> int:
+        """Requests that found a version and are not answered yet."""
+        return sum(served.inflight for served in self._by_runtime.values())
 
     # ---- one request ----
 

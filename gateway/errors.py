@@ -5,6 +5,8 @@ from typing import Final
 
 import orjson
 
+from runtimes.errors import ServingError
+
 STATUS: Final[dict[str, int]] = {
     # runtimes.errors
     "invalid_input": 400,
@@ -62,3 +64,11 @@ def error_body(message: str, code: str, request_id: bytes) -> bytes:
     """`{"error": message, "code": code, "request_id": id}`; whatever the text holds, it is valid JSON."""
     text = message.encode("utf-8", "replace").decode()
     return orjson.dumps({"error": text, "code": code, "request_id": request_id.decode("ascii", "replace")})
+
+
+def refusal(error: ServingError, request_id: bytes) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
+    """Status, headers and body of an expected failure: `retry-after` where a retry may help."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if error.retry_after_s is not None:
+        headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+    return status_of(error.code), headers, error_body(error.message, error.code, request_id)

@@ -37,7 +37,7 @@ from gateway.counters import (
     TERMINATED,
     CounterPage,
 )
-from gateway.errors import error_body, status_of
+from gateway.errors import refusal
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.request import InferRequest
 from runtimes.batching.batcher import Batch
@@ -246,14 +246,6 @@ class ServedVersion:
             exchange.respond(status, JSON, [*self.headers, *more], body)
             return
         exchange.respond(200, content_type, [*self.headers, *headers], body)
-
-
-def refusal(error: ServingError, request_id: bytes) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
-    """Status, headers and body of an error: `retry-after` where a retry may help."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if error.retry_after_s is not None:
-        headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
-    return status_of(error.code), headers, error_body(error.message, error.code, request_id)
 
 
 def _is_plain(request: InferRequest | None) -> bool:

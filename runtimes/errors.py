@@ -16,6 +16,7 @@ Nothing here knows HTTP; `gateway.errors` maps the codes to statuses in one tabl
       NonFiniteOutput          non_finite_output
       LoadFailed               load_failed              with the stage that failed
       Conflict                 conflict                 same version, other bytes; illegal transition
+      Forbidden                forbidden                not allowed in this mode or to this caller
       Unsupported              unsupported
       OutOfMemory              out_of_memory
 """
@@ -126,6 +127,12 @@ class Conflict(ServingError):
     """The request contradicts what is already true."""
 
     code = "conflict"
+
+
+class Forbidden(ServingError):
+    """Not allowed in this mode, or to this caller."""
+
+    code = "forbidden"
 
 
 class Unsupported(ServingError):

@@ -52,6 +52,14 @@ class Fleet:
         runtime = self._serving.get((wanted.name, wanted.version))
         return runtime is not None and runtime.wanted.key == wanted.key
 
+    def has_failed(self, wanted: WantedVersion) -> bool:
+        """Whether this very load was tried here and failed."""
+        return wanted.key in self._failed
+
+    def serving(self) -> list[Runtime]:
+        """Runtimes that are in place."""
+        return list(self._serving.values())
+
     def __iter__(self) -> Iterator[Runtime]:
         """Every runtime there is something to say about: serving, loading, failed, draining."""
         yield from self._serving.values()

@@ -110,11 +110,13 @@ class Status(Struct, frozen=True, tag="status"):
     Attributes:
         revision: routes of this revision are in force here.
         settled: every wanted model of that revision is READY or has failed here.
+        listening: it answers requests.
     """
 
     revision: int
     settled: bool
     models: tuple[ModelState, ...]
+    listening: bool = False
 
 
 class Beat(Struct, frozen=True, tag="beat"):

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, Protocol
@@ -58,6 +59,12 @@ class Connection(Protocol):
     def peer_is_gone(self) -> None:
         """A half-closed peer turned out to be closed."""
 
+    def finish_then_close(self) -> None:
+        """Answer what was begun, then close."""
+
+    def abort_with_503(self) -> None:
+        """Answer 503 to what is still due, and close."""
+
 
 class Edge:
     """State of one worker's listening side.
@@ -66,6 +73,7 @@ class Edge:
         tick: seconds since start, coarse; every timeout of a connection is measured in it.
         head_ok: status line and headers that every plain answer begins with, refreshed each second.
         shed: so many more answers carry `connection: close`, because this worker has too many connections.
+        executor: compresses large answers.
         slow_lane_only: every request takes the slow lane (the differential tests use it).
     """
 
@@ -75,6 +83,7 @@ class Edge:
         limits: EdgeLimits,
         *,
         call_later: Callable[..., object],
+        executor: Executor,
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -87,6 +96,7 @@ class Edge:
         self.slow_lane_only = False
         self.date = b""
         self.head_ok = b""
+        self.executor = executor
         self._call_later = call_later
         self._wall_s = wall_s
         self._stopped = False

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from gateway.counters import WORKER_INDEX
 from gateway.errors import HttpError, error_body
+from gateway.http.compression import COMPRESS_BYTES, choose, compress
 from gateway.http.edge import REQUEST_ID, Edge
 from gateway.served import Exchange, ServedVersion
 from runtimes.errors import ServingError
@@ -59,6 +60,7 @@ class FastExchange(Exchange):
     response_complete = False
     error: ServingError | None = None
     trace = b""
+    coding = b""
 
     def __init__(self, protocol: "EdgeProtocol", name: str, selector: str, size: int) -> None:
         self.protocol = protocol
@@ -76,7 +78,7 @@ class FastExchange(Exchange):
         """The plain answer, joined once."""
         protocol = self.protocol
         edge = protocol.edge
-        if not self.keep_alive or self.trace or edge.shed or edge.dataplane.draining:
+        if not self.keep_alive or self.trace or self.coding or edge.shed or edge.dataplane.draining:
             self.respond(200, b"application/json", served.headers, body)
             return
         self.response_complete = True
@@ -95,13 +97,30 @@ class FastExchange(Exchange):
 
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Any answer."""
-        self.response_complete = True
         protocol = self.protocol
+        if self.coding and len(body) >= COMPRESS_BYTES and status == 200:
+            self._compress(status, content_type, headers, body)
+            return
+        self.response_complete = True
         if self.trace:
             headers = [*headers, (b"traceparent", self.trace)]
         protocol.decide_keep_alive(self)
         protocol.write_answer(status, content_type, headers, self.request_id, body, keep_alive=self.keep_alive)
         protocol.finished(self)
+
+    def _compress(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Compress in a thread, then answer, if the peer is still there."""
+        protocol, coding = self.protocol, self.coding
+        self.coding = b""
+
+        def back(compressed: bytes) -> None:
+            if not self.response_complete:
+                self.respond(status, content_type, [*headers, (b"content-encoding", coding)], compressed)
+
+        def work() -> None:
+            protocol.loop.call_soon_threadsafe(back, compress(body, coding))
+
+        protocol.edge.executor.submit(work)
 
 
 class _NeverSet:
@@ -282,7 +301,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """The exchange of a plain request; None for any other, which the slow lane then judges."""
         length = -1
         host = False
-        request_id = trace = b""
+        request_id = trace = coding = b""
         json_length: int | None = None
         timeout_ms = 0
         for name, value in self.headers:
@@ -303,8 +322,8 @@ class EdgeProtocol(HttpToolsProtocol):
                 timeout_ms = int(value)
             elif meaning == _TRACE and not trace and len(value) < 256:
                 trace = value
-            elif meaning == _ENCODING and value in (b"identity", b"*", b""):
-                pass
+            elif meaning == _ENCODING and not coding:
+                coding = choose(value)
             else:
                 return None
         edge = self.edge
@@ -314,6 +333,7 @@ class EdgeProtocol(HttpToolsProtocol):
         exchange = FastExchange(self, route[0], route[1], length)
         exchange.request_id = request_id or edge.new_request_id()
         exchange.trace = trace
+        exchange.coding = coding
         exchange.json_length = json_length
         exchange.timeout_ms = timeout_ms
         exchange.keep_alive = version != "1.0" and self.parser.should_keep_alive()
@@ -344,6 +364,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._active is None:
             self._active = cycle
             self.decide_keep_alive(cycle)
+            cycle.scope["state"]["close"] = not cycle.keep_alive
             super()._start_asgi_task(cycle, app)
         else:
             self.flow.pause_reading()

@@ -129,9 +129,12 @@ class _Quiet:
         self._wall_ns = wall_ns
         self._seen: dict[str, tuple[tuple[FoundFile, ...], int]] = {}
         self.trusts_mtimes = True
+        self.asks = True
 
     def settled(self, place: str, files: tuple[FoundFile, ...]) -> bool:
         """Whether the files at a place have been unchanged for the period."""
+        if not self.asks:
+            return True
         now, wall = self._monotonic_ns(), self._wall_ns()
         ages = [wall - file.mtime_ns for file in files]
         seen, since = self._seen.get(place, (None, now))
@@ -180,13 +183,33 @@ class DirectorySource:
         self._last = observation.models
         return observation
 
+    def scan_model(self, name: str) -> SeenModel | None:
+        """Look at one model without waiting for the quiet period: its operator says that it is complete.
+
+        Raises:
+            SourceAway: the root cannot be read.
+        """
+        self._quiet.asks = False
+        try:
+            if os.path.isfile(self.root):
+                return self._scan_file().models.get(name)
+            if MODEL_FILE in os.listdir(self.root):
+                return self._model(name, "") if Path(self.root).name == name else None
+            found = is_name(name) and os.path.lexists(os.path.join(self.root, name))
+            return self._model(name, name) if found else None
+        except (OSError, FilesRefused) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise SourceAway(f"the model repository cannot be read: {reason}") from error
+        finally:
+            self._quiet.asks = True
+
     # ---- the three shapes of a repository ----
 
     def _scan_root(self) -> Observation:
         with opened_folder(self.root, "") as root:
             names = sorted(os.listdir(root))
             folders = [name for name in names if not name.startswith(".") and not _is_file(root, name)]
-        if MODEL_FILE in names:
+        if MODEL_FILE in names and MODEL_FILE not in folders:
             name = Path(self.root).name
             if not is_name(name):
                 return Observation({}, (f"{shown(name)} is no model name: expected {NAME_RULE}",))
@@ -263,7 +286,7 @@ class DirectorySource:
         problem = ""
         files: tuple[FoundFile, ...] = ()
         try:
-            files = tuple(file for file in walk(opened, deep=False) if file.path not in _CONFIG_FILES)
+            files = tuple(file for file in walk(opened, deep=False) if _is_of_version(file.path))
         except FilesRefused as error:
             problem = str(error)
         return self._version(name, 1, self.root, folder, MODEL_FILE, files, problem)
@@ -348,6 +371,11 @@ def _named_after(path: Path) -> tuple[str, int]:
 def _belongs(other: str, model: Path) -> bool:
     """Whether a file is the model, or its external data by the names that exporters give: m.onnx.data, m.onnx_data."""
     return other == model.name or other in {f"{model.name}.data", f"{model.name}_data", f"{model.stem}.data"}
+
+
+def _is_of_version(name: str) -> bool:
+    """Whether a file beside a bare model is a part of it: not its settings, and not those being written."""
+    return name not in _CONFIG_FILES and not name.startswith(STAGING_PREFIX)
 
 
 def _exists(folder: int, name: str) -> bool:

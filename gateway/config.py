@@ -1,0 +1,330 @@
+"""Settings of a server: frozen structs, read from a YAML file, the environment and flags; errors say where.
+
+Flags win over `TIDEGATE_SECTION__KEY`, that over the file, that over the defaults below. Values in the environment
+are read as YAML. Relative paths start at the working directory; `~` is the user's home.
+"""
+
+import os
+from collections.abc import Mapping as AbstractMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from runtimes.registry.strictyaml import (
+    MAX_DOCUMENT_BYTES,
+    DocumentError,
+    Mapping,
+    Node,
+    Scalar,
+    convert,
+    parse,
+    suggestion,
+)
+
+PREFIX: Final = "TIDEGATE_"
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: unknown keys are errors."""
+
+
+class Server(Section, frozen=True):
+    """Where the server listens, and how it comes and goes.
+
+    Attributes:
+        host: address of the data port and the admin port; another than a loopback one needs `trusted_network`.
+        port: of the Open Inference Protocol; 0 = any free one.
+        admin_port: of the admin API; 0 = any free one; null = none.
+        workers: processes that answer; null = one per usable CPU; 0 = everything in one process.
+        trusted_network: nobody is asked for a key, and that is meant so.
+        behind_proxy: a balancer stands in front: connections are kept longer and a drain is announced first.
+        keep_alive_ms: an idle connection lives so long; null = 5 s, 65 s behind a proxy.
+        drain_delay_ms: readiness says 503 so long before listening ends; null = 0, 5 s behind a proxy.
+        grace_ms: from the signal until what is still due gets 503.
+        heartbeat_timeout_ms: a process silent for so long is killed and started anew.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    admin_port: Port | None = 8081
+    workers: Annotated[int, Meta(ge=0, le=256)] | None = None
+    trusted_network: bool = False
+    behind_proxy: bool = False
+    keep_alive_ms: Positive | None = None
+    drain_delay_ms: NonNegative | None = None
+    grace_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000
+    heartbeat_timeout_ms: Annotated[int, Meta(ge=1000)] = 10_000
+
+
+class Limits(Section, frozen=True):
+    """Bounds; each names its scope. Sources and reasons: docs/configuration.md.
+
+    Attributes:
+        connections, bytes_in_flight: per node, shared evenly by the workers.
+        inline_body_bytes: larger bodies are decoded off the event loop.
+        fast_body_bytes: larger bodies take the slow lane.
+    """
+
+    url_bytes: Positive = 8192
+    header_count: Positive = 64
+    header_bytes: Positive = 8192
+    headers_total_bytes: Positive = 32768
+    header_timeout_ms: Positive = 10_000
+    body_timeout_ms: Positive = 30_000
+    body_min_bytes_per_s: Positive = 1024
+    write_timeout_ms: Positive = 30_000
+    body_chunks: Positive = 65536
+    json_body_bytes: Positive = 2 * 1024 * 1024
+    binary_body_bytes: Positive = 64 * 1024 * 1024
+    fast_body_bytes: Positive = 1024 * 1024
+    inline_body_bytes: Positive = 256 * 1024
+    bytes_in_flight: Positive = 512 * 1024 * 1024
+    connections: Positive = 1000
+    json_depth: Positive = 32
+    json_containers: Positive = 65536
+    inputs: Positive = 64
+    rank: Annotated[int, Meta(ge=1, le=32)] = 8
+    elements: Positive = 16_777_216
+    string_bytes: Positive = 1024 * 1024
+
+
+class Models(Section, frozen=True):
+    """What is served.
+
+    Attributes:
+        repository: a directory of models, or one model file.
+        control_mode: none = what is there at start; poll = follow the directory; explicit = load and unload on call.
+        load: names loaded at start in mode explicit; "*" = all.
+        poll_interval_ms: between two looks at the directory in mode poll.
+        quiet_period_ms: files must have been unchanged for so long: a half-written upload is never loaded.
+        allow_degraded_start: ready although some models failed to load, each with its reason.
+        cache_bytes: bound of the private copies; null = the smaller of 20 GiB and half the free space.
+        probe_timeout_ms, probe_memory_bytes: bounds of the first load of unknown files, in a process of its own.
+    """
+
+    repository: str = "models"
+    control_mode: Literal["none", "poll", "explicit"] = "none"
+    load: tuple[str, ...] = ()
+    poll_interval_ms: Annotated[int, Meta(ge=50)] = 2000
+    quiet_period_ms: NonNegative = 2000
+    allow_degraded_start: bool = False
+    cache_bytes: Positive | None = None
+    probe_timeout_ms: Annotated[int, Meta(ge=1000)] = 120_000
+    probe_memory_bytes: Positive = 8 * 1024**3
+
+
+class Execution(Section, frozen=True):
+    """How models run.
+
+    Attributes:
+        inline_turn_budget_us: time for executions in one turn of the event loop; longer ones run in threads.
+        threads: CPUs of the node to plan with; null = those that the process may use.
+    """
+
+    inline_turn_budget_us: Annotated[int, Meta(ge=100, le=100_000)] = 1000
+    threads: Positive | None = None
+
+
+class Data(Section, frozen=True):
+    """State on disk.
+
+    Attributes:
+        dir: model cache, lock and, later, store and keys; null = the user's data folder (XDG).
+        ephemeral: use a temporary folder when `dir` cannot be written; it is gone after the stop.
+    """
+
+    dir: str | None = None
+    ephemeral: bool = False
+
+
+class Logs(Section, frozen=True):
+    """What is written to standard error, as JSON lines."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section, frozen=True):
+    """The whole."""
+
+    server: Server = Server()
+    limits: Limits = Limits()
+    models: Models = Models()
+    execution: Execution = Execution()
+    data: Data = Data()
+    logs: Logs = Logs()
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where each key that is not a default came from ("server.port" -> "flag --port")."""
+
+    config: Config
+    sources: AbstractMapping[str, str]
+
+
+def load_config(
+    flags: AbstractMapping[str, object], environment: AbstractMapping[str, str], path: str | None = None
+) -> Loaded:
+    """Put the settings together.
+
+    Args:
+        flags: "section.key" -> value; None = not given.
+        environment: only names with a double underscore are settings.
+        path: the file; None = `TIDEGATE_CONFIG` or no file.
+
+    Raises:
+        ConfigError: unknown key, wrong value, unreadable file, values that contradict each other.
+    """
+    node: Node = Mapping({}, {}, 1)
+    sources: dict[str, str] = {}
+    path = path or environment.get("TIDEGATE_CONFIG")
+    try:
+        if path is not None:
+            node = _read_file(path)
+            sources |= {f"{section}.{key}": path for section, key, _ in _leaves(node)}
+        for name in sorted(environment):
+            if name.startswith(PREFIX) and "__" in name:
+                key, value = _from_environment(name, environment[name])
+                node = _placed(node, key, value)
+                sources[key] = f"environment {name}"
+        for key, given in flags.items():
+            if given is not None:
+                node = _placed(node, key, _as_node(given))
+                sources[key] = "flag"
+        config = convert(node, "the configuration", Config)
+    except DocumentError as error:
+        raise ConfigError(str(error)) from error
+    check(config)
+    return Loaded(config, sources)
+
+
+def check(config: Config) -> None:
+    """Rules that span several keys. Raises ConfigError."""
+    server, limits = config.server, config.limits
+    if not is_loopback(server.host) and not server.trusted_network:
+        raise ConfigError(
+            f"server.host: {server.host} is reachable from elsewhere, and nobody would be asked for a key: "
+            "set server.trusted_network: true if that is meant, or bind to 127.0.0.1"
+        )
+    if server.port and server.port == server.admin_port:
+        raise ConfigError(f"server.admin_port: {server.admin_port} is the data port already")
+    if limits.fast_body_bytes > limits.json_body_bytes:
+        raise ConfigError("limits.fast_body_bytes: larger than limits.json_body_bytes")
+    if limits.binary_body_bytes > limits.bytes_in_flight // max(1, server.workers or 1):
+        raise ConfigError("limits.binary_body_bytes: one body must fit a worker's share of limits.bytes_in_flight")
+    if drain_delay_ms(server) > server.grace_ms:
+        raise ConfigError("server.drain_delay_ms: longer than server.grace_ms")
+    if config.models.load and config.models.control_mode != "explicit":
+        raise ConfigError("models.load: only models.control_mode: explicit loads by name")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def drain_delay_ms(server: Server) -> int:
+    """How long a drain is announced before listening ends."""
+    if server.drain_delay_ms is not None:
+        return server.drain_delay_ms
+    return 5000 if server.behind_proxy else 0
+
+
+def keep_alive_s(server: Server) -> float:
+    """How long an idle connection lives."""
+    default_ms = 65_000 if server.behind_proxy else 5000
+    return (server.keep_alive_ms or default_ms) / 1000
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, cut by a cgroup's quota."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def worker_count(config: Config) -> int:
+    """Workers to run; 0 = one process for everything."""
+    workers = config.server.workers
+    return usable_cpus() if workers is None else workers
+
+
+def threads_per_execution(config: Config) -> int:
+    """ONNX Runtime threads of one execution: the node's CPUs divided by its workers, so that none wait for others."""
+    return max(1, (config.execution.threads or usable_cpus()) // max(1, worker_count(config)))
+
+
+def sections() -> dict[str, type[Struct]]:
+    """Section name -> its struct."""
+    return {field.encode_name: type(field.default) for field in msgspec.structs.fields(Config)}
+
+
+def _read_file(path: str) -> Node:
+    try:
+        content = Path(path).expanduser().read_bytes()
+        if len(content) > MAX_DOCUMENT_BYTES:
+            raise ConfigError(f"{path}: longer than {MAX_DOCUMENT_BYTES} bytes")
+        text = content.decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8") from error
+    node = parse(text, path)
+    convert(node, path, Config)
+    return node if isinstance(node, Mapping) else Mapping({}, {}, 1)
+
+
+def _from_environment(name: str, text: str) -> tuple[str, Node]:
+    section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+    known = sections()
+    if section not in known:
+        raise ConfigError(f"environment {name}: unknown section {section!r}; {suggestion(section, known)}")
+    fields = [field.encode_name for field in msgspec.structs.fields(known[section])]
+    if key not in fields:
+        raise ConfigError(f"environment {name}: unknown key {key!r}; {suggestion(key, fields)}")
+    what = f"environment {name}"
+    value = parse(text, what)
+    convert(_placed(Mapping({}, {}, 1), f"{section}.{key}", value), what, Config)
+    return f"{section}.{key}", value
+
+
+def _as_node(value: object) -> Node:
+    if isinstance(value, list | tuple):
+        return parse(msgspec.json.encode(value).decode(), "flag")
+    assert value is None or isinstance(value, str | int | float | bool), "flags are scalars or lists"
+    return Scalar(value, str(value), 1)
+
+
+def _placed(node: Node, key: str, value: Node) -> Node:
+    """The node with one leaf set."""
+    section, _, name = key.partition(".")
+    entries = dict(node.entries) if isinstance(node, Mapping) else {}
+    inner = entries.get(section)
+    leaves = dict(inner.entries) if isinstance(inner, Mapping) else {}
+    leaves[name] = value
+    entries[section] = Mapping(leaves, dict.fromkeys(leaves, 1), 1)
+    return Mapping(entries, dict.fromkeys(entries, 1), 1)
+
+
+def _leaves(node: Node) -> list[tuple[str, str, Any]]:
+    if not isinstance(node, Mapping):
+        return []
+    return [
+        (section, key, value)
+        for section, inner in node.entries.items()
+        if isinstance(inner, Mapping)
+        for key, value in inner.entries.items()
+    ]

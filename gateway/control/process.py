@@ -1,0 +1,227 @@
+"""The control process: a service, the links, the counter pages and the admin port on one event loop."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+from gateway.config import Config, threads_per_execution, worker_count
+from gateway.control.catalogue import Catalogue
+from gateway.control.counts import Finals, Totals, mapped, total
+from gateway.control.messages import Snapshot
+from gateway.control.service import Service, Settings
+from gateway.counters import CounterPage
+from gateway.http.admin import build_admin
+from gateway.lifeline import Message
+from gateway.metrics import MetricsPage, Node
+from runtimes.registry.cache import ModelCache
+from runtimes.registry.directory import DirectorySource
+from runtimes.registry.probe import probe
+
+_STATE_FILE: Final = "control.state"
+_LIBRARIES: Final = ("onnxruntime", "numpy", "uvicorn", "starlette")
+_log: Final = logging.getLogger(__name__)
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What a control leaves to the next one of the same process tree."""
+
+    run_id: str
+    snapshot: Snapshot
+    explicit: list[str] | None
+
+
+class Control:
+    """Everything of the control process but its loop and its line to the supervisor.
+
+    Args:
+        facts: of the process tree: run_id, data_dir, ephemeral, host, port, admin_port.
+        finals: counts of dead workers.
+        say: tells the supervisor.
+    """
+
+    def __init__(self, config: Config, facts: dict[str, Any], finals: Finals, say: Callable[[Message], None]) -> None:
+        self._facts = facts
+        self._data_dir = Path(facts["data_dir"])
+        self._finals = finals
+        self._say = say
+        self._pages: dict[str, CounterPage] = {}
+        self._page = MetricsPage()
+        self._build = {"version": version("tidegate"), **{name: version(name) for name in _LIBRARIES}}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        remembered = self._recall()
+        catalogue = self._catalogue(config, remembered)
+        if remembered is not None:
+            catalogue.restore(remembered.snapshot)
+        self.service = Service(
+            _settings(config),
+            catalogue,
+            totals=self.totals,
+            metrics_page=self._render,
+            remember=self._remember,
+            restored=remembered.snapshot if remembered else None,
+        )
+        self._admin_facts = {
+            **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
+            "version": self._build["version"],
+            "control_mode": config.models.control_mode,
+            "repository": config.models.repository,
+            "workers": worker_count(config),
+            "threads_per_execution": threads_per_execution(config),
+        }
+
+    def _catalogue(self, config: Config, remembered: Remembered | None) -> Catalogue:
+        models = config.models
+        explicit: set[str] | None = None
+        if models.control_mode == "explicit":
+            names = remembered.explicit if remembered and remembered.explicit is not None else models.load
+            explicit = set(names)
+        source = DirectorySource(
+            Path(models.repository).expanduser(),
+            models.quiet_period_ms * 1_000_000,
+            monotonic_ns=time.monotonic_ns,
+            wall_ns=time.time_ns,
+        )
+        look = partial(probe, timeout_s=models.probe_timeout_ms / 1000, memory_bytes=models.probe_memory_bytes)
+        return Catalogue(source, ModelCache(self._data_dir / "models", models.cache_bytes), look, explicit)
+
+    # ---- counts ----
+
+    def totals(self) -> Totals:
+        """The node's counts now."""
+        return total([self._finals.page, *self._pages.values()])
+
+    def add_page(self, start_id: str, page: CounterPage) -> None:
+        """A worker's page, from its start until it is folded."""
+        self._pages[start_id] = page
+
+    def fold(self, start_id: str) -> None:
+        """A worker is dead: its counts are final."""
+        page = self._pages.pop(start_id, None)
+        if page is not None:
+            self._finals.fold(start_id, page)
+            self._say({"say": "folded", "start_id": start_id})
+
+    def _render(self, service: Service) -> bytes:
+        return self._page.render(
+            Node(
+                self.totals(),
+                service.snapshot.states,
+                service.call_workers(),
+                self._build,
+                bool(service.source_problem),
+            )
+        )
+
+    # ---- memory beyond a kill ----
+
+    def _remember(self, snapshot: Snapshot, explicit: set[str] | None) -> None:
+        state = Remembered(self._facts["run_id"], snapshot, None if explicit is None else sorted(explicit))
+        path = self._data_dir / _STATE_FILE
+        temporary = path.with_suffix(".new")
+        try:
+            temporary.write_bytes(msgspec.msgpack.encode(state))
+            temporary.replace(path)
+        except OSError as error:
+            _log.error("state_not_written", extra={"facts": {"reason": error.strerror}})
+
+    def _recall(self) -> Remembered | None:
+        try:
+            found = msgspec.msgpack.decode((self._data_dir / _STATE_FILE).read_bytes(), type=Remembered)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return found if found.run_id == self._facts["run_id"] else None
+
+    # ---- running ----
+
+    def start(self, admin: socket.socket | None) -> None:
+        """Look at the repository, serve the admin port."""
+        self._spawn(self.service.run())
+        if admin is not None:
+            self._spawn(self._serve_admin(admin))
+
+    async def _serve_admin(self, admin: socket.socket) -> None:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build_admin(self.service, self._admin_facts),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=100,
+            )
+        )
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[admin])
+        await server.main_loop()
+
+    async def heard(self, message: Message, descriptors: list[int]) -> None:
+        """Act on a word of the supervisor; the descriptors are ours."""
+        match message["say"]:
+            case "worker":
+                link, page = descriptors
+                self.add_page(message["start_id"], mapped(page))
+                os.close(page)
+                self.service.introduce(message["start_id"], message["restarts"], message["reason"])
+                await self.service.link.attach(socket.socket(fileno=link))
+            case "dead":
+                self.add_page(message["start_id"], mapped(descriptors[0]))
+                os.close(descriptors[0])
+                self.fold(message["start_id"])
+            case "gone":
+                self.fold(message["start_id"])
+            case other:
+                _log.error("unknown_word", extra={"facts": {"word": other}})
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Killed and started anew, control is right again within a round.
+            _log.critical("control_failed", exc_info=error)
+            asyncio.get_running_loop().call_later(0.2, os._exit, 1)
+
+    async def close(self) -> None:
+        """End what runs."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.service.close()
+
+
+def _settings(config: Config) -> Settings:
+    models = config.models
+    return Settings(
+        models.control_mode,
+        str(Path(models.repository).expanduser()),
+        models.poll_interval_ms / 1000,
+        models.quiet_period_ms / 1000,
+        models.allow_degraded_start,
+        worker_count(config),
+    )
+
+
+def read_facts(descriptor: int) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the facts of the process tree, as the supervisor wrote them into shared memory."""
+    size = os.fstat(descriptor).st_size
+    document = json.loads(os.pread(descriptor, size, 0))
+    return msgspec.convert(document["config"], Config), document["facts"]

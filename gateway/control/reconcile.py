@@ -1,0 +1,167 @@
+"""From what is wanted and what workers hold to what they should hold and how names answer. Pure.
+
+A new version is loaded beside what serves; when it is READY on the node the routes move to it, and in the same
+snapshot the old one is no longer wanted: a worker swaps its routes before it drains. A failed load never removes what
+serves.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.control.messages import ModelState, Route, Snapshot, Status, WantedModel
+from runtimes.registry.modelconfig import ModelConfig
+
+READY: Final = "READY"
+LOADING: Final = "LOADING"
+UNAVAILABLE: Final = "UNAVAILABLE"
+
+Key = tuple[str, int, str, int]
+
+
+def key_of(model: WantedModel | ModelState) -> Key:
+    """Identity of a load."""
+    return (model.name, model.version, model.digest, model.generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the repository wants of one name.
+
+    Attributes:
+        targets: versions selected, copied and probed.
+        pending: selected versions that are still being copied or probed.
+        failed: selected versions that cannot be loaded -> reason.
+        offered: every version in the repository.
+    """
+
+    config: ModelConfig
+    targets: tuple[WantedModel, ...] = ()
+    pending: frozenset[int] = frozenset()
+    failed: Mapping[int, str] = field(default_factory=dict)
+    offered: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What the workers that count say: those that listen, or all while none does.
+
+    Attributes:
+        ready: loads that are READY in every one.
+        serving: (name, version) that is READY in every one, whichever load it is.
+        held: (name, version) that is READY in at least one.
+        failed: loads that failed in one of them -> reason.
+        load_ns: the longest time that a load took.
+    """
+
+    ready: frozenset[Key] = frozenset()
+    serving: frozenset[tuple[str, int]] = frozenset()
+    held: frozenset[tuple[str, int]] = frozenset()
+    failed: Mapping[Key, str] = field(default_factory=dict)
+    load_ns: Mapping[Key, int] = field(default_factory=dict)
+
+
+def view_of(statuses: Iterable[Status]) -> NodeView:
+    """Put the workers' words together."""
+    everyone = list(statuses)
+    counted = [status for status in everyone if status.listening] or everyone
+    if not counted:
+        return NodeView()
+    ready = [{key_of(state) for state in status.models if state.state == READY} for status in counted]
+    serving = [{key[:2] for key in keys} for keys in ready]
+    states = [state for status in counted for state in status.models]
+    return NodeView(
+        frozenset(set.intersection(*ready)),
+        frozenset(set.intersection(*serving)),
+        frozenset(set.union(*serving)),
+        {key_of(state): state.reason for state in states if state.state == UNAVAILABLE},
+        {key_of(state): state.load_ns for state in sorted(states, key=lambda state: state.load_ns)},
+    )
+
+
+def decide(desired: Mapping[str, Desired], before: Snapshot, view: NodeView, *, ready: bool) -> Snapshot:
+    """The next snapshot; its revision is that of `before` when nothing has changed, else one more.
+
+    Args:
+        ready: the latch of readiness, see `is_ready`.
+    """
+    models: list[WantedModel] = []
+    routes: dict[str, Route] = {}
+    states: list[ModelState] = []
+    for name in sorted(desired):
+        wanted = desired[name]
+        kept = _kept(name, wanted, before, view)
+        models += [*wanted.targets, *kept]
+        routes[name] = _route(name, wanted, kept, before, view)
+        states += _states(name, wanted, kept, view)
+    after = Snapshot(before.revision, tuple(models), routes, ready, tuple(states))
+    if after == before:
+        return before
+    return Snapshot(before.revision + 1, after.models, routes, ready, after.states)
+
+
+def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:
+    """Whether every name wanted at start has a version READY, or (`degraded`) has failed with a reason."""
+    return all(_is_up(desired.get(name), view) or (degraded and _is_down(desired.get(name), view)) for name in names)
+
+
+def _is_up(wanted: Desired | None, view: NodeView) -> bool:
+    return wanted is not None and any(key_of(target) in view.ready for target in wanted.targets)
+
+
+def _is_down(wanted: Desired | None, view: NodeView) -> bool:
+    if wanted is None:
+        return True
+    return not wanted.pending and all(key_of(target) in view.failed for target in wanted.targets)
+
+
+def _kept(name: str, wanted: Desired, before: Snapshot, view: NodeView) -> list[WantedModel]:
+    """What serves and is not selected any more, but whose successors are not there yet."""
+    versions = {target.version for target in wanted.targets}
+    up = [key_of(target) in view.ready for target in wanted.targets]
+    complete = all(up) and bool(up) and not wanted.pending and not wanted.failed
+    return [
+        model
+        for model in before.models
+        if model.name == name
+        and model.version not in versions
+        and (name, model.version) in view.held
+        and not (any(up) and (complete or model.version not in wanted.offered))
+    ]
+
+
+def _route(name: str, wanted: Desired, kept: list[WantedModel], before: Snapshot, view: NodeView) -> Route:
+    was = before.routes.get(name)
+    routed = set(was.versions) if was else set()
+
+    def answers(model: WantedModel) -> bool:
+        # Once routed, a version stays so while any worker has it: a respawn that cannot load it takes it from nobody.
+        place = (name, model.version)
+        return place in view.serving or (model.version in routed and place in view.held)
+
+    current = [target.version for target in wanted.targets if answers(target)]
+    old = [model.version for model in kept if answers(model)]
+    default = max(current or old, default=None)
+    reason = "" if default is not None else _reason(wanted, view)
+    return Route(default, tuple(sorted({*current, *old})), dict(wanted.config.aliases), reason)
+
+
+def _reason(wanted: Desired, view: NodeView) -> str:
+    failures = [*wanted.failed.values(), *(view.failed.get(key_of(target), "") for target in wanted.targets)]
+    return next(filter(None, failures), "it is loading" if wanted.targets or wanted.pending else "no version of it")
+
+
+def _states(name: str, wanted: Desired, kept: list[WantedModel], view: NodeView) -> list[ModelState]:
+    states: list[ModelState] = []
+    for model in [*wanted.targets, *kept]:
+        key = key_of(model)
+        reason = view.failed.get(key, "")
+        if key in view.ready or (model in kept and key[:2] in view.held):
+            state, reason = READY, wanted.failed.get(model.version, "")
+        else:
+            state = UNAVAILABLE if reason else LOADING
+        states.append(ModelState(*key, state, reason, view.load_ns.get(key, 0)))
+    told = {state.version for state in states}
+    states += [ModelState(name, v, "", 0, LOADING) for v in sorted(wanted.pending - told)]
+    states += [ModelState(name, v, "", 0, UNAVAILABLE, r) for v, r in sorted(wanted.failed.items()) if v not in told]
+    return states

@@ -1,0 +1,417 @@
+"""The deciding process: hears workers, looks at the repository, publishes snapshots, answers calls.
+
+A thin async shell: `reconcile` decides, `catalogue` knows the repository. Calls a worker may make are the methods
+named `call_*`; each answers what no worker can answer alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runtimes.registry.aliases import write_alias
+
+from gateway.control import reconcile
+from gateway.control.catalogue import EVERYTHING, Catalogue
+from gateway.control.counts import Totals
+from gateway.control.link import ControlEnd
+from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
+from gateway.control.statistics import statistics
+from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
+from runtimes.registry.directory import SourceAway
+from runtimes.registry.names import ALIAS_RULE, is_alias, is_name
+
+LOAD_TIMEOUT_S: Final = 600.0
+"""A load, from the call to the last worker's word."""
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker as control knows it."""
+
+    slot: int
+    pid: int
+    start_id: str
+    restarts: int = 0
+    reason: str = ""
+    status: Status | None = None
+    beat: Beat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What control has to know of the configuration."""
+
+    control_mode: str
+    repository: str
+    poll_interval_s: float
+    quiet_period_s: float
+    allow_degraded_start: bool
+    workers: int
+
+
+class Service:
+    """Control's state and what happens to it. Every method runs on the loop.
+
+    Args:
+        totals: reads the node's counts now.
+        metrics_page: the metrics page of these totals, states and workers.
+        remember: keeps the snapshot and the explicit names for a control that comes after this one.
+        restored: the snapshot of the control before this one; None at the first start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        *,
+        totals: Callable[[], Totals],
+        metrics_page: Callable[["Service"], bytes],
+        remember: Callable[[Snapshot, set[str] | None], None],
+        restored: Snapshot | None = None,
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self.snapshot = restored or Snapshot(0, (), {}, False)
+        self.workers: dict[str, Worker] = {}
+        self.totals = totals
+        self.source_problem = ""
+        self._metrics_page = metrics_page
+        self._remember = remember
+        self._link = ControlEnd(self)
+        self._restored = restored is not None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="repository")
+        self._looking = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._start_names: list[str] | None = None
+        self._introductions: dict[str, tuple[int, str]] = {}
+
+    @property
+    def link(self) -> ControlEnd:
+        """Control's end of the links to the workers."""
+        return self._link
+
+    # ---- workers ----
+
+    def introduce(self, start_id: str, restarts: int, reason: str) -> None:
+        """The supervisor tells of a worker before its link says hello."""
+        self._introductions[start_id] = (restarts, reason)
+
+    def on_hello(self, hello: Hello) -> None:
+        """A worker is linked: give it the snapshot."""
+        restarts, reason = self._introductions.pop(hello.start_id, (0, ""))
+        self.workers[hello.start_id] = Worker(hello.slot, hello.pid, hello.start_id, restarts, reason)
+        if self.snapshot.revision:
+            self._link.send(hello.start_id, self.snapshot)
+
+    def on_status(self, start_id: str, status: Status) -> None:
+        """A worker says what it holds."""
+        self.workers[start_id].status = status
+        self.publish()
+
+    def on_beat(self, start_id: str, beat: Beat) -> None:
+        """Its numbers; the mean goes back, so that one with too many connections can shed some."""
+        self.workers[start_id].beat = beat
+        beats = [worker.beat for worker in self.workers.values() if worker.beat is not None and worker.beat.listening]
+        if len(beats) > 1:
+            self._link.send(start_id, Hint(sum(beat.connections for beat in beats) / len(beats)))
+
+    def on_lost(self, start_id: str) -> None:
+        """A worker is gone."""
+        self.workers.pop(start_id, None)
+        self.publish()
+
+    async def call(self, name: str, args: dict[str, Any]) -> Any:
+        """Answer a call. See `gateway.control.link.ControlHandler.call`."""
+        method = getattr(self, f"call_{name}", None)
+        if method is None:
+            raise ServingError(f"no call {name}")
+        answer = method(**args)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    # ---- deciding ----
+
+    def view(self) -> reconcile.NodeView:
+        """What the workers hold."""
+        return reconcile.view_of([worker.status for worker in self.workers.values() if worker.status is not None])
+
+    def publish(self) -> None:
+        """Decide anew and tell the workers, if anything has changed."""
+        if self._start_names is None or (self._restored and not self._heard_someone()):
+            return
+        desired, view = self.catalogue.desired(), self.view()
+        ready = self.snapshot.ready or reconcile.is_ready(
+            desired, self._start_names, view, degraded=self.settings.allow_degraded_start
+        )
+        after = reconcile.decide(desired, self.snapshot, view, ready=ready)
+        if after is not self.snapshot:
+            self._log_changes(self.snapshot, after)
+            self.snapshot = after
+            self._remember(after, self.catalogue.explicit)
+            self._link.broadcast(after)
+        _soon(self._notify())
+
+    def _heard_someone(self) -> bool:
+        """Whether a worker that came before this control has said what it holds: until then nothing is changed."""
+        return any(worker.status is not None for worker in self.workers.values())
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    @staticmethod
+    def _log_changes(before: Snapshot, after: Snapshot) -> None:
+        known = {(state.name, state.version): (state.state, state.reason) for state in before.states}
+        for state in after.states:
+            if known.get((state.name, state.version)) != (state.state, state.reason):
+                facts = {"model": state.name, "version": state.version, "state": state.state, "reason": state.reason}
+                level = logging.WARNING if state.reason else logging.INFO
+                _log.log(level, "model_state", extra={"facts": facts})
+        for name, version in known.keys() - {(state.name, state.version) for state in after.states}:
+            _log.info("model_unloaded", extra={"facts": {"model": name, "version": version}})
+
+    # ---- the repository ----
+
+    async def run(self) -> None:
+        """Look at the repository at start and, in mode poll, for ever. Cancel: a look ends in its thread."""
+        if self._restored and self.settings.control_mode == "none":
+            # What was there at start: a look now could see other files.
+            self.catalogue.freeze(self.snapshot)
+            self._start_names = self.catalogue.wanted_names
+            self.publish()
+            return
+        await self._look()
+        while True:
+            waiting = not self.catalogue.settled or bool(self.source_problem)
+            if self.settings.control_mode != "poll" and not waiting:
+                return
+            pause = self.settings.poll_interval_s
+            await asyncio.sleep(min(pause, max(0.05, self.settings.quiet_period_s / 4)) if waiting else pause)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Scan, fetch what is new, and publish after each step."""
+        async with self._looking:
+            try:
+                self.catalogue.observed(await self._in_thread(self.catalogue.look))
+                self.source_problem = ""
+            except SourceAway as error:
+                if str(error) != self.source_problem:
+                    _log.error("repository_away", extra={"facts": {"reason": str(error)}})
+                self.source_problem = str(error)
+            if self._start_names is None:
+                self._start_names = self.catalogue.wanted_names
+            await self._fetch_all()
+
+    async def _fetch_all(self) -> None:
+        for seen in list(self.catalogue.to_fetch()):
+            self.publish()
+            self.catalogue.fetched(seen, await self._in_thread(self.catalogue.fetch, seen))
+        self.publish()
+        keep = {model.digest for model in self.snapshot.models}
+        await self._in_thread(self.catalogue.evict, keep)
+
+    async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    # ---- calls ----
+
+    def call_settled(self, revision: int) -> bool:
+        """Whether a worker that has settled on this revision may listen: nothing newer is on its way to it."""
+        self.publish()
+        return self._start_names is not None and revision == self.snapshot.revision
+
+    def call_index(self, ready: bool = False) -> list[dict[str, str]]:
+        """The repository index: every version that is wanted, every name that is not."""
+        entries: list[dict[str, str]] = []
+        told: set[str] = set()
+        for state in self.snapshot.states:
+            told.add(state.name)
+            if state.version and (not ready or state.state == reconcile.READY):
+                entry = {"name": state.name, "version": str(state.version), "state": state.state}
+                entries.append(entry | ({"reason": state.reason} if state.reason else {}))
+            elif not ready:
+                entries.append({"name": state.name, "state": state.state, "reason": state.reason})
+        entries += [{"name": name} for name in self.catalogue.names if name not in told and not ready]
+        return sorted(entries, key=lambda entry: (entry["name"], int(entry.get("version", 0))))
+
+    def call_statistics(self, name: str = "", version: int | None = None) -> dict[str, Any]:
+        """Triton's statistics of the versions that are READY."""
+        versions = [
+            (state.name, state.version)
+            for state in self.snapshot.states
+            if state.state == reconcile.READY and name in ("", state.name) and version in (None, state.version)
+        ]
+        return statistics(self.totals(), versions)
+
+    def call_metrics(self) -> bytes:
+        """The node's metrics page."""
+        return self._metrics_page(self)
+
+    def call_workers(self) -> list[dict[str, Any]]:
+        """Every worker, by slot."""
+        return [_worker_facts(worker) for worker in sorted(self.workers.values(), key=lambda worker: worker.slot)]
+
+    def call_models(self) -> list[dict[str, Any]]:
+        """Every name with its versions, aliases, default and what there is to say about it."""
+        found = []
+        for name in sorted({*self.catalogue.names, *self.snapshot.routes}):
+            route, seen = self.snapshot.routes.get(name), self.catalogue.seen(name)
+            found.append(
+                {
+                    "name": name,
+                    "default_version": route.default if route else None,
+                    "aliases": route.aliases if route else (dict(seen.config.aliases) if seen and seen.config else {}),
+                    "in_repository": [version.version for version in seen.versions] if seen else [],
+                    "problems": list(seen.problems) if seen else [],
+                    "warnings": list(seen.warnings) if seen else [],
+                    "versions": [_state_facts(state) for state in self.snapshot.states if state.name == name],
+                }
+            )
+        return found
+
+    async def call_load(self, name: str) -> None:
+        """Load a name, or load it anew; answers when every worker has it, or says why not.
+
+        Raises:
+            Forbidden, UnknownModel, LoadFailed, Conflict
+        """
+        self._require_explicit("load")
+        if not is_name(name):
+            raise UnknownModel(f"{name[:80]!r} is no model name")
+        async with self._looking:
+            seen = await self._look_at(name)
+            if seen is None:
+                raise UnknownModel(f"failed to load {name!r}: it is not in the repository")
+            assert self.catalogue.explicit is not None, "checked above"
+            self.catalogue.explicit.add(name)
+            self.catalogue.renew(name)
+            for key in self.view().failed:
+                if key[0] == name:
+                    self.catalogue.load_again(key[:2])
+            await self._fetch_all()
+        await self._await_load(name)
+
+    async def call_unload(self, name: str) -> None:
+        """Unload a name; answers when no worker has it any more. Raises Forbidden, UnknownModel."""
+        self._require_explicit("unload")
+        explicit = self.catalogue.explicit
+        assert explicit is not None, "checked above"
+        if name not in self.snapshot.routes and name not in explicit:
+            raise UnknownModel(f"failed to unload {name!r}: it is not loaded")
+        if EVERYTHING in explicit:
+            explicit |= set(self.catalogue.names)
+            explicit.discard(EVERYTHING)
+        explicit.discard(name)
+        self.catalogue.forget(name)
+        self.publish()
+        await self._until(lambda: all(not _holds(worker, name) for worker in self.workers.values()))
+
+    async def call_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias to a version, or (None) take it away; answers when every worker acts on it.
+
+        Raises:
+            UnknownModel, Conflict
+        """
+        seen = self.catalogue.seen(name)
+        if seen is None:
+            raise UnknownModel(f"{name[:80]!r} is not in the repository")
+        if not is_alias(alias):
+            raise Conflict(f"{alias[:80]!r} is no alias: expected {ALIAS_RULE}")
+        if version is not None and version not in {found.version for found in seen.versions}:
+            raise UnknownModel(f"model {name!r} has no version {version}")
+        async with self._looking:
+            try:
+                await self._in_thread(write_alias, self.settings.repository, name, alias, version)
+            except (OSError, ValueError) as error:
+                raise Conflict(f"model.yaml of {name!r} cannot be changed: {error}") from error
+            await self._look_at(name)
+        self.publish()
+        await self._until(self._all_act)
+
+    def _require_explicit(self, verb: str) -> None:
+        mode = self.settings.control_mode
+        if mode != "explicit":
+            raise Forbidden(f"explicit model {verb} is not allowed: models.control_mode is {mode}")
+
+    async def _look_at(self, name: str) -> Any:
+        try:
+            seen = await self._in_thread(self.catalogue.look_at, name)
+        except SourceAway as error:
+            raise LoadFailed(str(error), stage="fetch") from error
+        self.catalogue.observed_one(name, seen)
+        return seen
+
+    async def _await_load(self, name: str) -> None:
+        def outcome() -> bool:
+            states = [state for state in self.snapshot.states if state.name == name]
+            return self._all_act() and bool(states) and all(state.state != reconcile.LOADING for state in states)
+
+        await self._until(outcome)
+        failures = [state for state in self.snapshot.states if state.name == name and state.reason]
+        if failures:
+            first = failures[0]
+            at = f" version {first.version}" if first.version else ""
+            stage, _, reason = first.reason.partition(": ")
+            if stage == "conflict":
+                raise Conflict(f"failed to load {name!r}{at}: {reason}")
+            raise LoadFailed(f"failed to load {name!r}{at}: {reason}", stage=stage)
+
+    def _all_act(self) -> bool:
+        """Whether every worker acts on the newest snapshot."""
+        revision = self.snapshot.revision
+        statuses = [worker.status for worker in self.workers.values()]
+        return bool(statuses) and all(s is not None and s.revision >= revision and s.settled for s in statuses)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LOAD_TIMEOUT_S), self._changed:
+            await self._changed.wait_for(true)
+
+    def close(self) -> None:
+        """Let go of links and thread."""
+        self._link.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def _soon(work: Any) -> None:
+    """Run a coroutine soon; the set keeps it alive until then."""
+    task = asyncio.get_running_loop().create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+def _holds(worker: Worker, name: str) -> bool:
+    return worker.status is not None and any(state.name == name for state in worker.status.models)
+
+
+def _worker_facts(worker: Worker) -> dict[str, Any]:
+    beat, status = worker.beat, worker.status
+    return {
+        "pid": worker.pid,
+        "slot": worker.slot,
+        "listening": bool(status and status.listening),
+        "connections": beat.connections if beat else 0,
+        "loop_lag_ms": round(beat.loop_lag_ns / 1e6, 3) if beat else None,
+        "rss_bytes": beat.rss_bytes if beat else None,
+        "inflight": beat.inflight if beat else 0,
+        "models": [f"{state.name}:{state.version} {state.state}" for state in status.models] if status else [],
+        "revision": status.revision if status else 0,
+        "restarts": worker.restarts,
+        "last_reason": worker.reason,
+    }
+
+
+def _state_facts(state: ModelState) -> dict[str, Any]:
+    return {
+        "version": state.version,
+        "state": state.state,
+        "reason": state.reason,
+        "digest": state.digest,
+        "load_ms": round(state.load_ns / 1e6, 1),
+    }

@@ -1,0 +1,71 @@
+"""Reading a request's body in the slow lane: bounded while it arrives, inflated in a thread."""
+
+import asyncio
+from concurrent.futures import Executor
+
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.dataplane import Dataplane
+from gateway.errors import HttpError
+from gateway.http.compression import CODINGS, Damaged, Oversized, inflate
+
+_ACCEPTED = ((b"accept-encoding", b"gzip, deflate"),)
+
+
+async def read_body(request: Request, limit_bytes: int, dataplane: Dataplane) -> tuple[bytes, int]:
+    """The body as sent, and the bytes reserved for it, which the caller has to release.
+
+    Raises:
+        HttpError: 413 as soon as it is longer than `limit_bytes`.
+        QueueFull: the worker holds too many bytes already.
+        ClientDisconnect: the peer left.
+    """
+    parts: list[bytes] = []
+    held = 0
+    try:
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part = message.get("body", b"")
+            if held + len(part) > limit_bytes:
+                raise too_large(limit_bytes)
+            if not dataplane.reserve(len(part)):
+                raise dataplane.bytes_refused(len(part))
+            held += len(part)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts), held
+    except BaseException:
+        dataplane.release(held)
+        raise
+
+
+async def decoded_body(body: bytes, coding: bytes, limit_bytes: int, executor: Executor) -> bytes:
+    """The body without its content coding.
+
+    Raises:
+        HttpError: 415 unknown coding, 413 too long, 400 damaged.
+    """
+    coding = coding.strip().lower()
+    if coding in (b"", b"identity"):
+        return body
+    if coding not in CODINGS:
+        message = f"content-encoding: expected gzip, deflate or none, got {coding[:40].decode('latin-1')!r}"
+        raise HttpError(415, "unsupported_media_type", message, _ACCEPTED)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, inflate, body, coding, limit_bytes)
+    except Oversized as error:
+        raise HttpError(413, "payload_too_large", str(error)) from error
+    except Damaged as error:
+        raise HttpError(400, "invalid_input", str(error)) from error
+
+
+def too_large(limit_bytes: int) -> HttpError:
+    """A body that grew beyond what is read."""
+    return HttpError(
+        413,
+        "payload_too_large",
+        f"the body is longer than the {limit_bytes} bytes that are read",
+        ((b"connection", b"close"),),
+    )

@@ -1,0 +1,114 @@
+"""`POST .../infer` in the slow lane: everything that the fast lane does not take, through the same dataplane."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.dataplane import Dataplane
+from gateway.errors import HttpError
+from gateway.http.body import decoded_body, read_body
+from gateway.http.compression import COMPRESS_BYTES, choose, compress
+from gateway.http.edge import EdgeLimits
+from gateway.http.reply import Reply, request_id_of
+from gateway.served import Exchange
+from runtimes.errors import ServingError
+
+
+class SlowExchange(Exchange):
+    """A request whose answer an ASGI task waits for."""
+
+    def __init__(self, name: str, selector: str, request_id: bytes, trace: bytes) -> None:
+        self.model_name = name
+        self.selector = selector
+        self.request_id = request_id
+        self.trace = trace
+        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Hand the answer to the task."""
+        if self.trace:
+            headers = [*headers, (b"traceparent", self.trace)]
+        if not self.answer.done():
+            self.answer.set_result(Reply(status, body, content_type=content_type, headers=headers))
+
+
+class Inference:
+    """The endpoint."""
+
+    def __init__(self, dataplane: Dataplane, limits: EdgeLimits, executor: Executor) -> None:
+        self._dataplane = dataplane
+        self._limits = limits
+        self._executor = executor
+
+    async def infer(self, request: Request) -> Reply:
+        """Read, infer, answer. Cancel, or the peer's leaving: queued work is dropped."""
+        exchange = SlowExchange(
+            request.path_params["name"],
+            request.path_params.get("version", ""),
+            request_id_of(request),
+            _single(request, "traceparent")[:255],
+        )
+        try:
+            exchange.json_length = _number(request, "inference-header-content-length")
+            exchange.timeout_ms = _number(request, "x-request-timeout-ms") or 0
+            served = self._dataplane.find(exchange.model_name, exchange.selector)
+            limit = self._limits.json_body_bytes if exchange.json_length is None else self._limits.binary_body_bytes
+            body, held = await read_body(request, limit, self._dataplane)
+        except ServingError as error:
+            exchange.started_ns = self._dataplane.now_ns()
+            self._dataplane.refuse_unread(exchange, error)
+            return await exchange.answer
+        del served
+        try:
+            coding = _single(request, "content-encoding")
+            exchange.body = await decoded_body(body, coding, limit, self._executor)
+            exchange.started_ns = self._dataplane.now_ns()
+            self._dataplane.infer(exchange)
+            reply = await self._answer(request, exchange)
+            return await self._compressed(reply, _single(request, "accept-encoding"))
+        finally:
+            self._dataplane.release(held)
+
+    async def _answer(self, request: Request, exchange: SlowExchange) -> Reply:
+        """The answer, or ClientDisconnect when the peer leaves first."""
+        if exchange.answer.done():
+            return exchange.answer.result()
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+        try:
+            waiting: list[asyncio.Future[Any]] = [exchange.answer, leaving]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not exchange.answer.done():
+                raise ClientDisconnect
+            return exchange.answer.result()
+        finally:
+            leaving.cancel()
+            if not exchange.answer.done():
+                self._dataplane.cancel(exchange)
+
+    async def _compressed(self, reply: Reply, accepted: bytes) -> Reply:
+        coding = choose(accepted) if len(reply.body) >= COMPRESS_BYTES and reply.status == 200 else b""
+        if coding:
+            loop = asyncio.get_running_loop()
+            reply.body = await loop.run_in_executor(self._executor, compress, reply.body, coding)
+            reply.headers = [*reply.headers, (b"content-encoding", coding)]
+        return reply
+
+
+def _single(request: Request, name: str) -> bytes:
+    """The value of a header; several are joined, as HTTP means them."""
+    wanted = name.encode()
+    return b",".join(value for key, value in request.scope["headers"] if key == wanted)
+
+
+def _number(request: Request, name: str) -> int | None:
+    """The value of a header that is a number; None when it is absent. Raises HttpError."""
+    value = _single(request, name)
+    if not value:
+        return None
+    if not value.isdigit() or len(value) > 15:
+        shown = value[:40].decode("latin-1")
+        raise HttpError(400, "invalid_input", f"{name}: expected a whole number, got {shown!r}")
+    return int(value)

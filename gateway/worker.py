@@ -1,0 +1,372 @@
+"""A worker: listens on its slot, answers requests, holds what control wants. Owns no truth; may be killed at any time.
+
+Starts without listening: it is introduced to control, loads the snapshot's models, asks control whether that is all,
+and only then asks the supervisor for its slot.
+"""
+
+import asyncio
+import gc
+import logging
+import resource
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final
+
+from uvicorn import Config as UvicornConfig
+from uvicorn import Server
+
+from gateway.config import Config, drain_delay_ms, keep_alive_s, threads_per_execution, worker_count
+from gateway.control.link import WorkerEnd
+from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
+from gateway.counters import WORKER_INDEX, CounterPage
+from gateway.dataplane import Dataplane
+from gateway.drain import Drain, DrainPlan, Phase
+from gateway.http.app import build_app
+from gateway.http.edge import Edge, EdgeLimits
+from gateway.http.protocol import EdgeProtocol
+from gateway.http.surface import Surface
+from gateway.wire.request import Limits as WireLimits
+from runtimes.batching.turns import TurnScheduler
+from runtimes.errors import ServingError
+from runtimes.execution.watchdog import Watchdog
+from runtimes.fleet import Fleet
+from runtimes.runtime import Environment, WantedVersion
+
+BEAT_S: Final = 0.25
+TICK_S: Final = 0.1
+STALL_NS: Final = 20_000_000
+"""A turn of the loop that takes longer is counted."""
+BACKLOG: Final = 2048
+ADOPTED_S: Final = 2.0
+"""So long another slot's connections are accepted, after its worker died and its respawn took too long."""
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which start of which slot this is."""
+
+    slot: int
+    pid: int
+    start_id: str
+
+
+class Worker:
+    """One worker process, or the worker half of a single process.
+
+    Args:
+        on_ready: it has loaded what there is and wants its slot.
+        on_stopped: its drain has ended.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        page: CounterPage,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_ready: Callable[[], None],
+        on_stopped: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._on_ready = on_ready
+        self._on_stopped = on_stopped
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="bodies")
+        self._watchdog = Watchdog(time.perf_counter_ns)
+        budget_ns = config.execution.inline_turn_budget_us * 1000
+        environment = Environment(
+            loop,
+            TurnScheduler(loop, time.perf_counter_ns, budget_ns=budget_ns),
+            self._watchdog,
+            time.perf_counter_ns,
+            threads_per_execution(config),
+            budget_ns,
+        )
+        self.dataplane = Dataplane(
+            page=page,
+            limits=wire_limits(config),
+            inline_body_bytes=config.limits.inline_body_bytes,
+            bytes_in_flight=config.limits.bytes_in_flight // max(1, worker_count(config)),
+            decode_executor=self._executor,
+            call_soon_threadsafe=loop.call_soon_threadsafe,
+        )
+        self.fleet = Fleet(environment, self.dataplane.sink_for, self._swap)
+        limits = edge_limits(config)
+        self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor)
+        self.link = WorkerEnd(
+            Hello(identity.slot, identity.pid, identity.start_id),
+            on_attached=self._on_attached,
+            on_snapshot=self._on_snapshot,
+            on_hint=self._on_hint,
+        )
+        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"))
+        self._server = Server(
+            UvicornConfig(
+                build_app(surface, limits, self._executor),
+                http=partial(EdgeProtocol, self.edge),  # type: ignore[arg-type]  # any factory of protocols will do
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+            )
+        )
+        self._drain = Drain()
+        self._drain_plan = (drain_delay_ms(config.server) * 1_000_000, config.server.grace_ms * 1_000_000)
+        self.snapshot = Snapshot(0, (), {}, False)
+        self._settled = -1
+        self._asked = False
+        self._listening = False
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tick_due_ns = 0
+        self._lag_ns = 0
+
+    # ---- what control says ----
+
+    def start(self) -> None:
+        """Begin to follow control."""
+        self.edge.start()
+        self._spawn(self._follow())
+        self._tick()
+        self._loop.call_later(BEAT_S, self._beat)
+
+    def attach(self, sock: socket.socket) -> None:
+        """A new link to control."""
+        self._spawn(self.link.attach(sock))
+
+    def _on_attached(self) -> None:
+        self._tell()
+
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._wake.set()
+
+    def _on_hint(self, hint: Hint) -> None:
+        """Far above the mean of the node: the surplus is asked to connect anew."""
+        connections = len(self.edge.connections)
+        fair = hint.mean_connections
+        self.edge.shed = int(connections - fair) if connections > 1.25 * fair + 2 else 0
+
+    async def _follow(self) -> None:
+        """Bring what is held to what is wanted, again for each snapshot."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            snapshot = self.snapshot
+            self.fleet.forget_failures({wanted_version(model).key for model in snapshot.models})
+            self._swap()
+            self._unload_surplus(snapshot)
+            self._tell()
+            for model in snapshot.models:
+                if not await self._load(wanted_version(model)) or self.snapshot is not snapshot:
+                    break
+            if self.snapshot is snapshot:
+                self._settled = snapshot.revision
+                self._tell()
+                await self._ask_for_slot()
+
+    async def _load(self, wanted: WantedVersion) -> bool:
+        """Load one version if it is neither here nor known to fail; False when there is no point in going on."""
+        if self.fleet.holds(wanted) or self.fleet.has_failed(wanted):
+            return True
+        load = asyncio.ensure_future(self.fleet.load(wanted))
+        self._loop.call_soon(self._tell)
+        try:
+            await load
+        except ServingError as error:
+            facts = {"model": wanted.name, "version": wanted.version, "reason": error.message}
+            _log.error("load_failed", extra={"facts": facts})
+        self._tell()
+        return self._drain.phase == Phase.SERVING
+
+    def _unload_surplus(self, snapshot: Snapshot) -> None:
+        wanted = {(model.name, model.version) for model in snapshot.models}
+        for runtime in self.fleet.serving():
+            if (runtime.name, runtime.version) not in wanted:
+                self._spawn(self._unload(runtime.name, runtime.version))
+
+    async def _unload(self, name: str, number: int) -> None:
+        await self.fleet.unload(name, number)
+        self._tell()
+
+    def _swap(self) -> None:
+        """Put the routes in force with the runtimes that are here: one reference."""
+        self.dataplane.apply(self.snapshot, self.fleet)
+
+    def _tell(self) -> None:
+        models = tuple(
+            ModelState(r.name, r.version, r.digest, r.wanted.generation, r.state, r.reason, r.load_ns)
+            for r in self.fleet
+        )
+        settled = self._settled == self.snapshot.revision
+        self.link.send(Status(self.snapshot.revision, settled, models, self._listening))
+
+    async def _ask_for_slot(self) -> None:
+        if self._asked or self._drain.phase != Phase.SERVING:
+            return
+        try:
+            if await self.link.call("settled", {"revision": self.snapshot.revision}, 5.0) is not True:
+                return
+        except ServingError:
+            # Control is away; the next one will send a snapshot, and this is asked again.
+            return
+        self._asked = True
+        gc.collect()
+        gc.freeze()
+        self._on_ready()
+
+    # ---- listening ----
+
+    async def listen(self, slot: socket.socket) -> None:
+        """Accept connections."""
+        self._server.config.load()
+        self._server.lifespan = self._server.config.lifespan_class(self._server.config)
+        await self._server.startup(sockets=[slot])
+        self._spawn(self._server.main_loop())
+        self._listening = True
+        self._tell()
+        self._beat_now()
+
+    async def adopt(self, slot: socket.socket) -> None:
+        """Accept what waits on the slot of a worker that does not come back soon."""
+        factory = partial(
+            EdgeProtocol, self.edge, config=self._server.config, server_state=self._server.server_state, app_state={}
+        )
+        server = await self._loop.create_server(factory, sock=slot, backlog=BACKLOG)
+        await asyncio.sleep(ADOPTED_S)
+        server.close()
+
+    # ---- time ----
+
+    def _tick(self) -> None:
+        now = time.perf_counter_ns()
+        if self._tick_due_ns:
+            self._lag_ns = max(0, now - self._tick_due_ns)
+            if self._lag_ns > STALL_NS:
+                self.edge.counts[WORKER_INDEX["loop_stalls_total"]] += 1
+                self.edge.counts[WORKER_INDEX["loop_stall_ns_total"]] += self._lag_ns
+        self.edge.counts[WORKER_INDEX["bytes_in_flight"]] = self.dataplane.bytes_held
+        self._tick_due_ns = now + int(TICK_S * 1e9)
+        self._loop.call_later(TICK_S, self._tick)
+
+    def _beat(self) -> None:
+        self._beat_now()
+        self._loop.call_later(BEAT_S, self._beat)
+
+    def _beat_now(self) -> None:
+        inflight = self.dataplane.inflight
+        self.link.send(Beat(len(self.edge.connections), self._lag_ns, rss_bytes(), inflight, self._listening))
+
+    # ---- the way out ----
+
+    def drain(self, started_ns: int) -> None:
+        """Leave without losing a request. See `gateway.drain`.
+
+        Args:
+            started_ns: time.monotonic_ns() of the signal.
+        """
+        delay_ns, grace_ns = self._drain_plan
+        self._drain.begin(DrainPlan(started_ns, delay_ns, grace_ns))
+        self._spawn(self._leave())
+
+    async def _leave(self) -> None:
+        while self._drain.phase != Phase.STOPPED:
+            phase = self._drain.advance(time.monotonic_ns(), len(self.edge.connections))
+            if phase is None:
+                wait_ns = self._drain.wait_ns(time.monotonic_ns()) or 0
+                await asyncio.sleep(min(max(wait_ns / 1e9, 0.001), 0.02))
+                continue
+            self._enter(phase)
+        self.edge.stop()
+        self._watchdog.stop()
+        self._on_stopped()
+
+    def _enter(self, phase: Phase) -> None:
+        if phase == Phase.ANNOUNCED:
+            self.dataplane.draining = True
+        elif phase == Phase.CLOSED:
+            for server in self._server.servers if self._listening else ():
+                server.close()
+        elif phase == Phase.FINISHING:
+            for connection in self.edge:
+                connection.finish_then_close()
+        elif phase == Phase.REFUSING:
+            for connection in self.edge:
+                connection.abort_with_503()
+
+    async def close(self) -> None:
+        """End the tasks and threads of a worker that shares its process with others."""
+        self._server.should_exit = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.fleet.close()
+        self.link.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task_failed", exc_info=error)
+
+
+def wanted_version(model: Any) -> WantedVersion:
+    """What the fleet loads for a model of the snapshot."""
+    return WantedVersion(
+        model.name, model.version, model.digest, model.directory, model.file, model.config, model.generation
+    )
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def edge_limits(config: Config) -> EdgeLimits:
+    """The bounds of one worker's connections."""
+    limits, workers = config.limits, max(1, worker_count(config))
+    return EdgeLimits(
+        url_bytes=limits.url_bytes,
+        header_count=limits.header_count,
+        header_bytes=limits.header_bytes,
+        headers_total_bytes=limits.headers_total_bytes,
+        json_body_bytes=limits.json_body_bytes,
+        binary_body_bytes=limits.binary_body_bytes,
+        fast_body_bytes=limits.fast_body_bytes,
+        body_chunks=limits.body_chunks,
+        connections=-(-limits.connections // workers),
+        header_timeout_s=limits.header_timeout_ms / 1000,
+        body_timeout_s=limits.body_timeout_ms / 1000,
+        body_min_bytes_per_s=limits.body_min_bytes_per_s,
+        write_timeout_s=limits.write_timeout_ms / 1000,
+        keep_alive_s=keep_alive_s(config.server),
+    )
+
+
+def wire_limits(config: Config) -> WireLimits:
+    """The bounds of one request's content."""
+    limits = config.limits
+    return WireLimits(
+        json_depth=limits.json_depth,
+        json_containers=limits.json_containers,
+        inputs=limits.inputs,
+        rank=limits.rank,
+        elements=limits.elements,
+        string_bytes=limits.string_bytes,
+    )
