@@ -39,6 +39,7 @@ from runtimes.runtime import Environment, WantedVersion
 
 BEAT_S: Final = 0.25
 TICK_S: Final = 0.1
+ASK_S: Final = 0.05
 STALL_NS: Final = 20_000_000
 """A turn of the loop that takes longer is counted."""
 BACKLOG: Final = 2048
@@ -173,7 +174,7 @@ class Worker:
             if self.snapshot is snapshot:
                 self._settled = snapshot.revision
                 self._tell()
-                await self._ask_for_slot()
+                await self._ask_for_slot(snapshot)
 
     async def _load(self, wanted: WantedVersion) -> bool:
         """Load one version if it is neither here nor known to fail; False when there is no point in going on."""
@@ -211,19 +212,25 @@ class Worker:
         settled = self._settled == self.snapshot.revision
         self.link.send(Status(self.snapshot.revision, settled, models, self._listening))
 
-    async def _ask_for_slot(self) -> None:
-        if self._asked or self._drain.phase != Phase.SERVING:
+    async def _ask_for_slot(self, snapshot: Snapshot) -> None:
+        """Ask control whether this snapshot is all there is to load, until it is or a newer one comes."""
+        if self._asked:
             return
-        try:
-            if await self.link.call("settled", {"revision": self.snapshot.revision}, 5.0) is not True:
+        while not await self._may_listen(snapshot.revision):
+            if self.snapshot is not snapshot or self._drain.phase != Phase.SERVING:
                 return
-        except ServingError:
-            # Control is away; the next one will send a snapshot, and this is asked again.
-            return
+            await asyncio.sleep(ASK_S)
         self._asked = True
         gc.collect()
         gc.freeze()
         self._on_ready()
+
+    async def _may_listen(self, revision: int) -> bool:
+        try:
+            return await self.link.call("settled", {"revision": revision}, 5.0) is True
+        except ServingError:
+            # Control is away, and back soon.
+            return False
 
     # ---- listening ----
 

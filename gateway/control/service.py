@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runtimes.registry.aliases import write_alias
-
 from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
@@ -20,6 +18,7 @@ from gateway.control.link import ControlEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.control.statistics import statistics
 from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
+from runtimes.registry.aliases import write_alias
 from runtimes.registry.directory import SourceAway
 from runtimes.registry.names import ALIAS_RULE, is_alias, is_name
 
@@ -83,10 +82,12 @@ class Service:
         self._remember = remember
         self._link = ControlEnd(self)
         self._restored = restored is not None
+        self._waits_for_workers = self._restored
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="repository")
         self._looking = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._start_names: list[str] | None = None
+        self._looked = False
         self._introductions: dict[str, tuple[int, str]] = {}
 
     @property
@@ -110,6 +111,7 @@ class Service:
     def on_status(self, start_id: str, status: Status) -> None:
         """A worker says what it holds."""
         self.workers[start_id].status = status
+        self._waits_for_workers = True
         self.publish()
 
     def on_beat(self, start_id: str, beat: Beat) -> None:
@@ -140,7 +142,7 @@ class Service:
 
     def publish(self) -> None:
         """Decide anew and tell the workers, if anything has changed."""
-        if self._start_names is None or (self._restored and not self._heard_someone()):
+        if self._start_names is None or (self._waits_for_workers and not self._hears_someone()):
             return
         desired, view = self.catalogue.desired(), self.view()
         ready = self.snapshot.ready or reconcile.is_ready(
@@ -154,8 +156,8 @@ class Service:
             self._link.broadcast(after)
         _soon(self._notify())
 
-    def _heard_someone(self) -> bool:
-        """Whether a worker that came before this control has said what it holds: until then nothing is changed."""
+    def _hears_someone(self) -> bool:
+        """Whether any worker says what it holds: after the first word, silence of all is no reason to change anything."""
         return any(worker.status is not None for worker in self.workers.values())
 
     async def _notify(self) -> None:
@@ -181,9 +183,11 @@ class Service:
             # What was there at start: a look now could see other files.
             self.catalogue.freeze(self.snapshot)
             self._start_names = self.catalogue.wanted_names
+            self._looked = True
             self.publish()
             return
         await self._look()
+        self._looked = True
         while True:
             waiting = not self.catalogue.settled or bool(self.source_problem)
             if self.settings.control_mode != "poll" and not waiting:
@@ -222,7 +226,7 @@ class Service:
     def call_settled(self, revision: int) -> bool:
         """Whether a worker that has settled on this revision may listen: nothing newer is on its way to it."""
         self.publish()
-        return self._start_names is not None and revision == self.snapshot.revision
+        return self._looked and revision == self.snapshot.revision
 
     def call_index(self, ready: bool = False) -> list[dict[str, str]]:
         """The repository index: every version that is wanted, every name that is not."""

@@ -1,0 +1,43 @@
+"""The command line: `tidegate`. One file per group; heavy imports stand inside the commands.
+
+Exit codes: 0 done, 1 failed while running, 2 used wrongly, 3 a gate was not passed.
+"""
+
+import os
+import sys
+
+import typer
+
+from gateway.cli import bench, config, doctor, infer, models, serve
+from gateway.cli.output import Failure, fail
+
+app = typer.Typer(
+    name="tidegate",
+    help="Serve ONNX models over HTTP, decide by evidence which version deserves the traffic.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.serve)
+app.command("infer")(infer.infer)
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
+app.command("version")(doctor.show_version)
+app.add_typer(models.app, name="models", help="Models of a running server: list, inspect, load, unload, alias.")
+app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except Failure as failure:
+        sys.exit(fail(failure))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (| head): no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,67 @@
+"""Talking to a running server: standard library only, errors as one line."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli.output import Failure
+
+Url = Annotated[str | None, typer.Option("--url", help="Data port [TIDEGATE_URL, http://127.0.0.1:8080].")]
+AdminUrl = Annotated[
+    str | None, typer.Option("--admin-url", help="Admin port [TIDEGATE_ADMIN_URL, http://127.0.0.1:8081].")
+]
+TIMEOUT_S: Final = 30.0
+
+
+def data_url(given: str | None) -> str:
+    """Where the data port is."""
+    return (given or os.environ.get("TIDEGATE_URL") or "http://127.0.0.1:8080").rstrip("/")
+
+
+def admin_url(given: str | None) -> str:
+    """Where the admin port is."""
+    return (given or os.environ.get("TIDEGATE_ADMIN_URL") or "http://127.0.0.1:8081").rstrip("/")
+
+
+class Answer:
+    """An HTTP answer."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Any:
+        """The body as JSON. Raises Failure."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise Failure(f"the server answered {self.status} with something that is not JSON") from error
+
+
+def call(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_S) -> Answer:
+    """Call the server; proxies of the environment are not asked.
+
+    Raises:
+        Failure: nobody answers, or an error comes back; its message is the server's.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=timeout_s) as answer:
+            return Answer(answer.status, answer.headers, answer.read())
+    except urllib.error.HTTPError as error:
+        found = Answer(error.code, error.headers, error.read())
+        try:
+            message = json.loads(found.body)["error"]
+        except (ValueError, KeyError, TypeError):
+            message = found.body[:200].decode("utf-8", "replace")
+        raise Failure(f"{message} (HTTP {error.code})") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Failure(f"no server answers at {url}: {reason}; start one with `tidegate serve`") from error
