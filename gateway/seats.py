@@ -94,7 +94,8 @@ class Seat:
             heard = lifeline.hear(self._line) if self._line else None
         except OSError:
             return None
-        self._heard_s = max(self._heard_s, now_s)
+        # The first word ends the patience that a birth is given.
+        self._heard_s = now_s
         return heard[0] if heard else None
 
     def silent_s(self, now_s: float) -> float:

@@ -78,9 +78,9 @@ class Tree:
         assert status == 200, body
         found = 0.0
         for line in body.decode().splitlines():
-            if line.startswith(f"{name}{{") or line.startswith(f"{name} "):
-                if all(f'{key}="{value}"' in line for key, value in labels.items()):
-                    found += float(line.rpartition(" ")[2])
+            wanted = all(f'{key}="{value}"' in line for key, value in labels.items())
+            if wanted and line.startswith((f"{name}{{", f"{name} ")):
+                found += float(line.rpartition(" ")[2])
         return found
 
     def pids(self) -> list[int]:
