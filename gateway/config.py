@@ -66,7 +66,8 @@ class Limits(Section, frozen=True):
     """Bounds; each names its scope. Sources and reasons: docs/configuration.md.
 
     Attributes:
-        connections, bytes_in_flight: per node, shared evenly by the workers.
+        connections, bytes_in_flight: per node, shared evenly by the workers; a worker's share of bytes is never
+            below the largest body.
         inline_body_bytes: larger bodies are decoded off the event loop.
         fast_body_bytes: larger bodies take the slow lane.
     """
@@ -220,8 +221,8 @@ def check(config: Config) -> None:
         raise ConfigError(f"server.admin_port: {server.admin_port} is the data port already")
     if limits.fast_body_bytes > limits.json_body_bytes:
         raise ConfigError("limits.fast_body_bytes: larger than limits.json_body_bytes")
-    if limits.binary_body_bytes > limits.bytes_in_flight // max(1, server.workers or 1):
-        raise ConfigError("limits.binary_body_bytes: one body must fit a worker's share of limits.bytes_in_flight")
+    if limits.binary_body_bytes > limits.bytes_in_flight:
+        raise ConfigError("limits.binary_body_bytes: one body must fit limits.bytes_in_flight")
     if drain_delay_ms(server) > server.grace_ms:
         raise ConfigError("server.drain_delay_ms: longer than server.grace_ms")
     if config.models.load and config.models.control_mode != "explicit":

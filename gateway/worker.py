@@ -93,7 +93,7 @@ class Worker:
             page=page,
             limits=wire_limits(config),
             inline_body_bytes=config.limits.inline_body_bytes,
-            bytes_in_flight=config.limits.bytes_in_flight // max(1, worker_count(config)),
+            bytes_in_flight=_bytes_share(config),
             decode_executor=self._executor,
             call_soon_threadsafe=loop.call_soon_threadsafe,
         )
@@ -337,6 +337,12 @@ def wanted_version(model: Any) -> WantedVersion:
     return WantedVersion(
         model.name, model.version, model.digest, model.directory, model.file, model.config, model.generation
     )
+
+
+def _bytes_share(config: Config) -> int:
+    """Bytes of requests that one worker may hold: its share of the node's, but never less than one body."""
+    limits = config.limits
+    return max(limits.binary_body_bytes, limits.bytes_in_flight // max(1, worker_count(config)))
 
 
 def rss_bytes() -> int:

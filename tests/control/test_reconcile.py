@@ -1,0 +1,140 @@
+"""Swaps as pure decisions: new beside old, routes move when the new one is READY, failures take nothing away."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.control.messages import ModelState, Snapshot, Status, WantedModel
+from gateway.control.reconcile import Desired, decide, is_ready, view_of
+from runtimes.registry.modelconfig import ModelConfig
+
+CONFIG = ModelConfig()
+EMPTY = Snapshot(0, (), {}, False)
+
+
+def wanted(version: int, digest: str = "d", generation: int = 0) -> WantedModel:
+    return WantedModel("m", version, f"{digest}{version}", "/cache", "model.onnx", CONFIG, generation)
+
+
+def desired(*versions: int, offered: tuple[int, ...] | None = None, **more: object) -> dict[str, Desired]:
+    targets = tuple(wanted(version) for version in versions)
+    return {"m": Desired(CONFIG, targets, offered=frozenset(offered or versions), **more)}  # type: ignore[arg-type]
+
+
+def status(*ready: int, failed: tuple[int, ...] = (), loading: tuple[int, ...] = (), listening: bool = True) -> Status:
+    states = [ModelState("m", v, f"d{v}", 0, "READY", "", 5) for v in ready]
+    states += [ModelState("m", v, f"d{v}", 0, "UNAVAILABLE", "session: no") for v in failed]
+    states += [ModelState("m", v, f"d{v}", 0, "LOADING") for v in loading]
+    return Status(1, True, tuple(states), listening)
+
+
+def step(before: Snapshot, want: dict[str, Desired], *statuses: Status) -> Snapshot:
+    return decide(want, before, view_of(statuses), ready=True)
+
+
+def served(snapshot: Snapshot) -> tuple[int | None, tuple[int, ...], list[int]]:
+    route = snapshot.routes["m"]
+    return route.default, route.versions, sorted(model.version for model in snapshot.models)
+
+
+def test_a_first_version() -> None:
+    loading = step(EMPTY, desired(1), status(loading=(1,)))
+    assert served(loading) == (None, (), [1])
+    assert loading.routes["m"].reason == "it is loading"
+    assert served(step(loading, desired(1), status(1))) == (1, (1,), [1])
+
+
+def test_a_swap_loads_beside_and_then_lets_go() -> None:
+    first = step(EMPTY, desired(1), status(1), status(1))
+    fetching = step(first, desired(offered=(1, 2), pending=frozenset({2})), status(1), status(1))
+    assert served(fetching) == (1, (1,), [1])
+    beside = step(fetching, desired(2, offered=(1, 2)), status(1, loading=(2,)), status(1))
+    assert served(beside) == (1, (1,), [1, 2])
+    half = step(beside, desired(2, offered=(1, 2)), status(1, 2), status(1, loading=(2,)))
+    assert served(half) == (1, (1,), [1, 2])
+    assert served(step(half, desired(2, offered=(1, 2)), status(1, 2), status(1, 2))) == (2, (2,), [2])
+
+
+def test_a_failed_load_never_removes_what_serves() -> None:
+    first = step(EMPTY, desired(1), status(1))
+    failed_here = step(first, desired(2, offered=(1, 2)), status(1, failed=(2,)))
+    assert served(failed_here) == (1, (1,), [1, 2])
+    probed = step(first, desired(offered=(1, 2), failed={2: "probe: it crashed"}), status(1))
+    assert served(probed) == (1, (1,), [1])
+    assert [(s.version, s.state, s.reason) for s in probed.states] == [
+        (1, "READY", ""),
+        (2, "UNAVAILABLE", "probe: it crashed"),
+    ]
+
+
+def test_even_when_the_old_one_is_gone_from_the_repository() -> None:
+    first = step(EMPTY, desired(1), status(1))
+    assert served(step(first, desired(2, offered=(2,)), status(1, failed=(2,)))) == (1, (1,), [1, 2])
+    assert served(step(first, desired(2, offered=(2,)), status(1, 2))) == (2, (2,), [2])
+
+
+def test_one_of_several_targets_that_fails_keeps_the_old_ones() -> None:
+    first = step(EMPTY, desired(1, 2), status(1, 2))
+    after = step(first, desired(2, 3, offered=(1, 2, 3)), status(1, 2, failed=(3,)))
+    assert served(after) == (2, (1, 2), [1, 2, 3])
+
+
+def test_a_name_that_is_gone_has_no_route() -> None:
+    first = step(EMPTY, desired(1), status(1))
+    assert step(first, {}, status(1)).routes == {}
+
+
+def test_a_respawn_that_cannot_load_takes_a_version_from_nobody() -> None:
+    first = step(EMPTY, desired(1), status(1), status(1))
+    assert served(step(first, desired(1), status(1), status(failed=(1,)))) == (1, (1,), [1])
+
+
+def test_a_reload_keeps_the_route_while_the_new_load_runs() -> None:
+    first = step(EMPTY, desired(1), status(1))
+    again = {"m": Desired(CONFIG, (wanted(1, generation=1),), offered=frozenset({1}))}
+    assert served(step(first, again, status(1))) == (1, (1,), [1])
+
+
+def test_workers_that_do_not_listen_do_not_count_while_others_do() -> None:
+    first = step(EMPTY, desired(1), status(1), status(loading=(1,), listening=False))
+    assert served(first) == (1, (1,), [1])
+
+
+def test_nothing_new_is_no_revision() -> None:
+    first = step(EMPTY, desired(1), status(1))
+    assert step(first, desired(1), status(1)) is first
+    assert first.revision == 1
+
+
+def test_readiness() -> None:
+    up, down = view_of([status(1)]), view_of([status(failed=(1,))])
+    assert is_ready(desired(1), ["m"], up, degraded=False)
+    assert not is_ready(desired(1), ["m"], down, degraded=False)
+    assert is_ready(desired(1), ["m"], down, degraded=True)
+    assert not is_ready(desired(1), ["m", "other"], up, degraded=False)
+    assert is_ready({}, [], view_of([]), degraded=False)
+
+
+VERSIONS = st.frozensets(st.integers(1, 4), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(VERSIONS, VERSIONS, VERSIONS, VERSIONS), min_size=1, max_size=8))
+def test_whatever_happens_a_route_leads_to_a_version_that_a_worker_holds(
+    steps: list[tuple[frozenset[int], frozenset[int], frozenset[int], frozenset[int]]],
+) -> None:
+    """Two workers report anything at all; and while something selected or kept is up, the name has a default."""
+    snapshot = EMPTY
+    for targets, offered, first, second in steps:
+        statuses = (status(*first), status(*second))
+        want = desired(*sorted(targets), offered=tuple(targets | offered))
+        after = step(snapshot, want, *statuses)
+        route = after.routes["m"]
+        assert set(route.versions) <= first | second
+        assert set(route.versions) <= {model.version for model in after.models}
+        assert route.default is None or route.default in route.versions
+        if targets & first & second:
+            assert route.default is not None
+        was = snapshot.routes.get("m")
+        if was and was.default in first & second and not targets & first & second:
+            assert route.default is not None, "what served and still could was taken away"
+        snapshot = after
