@@ -186,8 +186,9 @@ def _run_control(facts: dict[str, str]) -> None:
         control.start(admin)
         line.start()
 
-    loop.create_task(begin())
+    beginning = loop.create_task(begin())
     loop.run_forever()
+    beginning.cancel()
 
 
 def _run_worker(facts: dict[str, str]) -> None:

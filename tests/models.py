@@ -165,3 +165,69 @@ def write(repository: Path, name: str, model: bytes, version: int = 1, config: s
     temporary = directory / ".model.onnx.part"
     temporary.write_bytes(model)
     return temporary.rename(directory / "model.onnx")
+
+
+def slow(width: int = 65536, layers: int = 100) -> bytes:
+    """y = a sum of sines of x, one row at a time worth tens of milliseconds, whatever the values are."""
+    nodes, current = [helper.make_node("Mul", ["x", "steps"], ["h"])], "h"
+    for i in range(layers):
+        nodes.append(helper.make_node("Sin", [current], [f"h{i}"]))
+        current = f"h{i}"
+    nodes.append(helper.make_node("ReduceSum", [current, "axes"], ["y"], keepdims=1))
+    weights = {"steps": np.linspace(0, 1, width, dtype=np.float32)[None, :], "axes": np.int64([1])}
+    return build(nodes, [("x", "FP32", ("N", 1))], [("y", "FP32", ("N", 1))], weights)
+
+
+def scaled_by_default(scale: float = 3.0) -> bytes:
+    """y = x * scale, where the graph has a value for `scale` that a request may replace: an optional input."""
+    node = helper.make_node("Mul", ["x", "scale"], ["y"])
+    inputs: list[Value] = [("x", "FP32", ("N", 2)), ("scale", "FP32", (1,))]
+    return build([node], inputs, [("y", "FP32", ("N", 2))], {"scale": np.float32([scale])})
+
+
+COLOURS = ("red", "grün", "青")
+
+
+def colours() -> bytes:
+    """code = number of a colour (-1 unknown), echo = its name again: strings in and strings out."""
+    names, numbers = list(COLOURS), list(range(len(COLOURS)))
+    nodes = [
+        helper.make_node(
+            "LabelEncoder", ["name"], ["code"], domain="ai.onnx.ml",
+            keys_strings=names, values_int64s=numbers, default_int64=-1,
+        ),
+        helper.make_node(
+            "LabelEncoder", ["code"], ["echo"], domain="ai.onnx.ml",
+            keys_int64s=numbers, values_strings=names, default_string="?",
+        ),
+    ]  # fmt: skip
+    return _with_ml(nodes, [("name", "BYTES", ("N", 1))], [("code", "INT64", ("N", 1)), ("echo", "BYTES", ("N", 1))])
+
+
+def zip_map() -> bytes:
+    """A classifier as scikit-learn's converter writes it by default: a list of maps from class to probability."""
+    node = helper.make_node("ZipMap", ["x"], ["probabilities"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    row = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    output = helper.make_value_info("probabilities", helper.make_sequence_type_proto(row))
+    return _with_ml([node], [("x", "FP32", ("N", 2))], [], output)
+
+
+def sequence() -> bytes:
+    """The columns of x as a sequence of tensors."""
+    node = helper.make_node("SplitToSequence", ["x"], ["parts"], axis=1)
+    row = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 1])
+    output = helper.make_value_info("parts", helper.make_sequence_type_proto(row))
+    return _with_ml([node], [("x", "FP32", ("N", 2))], [], output)
+
+
+def _with_ml(nodes: list, inputs: list[Value], outputs: list[Value], *further_outputs: object) -> bytes:
+    """A model that may use the operators of ai.onnx.ml and give other things than tensors."""
+    described = [helper.make_tensor_value_info(name, ONNX_TYPES[kind], list(shape)) for name, kind, shape in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(name, ONNX_TYPES[kind], list(shape)) for name, kind, shape in inputs],
+        [*described, *further_outputs],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()

@@ -157,7 +157,7 @@ class Service:
         _soon(self._notify())
 
     def _hears_someone(self) -> bool:
-        """Whether any worker says what it holds: after the first word, silence of all is no reason to change anything."""
+        """Whether any worker says what it holds: once one has spoken, silence is no reason to change."""
         return any(worker.status is not None for worker in self.workers.values())
 
     async def _notify(self) -> None:

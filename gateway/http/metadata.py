@@ -113,7 +113,7 @@ def model_config(runtime: Runtime) -> dict[str, Any]:
         "runtime": "",
         "version_policy": {"latest": {"num_versions": runtime.config.version_policy.latest or 1}},
         "max_batch_size": batching.max_batch_size if batched else 0,
-        "input": [_config_input(spec, batched) for spec in signature.inputs],
+        "input": [_config_input(spec, batched and not spec.optional) for spec in signature.inputs],
         "output": [_config_output(spec, batched) for spec in signature.outputs],
         "batch_input": [],
         "batch_output": [],

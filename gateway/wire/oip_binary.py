@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from gateway.wire.request import InferRequest, Limits, check_strings, rows_of
+from gateway.wire.request import InferRequest, Limits, check_strings
 from runtimes.errors import InvalidInput
 from runtimes.tensors import DYNAMIC, Array, Signature, TensorSpec
 
@@ -50,11 +50,14 @@ def decode_raw(body: bytes, signature: Signature, limits: Limits) -> InferReques
     Raises:
         InvalidInput: several inputs, more than one dynamic size, or a length that no shape has.
     """
-    if len(signature.inputs) != 1:
-        raise InvalidInput(f"Inference-Header-Content-Length 0 needs a model of one input, got {len(signature.inputs)}")
-    spec = signature.inputs[0]
+    required = [spec for spec in signature.inputs if not spec.optional]
+    if len(required) != 1:
+        raise InvalidInput(f"Inference-Header-Content-Length 0 needs a model of one input, got {len(required)}")
+    spec = required[0]
     shape = _raw_shape(spec, len(body), batched=signature.batched)
-    request = InferRequest([read_tensor(spec, shape, body, len(body), limits)], rows_of(signature, [shape]))
+    array = read_tensor(spec, shape, body, len(body), limits)
+    inputs = [array if given is spec else None for given in signature.inputs]
+    request = InferRequest(inputs, shape[0] if signature.batched else 1)
     request.binary_default = True
     return request
 

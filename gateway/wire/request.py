@@ -129,7 +129,7 @@ def check_shape(spec: TensorSpec, given: object, limits: Limits) -> tuple[int, .
 
 
 def rows_of(signature: Signature, shapes: Sequence[tuple[int, ...] | None]) -> int:
-    """Rows of a request: dim 0, on which all inputs have to agree; 1 for a model that is not batched.
+    """Rows of a request: dim 0, on which all required inputs have to agree; 1 for a model that is not batched.
 
     Raises:
         InvalidInput: they disagree, or one that is not optional is missing.
@@ -139,7 +139,7 @@ def rows_of(signature: Signature, shapes: Sequence[tuple[int, ...] | None]) -> i
         if shape is None:
             if not spec.optional:
                 raise InvalidInput(f"input {spec.name!r} is missing")
-        elif signature.batched:
+        elif signature.batched and not spec.optional:
             if rows is not None and shape[0] != rows:
                 raise InvalidInput(f"input {spec.name!r}: {shape[0]} rows, but others have {rows}")
             rows = shape[0]

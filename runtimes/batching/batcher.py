@@ -106,6 +106,7 @@ class Batcher:
         self.closed = False
         self.on_idle: Callable[[], None] | None = None
         self._signature = signature
+        self._optional = [i for i, spec in enumerate(signature.inputs) if spec.optional]
         self._execute = execute
         self._sink = sink
         self._scheduler = scheduler
@@ -145,6 +146,9 @@ class Batcher:
             self._refuse_full(job)
         if job.deadline_ns and (queue.rows >= bounds.max_batch_rows or self.lane is POOL):
             self._check_wait(job, now_ns)
+        if self._optional and any(job.inputs[i] is not None for i in self._optional):
+            # What it replaces holds for the whole execution, so its rows share one with nobody else's.
+            job.bucket = job
         if job.rows > bounds.max_batch_rows and bounds.mergeable:
             pieces = slices(job, self._signature, bounds.max_batch_rows)
             share = job.size_bytes // len(pieces)

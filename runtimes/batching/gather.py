@@ -22,7 +22,8 @@ def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array | 
     first = values[0]
     if first is None:
         return None
-    if len(values) == 1:
+    if len(values) == 1 or spec.optional:
+        # An optional input belongs to no row: those who give one share an execution with nobody.
         return narrow(first, spec) if isinstance(first, Wide) else first
     if all(type(value) is Wide for value in values):
         return narrow(_join(values), spec)  # type: ignore[arg-type]  # every one is Wide
@@ -46,8 +47,12 @@ def slices(job: Job, signature: Signature, max_rows: int) -> list[tuple[list[Arr
         narrow(value, spec) if isinstance(value, Wide) else value
         for value, spec in zip(job.inputs, signature.inputs, strict=True)
     ]
+    named = list(zip(inputs, signature.inputs, strict=True))
     return [
-        ([None if a is None else a[at : at + max_rows] for a in inputs], min(max_rows, job.rows - at))
+        (
+            [a if a is None or spec.optional else a[at : at + max_rows] for a, spec in named],
+            min(max_rows, job.rows - at),
+        )
         for at in range(0, job.rows, max_rows)
     ]
 

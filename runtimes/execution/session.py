@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -148,13 +149,19 @@ def _options(intra_op_threads: int) -> Any:
 
 def _signature(session: Any) -> Signature:
     inputs = tuple(_spec(node, "input") for node in session.get_inputs())
+    required = inputs
+    inputs += tuple(
+        replace(_spec(node, "input"), optional=True)
+        for node in session.get_overridable_initializers()
+        if node.type in BY_ONNX
+    )
     outputs = tuple(_spec(node, "output") for node in session.get_outputs())
     if not outputs:
         raise LoadFailed("the model has no outputs", stage="check")
     names = [spec.name for spec in inputs]
     if len(set(names)) != len(names):
         raise LoadFailed("two inputs carry the same name", stage="check")
-    return Signature(inputs, outputs, _is_batched(session, inputs, outputs))
+    return Signature(inputs, outputs, _is_batched(session, required, outputs))
 
 
 def _spec(node: Any, role: str) -> TensorSpec:
@@ -163,6 +170,8 @@ def _spec(node: Any, role: str) -> TensorSpec:
         hint = ""
         if node.type.startswith("seq(map("):
             hint = "; a ZipMap: export the classifier with zipmap disabled, so that it gives a tensor"
+        elif node.type.startswith("seq("):
+            hint = "; a sequence: let the graph join it to one tensor (ConcatFromSequence)"
         raise LoadFailed(
             f"{role} {node.name!r} is of type {node.type}, and only tensors are served{hint}", stage="check"
         )
@@ -171,7 +180,10 @@ def _spec(node: Any, role: str) -> TensorSpec:
 
 
 def _is_batched(session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
-    """Every tensor starts with a dynamic dimension, and all inputs with the same named one."""
+    """Every tensor starts with a dynamic dimension, and all inputs with the same named one.
+
+    Optional inputs do not count: what they replace holds for all rows of a request.
+    """
     specs = (*inputs, *outputs)
     if not inputs or any(not spec.shape or spec.shape[0] != DYNAMIC for spec in specs):
         return False

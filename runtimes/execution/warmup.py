@@ -79,7 +79,7 @@ def _why_dependent(signature: Signature, run: Run, dynamic_size: int) -> str:
     """Compare f(a, b) with f(a), f(b); "" when equal, else why rows may not be merged."""
     for second in (1, 0):
         rows = [[_made_up(spec, 1, seed, dynamic_size) for spec in signature.inputs] for seed in (0, second)]
-        both = [np.concatenate([a, b]) for a, b in zip(*rows, strict=True)]
+        both = [None if a is None or b is None else np.concatenate([a, b]) for a, b in zip(*rows, strict=True)]
         try:
             alone, merged = [run(row) for row in rows], run(both)
         except ServingError:
@@ -103,8 +103,10 @@ def _equal(alone: Sequence[Array], merged: Array) -> bool:
     return bool(np.array_equal(joined, merged))
 
 
-def _made_up(spec: TensorSpec, rows: int, seed: int, dynamic_size: int) -> Array:
-    """Values of the right kind: floats around 0, integers equal to `seed`, short strings."""
+def _made_up(spec: TensorSpec, rows: int, seed: int, dynamic_size: int) -> Array | None:
+    """Values of the right kind: floats around 0, integers equal to `seed`, short strings; optional inputs left out."""
+    if spec.optional:
+        return None
     shape = [dynamic_size if size == DYNAMIC else size for size in spec.shape]
     if shape and spec.shape[0] == DYNAMIC:
         shape[0] = rows

@@ -130,9 +130,12 @@ class ModelCache:
         self._kept: frozenset[str] | None = None
         self._fresh: set[str] = set()
         self._places = self._root / "seen"
-        self._places.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One by one: `parents=True` would give the root the usual rights.
+        self._root.parent.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(exist_ok=True, mode=0o700)
+        self._places.mkdir(exist_ok=True, mode=0o700)
         for leftover in self._root.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
         self._entries = dict(_entries(self._root))
         self._trim_places()
 
@@ -338,6 +341,13 @@ def _entries(root: Path) -> Iterable[tuple[str, Entry]]:
         digest = found.name.replace("-", ":", 1)
         if DIGEST.match(digest) and found.is_dir(follow_symlinks=False):
             yield digest, Entry(_size_bytes(found.path), found.stat().st_mtime_ns)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _size_bytes(folder: str) -> int:

@@ -181,6 +181,8 @@ class DirectorySource:
             raise SourceAway(f"the model repository cannot be read: {reason}") from error
         self._quiet.trusts_mtimes = False
         self._last = observation.models
+        # A model that comes back later is another one: the settings of its namesake are not its last good ones.
+        self._settings = {name: held for name, held in self._settings.items() if name in observation.models}
         return observation
 
     def scan_model(self, name: str) -> SeenModel | None:
@@ -193,7 +195,7 @@ class DirectorySource:
         try:
             if os.path.isfile(self.root):
                 return self._scan_file().models.get(name)
-            if MODEL_FILE in os.listdir(self.root):
+            if _holds_model(self.root):
                 return self._model(name, "") if Path(self.root).name == name else None
             found = is_name(name) and os.path.lexists(os.path.join(self.root, name))
             return self._model(name, name) if found else None
@@ -209,7 +211,7 @@ class DirectorySource:
         with opened_folder(self.root, "") as root:
             names = sorted(os.listdir(root))
             folders = [name for name in names if not name.startswith(".") and not _is_file(root, name)]
-        if MODEL_FILE in names and MODEL_FILE not in folders:
+        if _holds_model(self.root):
             name = Path(self.root).name
             if not is_name(name):
                 return Observation({}, (f"{shown(name)} is no model name: expected {NAME_RULE}",))
@@ -218,7 +220,7 @@ class DirectorySource:
         problems = [
             f"{shown(name)} is not looked at: place it as {shown(Path(name).stem)}/1/{MODEL_FILE}"
             for name in names
-            if name.endswith(".onnx")
+            if name.endswith(".onnx") and not name.startswith(".") and name not in folders
         ]
         for name in folders[:MAX_MODELS]:
             if is_name(name):
@@ -371,6 +373,15 @@ def _named_after(path: Path) -> tuple[str, int]:
 def _belongs(other: str, model: Path) -> bool:
     """Whether a file is the model, or its external data by the names that exporters give: m.onnx.data, m.onnx_data."""
     return other == model.name or other in {f"{model.name}.data", f"{model.name}_data", f"{model.stem}.data"}
+
+
+def _holds_model(root: str) -> bool:
+    """Whether the root is itself the folder of one model; a folder named model.onnx is a model of that name."""
+    with opened_folder(root, "") as folder:
+        try:
+            return not stat.S_ISDIR(os.stat(MODEL_FILE, dir_fd=folder, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
 
 
 def _is_of_version(name: str) -> bool:

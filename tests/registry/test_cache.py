@@ -117,10 +117,15 @@ def test_torn_records_mean_reading_again(place: Place) -> None:
     assert place.cache().store(version) == copy
 
 
+def empty(path: Path) -> None:
+    path.chmod(0o600)
+    os.truncate(path, 0)
+
+
 def test_a_damaged_copy_is_made_anew(place: Place) -> None:
     version = place.version(**{"w.bin": b"w"})
     copy = place.cache().store(version)
-    for damage in (lambda path: path.unlink(), lambda path: os.truncate(path, 0), shutil.rmtree):
+    for damage in (lambda path: path.unlink(), empty, shutil.rmtree):
         damage(Path(copy.directory) if damage is shutil.rmtree else Path(copy.directory) / "w.bin")
         assert place.cache().store(version) == copy
         assert tree(Path(copy.directory)) == {"model.onnx": b"graph", "w.bin": b"w"}

@@ -1,0 +1,1 @@
+"""Credit scoring with the German credit data: data, features, two trained models and a demo."""
