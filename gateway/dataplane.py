@@ -111,13 +111,25 @@ class Dataplane:
             self.refuse(exchange, _our_fault(error))
 
     def decode(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
-        """Bytes to named arrays; pure, so a thread may do it. Raises InvalidInput."""
-        signature = served.runtime.signature
+        """Bytes to named arrays. Raises InvalidInput."""
         if exchange.json_length is None:
-            request = fast_json.decode(exchange.body, signature, self._limits)
+            request = served.decoder.decode(exchange.body)
             if request is not None:
                 return request
+        return self._decode_slowly(exchange, served)
+
+    def _decode_slowly(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
+        signature = served.runtime.signature
         return oip_json.decode(exchange.body, signature, self._limits, json_length=exchange.json_length)
+
+    def _decode_in_thread(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
+        """As `decode`, with a parser of its own."""
+        if exchange.json_length is None:
+            signature = served.runtime.signature
+            request = fast_json.decode(exchange.body, signature, self._limits, fast_json.new_parser())
+            if request is not None:
+                return request
+        return self._decode_slowly(exchange, served)
 
     def _admit(self, exchange: Exchange, served: ServedVersion, request: InferRequest) -> None:
         runtime = served.runtime
@@ -215,7 +227,7 @@ class Dataplane:
 
         def work() -> None:
             try:
-                result: InferRequest | ServingError = self.decode(exchange, served)
+                result: InferRequest | ServingError = self._decode_in_thread(exchange, served)
             except ServingError as error:
                 result = error
             except MemoryError:
@@ -247,7 +259,7 @@ class Dataplane:
 
     def sink_for(self, runtime: Runtime) -> ServedVersion:
         """The receiver of a runtime's results: what answers and counts for it."""
-        served = ServedVersion(runtime, self._page, self.now_ns, self._now_ms)
+        served = ServedVersion(runtime, self._page, self._limits, self.now_ns, self._now_ms)
         self._by_runtime = {known: s for known, s in self._by_runtime.items() if known.state != "CLOSED"}
         self._by_runtime[runtime] = served
         return served

@@ -39,7 +39,8 @@ from gateway.counters import (
 )
 from gateway.errors import refusal
 from gateway.wire.encode import BatchEncoder, encode_response
-from gateway.wire.request import InferRequest
+from gateway.wire.fast_json import FastDecoder
+from gateway.wire.request import InferRequest, Limits
 from runtimes.batching.batcher import Batch
 from runtimes.batching.job import DONE, Job
 from runtimes.errors import DeadlineExceeded, ExecutionFailed, QueueFull, ServingError
@@ -89,10 +90,16 @@ class ServedVersion:
     Attributes:
         headers: those that every answer of this version carries.
         head: the same as bytes, up to the value of x-request-id.
+        decoder: of plain JSON bodies.
     """
 
     def __init__(
-        self, runtime: Runtime, page: CounterPage, now_ns: Callable[[], int], now_ms: Callable[[], int]
+        self,
+        runtime: Runtime,
+        page: CounterPage,
+        limits: Limits,
+        now_ns: Callable[[], int],
+        now_ms: Callable[[], int],
     ) -> None:
         self.runtime = runtime
         self.headers: tuple[tuple[bytes, bytes], ...] = (
@@ -104,6 +111,7 @@ class ServedVersion:
         self._now_ns = now_ns
         self._now_ms = now_ms
         self._counts = page.block("model", (runtime.name, runtime.version_text, "-"), MODEL_VALUES)
+        self.decoder = FastDecoder(runtime.signature, limits)
         self._encoder = BatchEncoder(runtime.name, runtime.version_text, runtime.signature)
         batching = runtime.config.batching
         self._levels = batching.priority_levels

@@ -63,16 +63,16 @@ class InferRequest:
         priority: 0 = none given.
     """
 
-    __slots__ = ("binary_default", "id", "inputs", "outputs", "priority", "rows", "timeout_us")
+    # Class attributes, as in `Job`: most requests say nothing else.
+    id: str = ""
+    outputs: tuple[RequestedOutput, ...] | None = None
+    binary_default: bool = False
+    timeout_us: int = 0
+    priority: int = 0
 
     def __init__(self, inputs: Sequence[Array | Wide | None], rows: int) -> None:
         self.inputs = inputs
         self.rows = rows
-        self.id = ""
-        self.outputs: tuple[RequestedOutput, ...] | None = None
-        self.binary_default = False
-        self.timeout_us = 0
-        self.priority = 0
 
 
 def shown(text: object) -> str:

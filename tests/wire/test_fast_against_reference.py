@@ -1,5 +1,6 @@
 """The fast decoder either says nothing or says what the reference decoder says."""
 
+import functools
 import json
 import math
 
@@ -46,7 +47,17 @@ def check(body: bytes, sig: Signature) -> bool:
     fast = fast_json.decode(body, sig, LIMITS)
     if fast is not None:
         assert values(fast, sig) == outcome(body, sig)
+    decoder = decoder_for(sig)
+    for request in (decoder.decode(body), decoder.decode(body)):
+        if request is not None:
+            assert values(request, sig) == outcome(body, sig)
     return fast is not None
+
+
+@functools.cache
+def decoder_for(sig: Signature) -> fast_json.FastDecoder:
+    """One for all bodies of a signature: what it remembers of one must not mislead it about another."""
+    return fast_json.FastDecoder(sig, LIMITS)
 
 
 NUMBERS = st.one_of(
@@ -168,3 +179,53 @@ def test_floats_are_correctly_rounded(numbers: list[float]) -> None:
     assert fast is not None
     read = np.frombuffer(fast.inputs[0].buffer)  # type: ignore[union-attr]
     assert all(a == b and math.copysign(1, a) == math.copysign(1, b) for a, b in zip(read, numbers, strict=True))
+
+
+FRAMES = [
+    *['{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":%s}]}'],
+    *['{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": %s}]}'],
+    *['{"inputs":[{"name":"x","data":[1,2],"datatype":"FP32","shape":%s}]}'],
+    *['{"inputs":[{"data":%s,"name":"x","datatype":"FP32","shape":[1,2]}]}'],
+    *['{"id":"%s","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'],
+    *['{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data" : [1,2]}],"note":%s}'],
+]
+FILLINGS = [
+    *["[1,2]", "[2,1]", "[1,3]", "[1]", "[]", "[1,2,3]", "[[1,2]]", '[1,"2"]', "[1,2", "1,2]", "[1,2]]"],
+    *[
+        "[1,2],[3,4]",
+        "[1,null]",
+        "[1,2]}]}",
+        '[1,2],"data":[3,4]',
+        "[1,NaN]",
+        "[1e999,2]",
+        "[1,2]x",
+        "[1,,2]",
+        '[1,"]"]',
+        '["[",2]',
+        "[1,null]",
+    ],
+    *["[ 1 , 2 ]", "[1,2]\u00a0", "[1,2]/**/"],
+]
+
+
+def test_remembered_texts_mislead_nobody() -> None:
+    """Every filling in every frame, after every other: what was remembered meets what looks like it."""
+    sig = signature("FP32", (-1, 2))
+    decoder_for.cache_clear()
+    for _ in range(2):
+        for frame in FRAMES:
+            for filling in FILLINGS:
+                check((frame % filling).encode(), sig)
+    decoder = decoder_for(sig)
+    assert decoder.decode((FRAMES[0] % "[5,6]").encode()) is not None
+
+
+def test_memory_of_texts_is_bounded() -> None:
+    sig = signature("FP32", (-1, 1))
+    decoder = fast_json.FastDecoder(sig, LIMITS)
+    for spaces in range(2000):
+        text = '{"inputs":[{"name":"x",%s"shape":[1,1],"datatype":"FP32","data":[7]}]}' % (" " * spaces)
+        request = decoder.decode(text.encode())
+        assert request is not None
+    assert len(decoder._frames) <= 256
+    assert max(map(len, decoder._frames)) <= 1024
