@@ -15,6 +15,7 @@ from typing import Any, Final
 from gateway.control.messages import Snapshot
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX, CounterPage
 from gateway.errors import refusal
+from gateway.logs import RequestLog
 from gateway.served import Exchange, ServedVersion
 from gateway.wire import fast_json, oip_json
 from gateway.wire.request import InferRequest, Limits
@@ -58,6 +59,7 @@ class Dataplane:
         bytes_in_flight: int,
         decode_executor: Executor,
         call_soon_threadsafe: Callable[..., object],
+        log: RequestLog,
         now_ns: Callable[[], int] = time.perf_counter_ns,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -72,6 +74,7 @@ class Dataplane:
         self._bytes_held = 0
         self._decode_executor = decode_executor
         self._call_soon_threadsafe = call_soon_threadsafe
+        self.log = log
         self.now_ns = now_ns
         self._now_ms = now_ms
         self._served: dict[tuple[str, str], ServedVersion] = {}
@@ -168,6 +171,7 @@ class Dataplane:
             return
         self.counts[WORKER_INDEX["unknown_model_total"]] += 1
         status, headers, body = refusal(error, exchange.request_id)
+        self.log.refused(status, error.code, exchange.request_id, "", error)
         exchange.respond(status, b"application/json", headers, body)
 
     def refuse_unread(self, exchange: Exchange, error: ServingError) -> None:
@@ -259,7 +263,7 @@ class Dataplane:
 
     def sink_for(self, runtime: Runtime) -> ServedVersion:
         """The receiver of a runtime's results: what answers and counts for it."""
-        served = ServedVersion(runtime, self._page, self._limits, self.now_ns, self._now_ms)
+        served = ServedVersion(runtime, self._page, self._limits, self.log, self.now_ns, self._now_ms)
         self._by_runtime = {known: s for known, s in self._by_runtime.items() if known.state != "CLOSED"}
         self._by_runtime[runtime] = served
         return served

@@ -120,3 +120,28 @@ class Limited:
             state[2] = 0.0
         self._logger.log(level, kind, extra={"facts": facts}, exc_info=error)
         return True
+
+
+class RequestLog:
+    """One line for each request that was refused or failed, limited per error code; none for a success.
+
+    No payload: a message may quote a value, so only failures of ours, which quote none, are written with theirs.
+    """
+
+    def __init__(self, limited: Limited) -> None:
+        self._limited = limited
+
+    def refused(self, status: int, code: str, request_id: bytes, model: str, error: BaseException) -> None:
+        """Note an answer that is an error."""
+        facts: dict[str, Any] = {"status": status, "code": code, "request_id": request_id.decode("ascii", "replace")}
+        if model:
+            facts["model"] = model
+        ours = status == 500
+        if ours:
+            facts["message"] = str(error)
+        self._limited.log(logging.ERROR if ours else logging.INFO, f"request_{code}", facts, error if ours else None)
+
+
+def request_log(now_s: Callable[[], float] = time.monotonic) -> RequestLog:
+    """The log of this process's requests."""
+    return RequestLog(Limited(logging.getLogger("tidegate.requests"), now_s))

@@ -38,6 +38,7 @@ from gateway.counters import (
     CounterPage,
 )
 from gateway.errors import refusal
+from gateway.logs import RequestLog
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
 from gateway.wire.request import InferRequest, Limits
@@ -98,6 +99,7 @@ class ServedVersion:
         runtime: Runtime,
         page: CounterPage,
         limits: Limits,
+        log: RequestLog,
         now_ns: Callable[[], int],
         now_ms: Callable[[], int],
     ) -> None:
@@ -108,6 +110,8 @@ class ServedVersion:
         )
         self.head = b"".join(b"%s: %s\r\n" % pair for pair in self.headers) + b"x-request-id: "
         self.inflight = 0
+        self._log = log
+        self._name = f"{runtime.name}:{runtime.version}"
         self._now_ns = now_ns
         self._now_ms = now_ms
         self._counts = page.block("model", (runtime.name, runtime.version_text, "-"), MODEL_VALUES)
@@ -194,6 +198,7 @@ class ServedVersion:
     def refused(self, exchange: Exchange, error: ServingError) -> None:
         """Count and send an error, whenever it came about."""
         status, headers, body = refusal(error, exchange.request_id)
+        self._log.refused(status, error.code, exchange.request_id, self._name, error)
         counts = self._counts
         duration = self._now_ns() - exchange.started_ns
         self.inflight -= 1
@@ -251,6 +256,7 @@ class ServedVersion:
             if failed is not error:
                 failed.__cause__ = error
             status, more, body = refusal(failed, exchange.request_id)
+            self._log.refused(status, failed.code, exchange.request_id, self._name, failed)
             exchange.respond(status, JSON, [*self.headers, *more], body)
             return
         exchange.respond(200, content_type, [*self.headers, *headers], body)

@@ -30,6 +30,7 @@ from gateway.http.app import build_app
 from gateway.http.edge import Edge, EdgeLimits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
+from gateway.logs import request_log
 from gateway.wire.request import Limits as WireLimits
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import ServingError
@@ -96,6 +97,7 @@ class Worker:
             bytes_in_flight=_bytes_share(config),
             decode_executor=self._executor,
             call_soon_threadsafe=loop.call_soon_threadsafe,
+            log=request_log(),
         )
         self.fleet = Fleet(environment, self.dataplane.sink_for, self._swap)
         limits = edge_limits(config)

@@ -31,8 +31,9 @@ _FAST: Final = WORKER_INDEX["fast_lane_total"]
 _SLOW: Final = WORKER_INDEX["slow_lane_total"]
 _BAD_HTTP: Final = WORKER_INDEX["bad_http_total"]
 
-# What a header means to the lane decision, by lower-case name; all others mean nothing.
-_LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING = range(8)
+# What a header means to the lane decision. Names are kept as clients write them, also those that mean nothing.
+_NOTHING, _LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING, _CONNECTION = range(10)
+_NAMES_KEPT: Final = 4096
 _MEANING: Final = {
     b"content-length": _LENGTH,
     b"host": _HOST,
@@ -45,10 +46,19 @@ _MEANING: Final = {
     b"expect": _SLOWS,
     b"accept-encoding": _ENCODING,
     b"authorization": _SLOWS,
+    b"connection": _CONNECTION,
 }
 
 # Phases of reading one message.
 _IDLE, _HEAD, _BODY = range(3)
+
+
+def _meaning(name: bytes) -> int:
+    """The meaning of a name in a spelling that is new; kept, within a bound, for the next time."""
+    meaning = _MEANING.get(name.lower(), _NOTHING)
+    if len(_MEANING) < _NAMES_KEPT:
+        _MEANING[name] = meaning
+    return meaning
 
 
 class FastExchange(Exchange):
@@ -300,16 +310,16 @@ class EdgeProtocol(HttpToolsProtocol):
     def _fast_exchange(self, route: tuple[str, str]) -> FastExchange | None:
         """The exchange of a plain request; None for any other, which the slow lane then judges."""
         length = -1
-        host = False
+        host = close = False
         request_id = trace = coding = b""
         json_length: int | None = None
         timeout_ms = 0
         for name, value in self.headers:
             meaning = _MEANING.get(name)
             if meaning is None:
-                meaning = _MEANING.get(name.lower())
-                if meaning is None:
-                    continue
+                meaning = _meaning(name)
+            if meaning == _NOTHING:
+                continue
             if meaning == _LENGTH and length < 0 and value.isdigit():
                 length = int(value)
             elif meaning == _HOST and not host:
@@ -324,19 +334,24 @@ class EdgeProtocol(HttpToolsProtocol):
                 trace = value
             elif meaning == _ENCODING and not coding:
                 coding = choose(value)
+            elif meaning == _CONNECTION:
+                # HTTP/1.0 that asks to be kept: it is not.
+                close = close or self.parser.get_http_version() == "1.0"
             else:
                 return None
         edge = self.edge
-        version = self.parser.get_http_version()
-        if not 0 <= length <= edge.limits.fast_body_bytes or not (host or version == "1.0"):
+        if not 0 <= length <= edge.limits.fast_body_bytes or not (host or self.parser.get_http_version() == "1.0"):
             return None
         exchange = FastExchange(self, route[0], route[1], length)
         exchange.request_id = request_id or edge.new_request_id()
-        exchange.trace = trace
-        exchange.coding = coding
-        exchange.json_length = json_length
-        exchange.timeout_ms = timeout_ms
-        exchange.keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        if json_length is not None:
+            exchange.json_length = json_length
+        if trace or coding or timeout_ms:
+            exchange.trace = trace
+            exchange.coding = coding
+            exchange.timeout_ms = timeout_ms
+        if close or not self.parser.should_keep_alive():
+            exchange.keep_alive = False
         if not edge.dataplane.reserve(length):
             exchange.error = edge.dataplane.bytes_refused(length)
             exchange.size = 0
@@ -513,6 +528,7 @@ class EdgeProtocol(HttpToolsProtocol):
         error = rejection.error
         request_id = self._client_request_id() or self.edge.new_request_id()
         body = error_body(error.message, error.code, request_id)
+        self.edge.dataplane.log.refused(error.status, error.code, request_id, "", error)
         self.write_answer(error.status, b"application/json", error.headers, request_id, body, keep_alive=False)
         self.transport.close()
 
