@@ -21,139 +21,17 @@ from uvicorn.server import ServerState
 
 from gateway.counters import WORKER_INDEX
 from gateway.errors import HttpError, error_body
-from gateway.http.compression import COMPRESS_BYTES, choose, compress
-from gateway.http.edge import REQUEST_ID, Edge
-from gateway.served import Exchange, ServedVersion
-from runtimes.errors import ServingError
+from gateway.http import heads
+from gateway.http.edge import Edge
+from gateway.http.fast_lane import FastExchange, Rejection, plain_exchange
 
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _FAST: Final = WORKER_INDEX["fast_lane_total"]
 _SLOW: Final = WORKER_INDEX["slow_lane_total"]
 _BAD_HTTP: Final = WORKER_INDEX["bad_http_total"]
 
-# What a header means to the lane decision. Names are kept as clients write them, also those that mean nothing.
-_NOTHING, _LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING, _CONNECTION = range(10)
-_NAMES_KEPT: Final = 4096
-_MEANING: Final = {
-    b"content-length": _LENGTH,
-    b"host": _HOST,
-    b"x-request-id": _ID,
-    b"inference-header-content-length": _JSON_LENGTH,
-    b"x-request-timeout-ms": _TIMEOUT,
-    b"traceparent": _TRACE,
-    b"transfer-encoding": _SLOWS,
-    b"content-encoding": _SLOWS,
-    b"expect": _SLOWS,
-    b"accept-encoding": _ENCODING,
-    b"authorization": _SLOWS,
-    b"connection": _CONNECTION,
-}
-
 # Phases of reading one message.
 _IDLE, _HEAD, _BODY = range(3)
-
-
-def _meaning(name: bytes) -> int:
-    """The meaning of a name in a spelling that is new; kept, within a bound, for the next time."""
-    meaning = _MEANING.get(name.lower(), _NOTHING)
-    if len(_MEANING) < _NAMES_KEPT:
-        _MEANING[name] = meaning
-    return meaning
-
-
-class FastExchange(Exchange):
-    """A request of the fast lane, in the shape of uvicorn's RequestResponseCycle."""
-
-    complete = False
-    keep_alive = True
-    disconnected = False
-    response_complete = False
-    error: ServingError | None = None
-    trace = b""
-    coding = b""
-
-    def __init__(self, protocol: "EdgeProtocol", name: str, selector: str, size: int) -> None:
-        self.protocol = protocol
-        self.model_name = name
-        self.selector = selector
-        self.size = size
-        self.chunks: list[bytes] = []
-
-    @property
-    def message_event(self) -> "_NeverSet":
-        """uvicorn wakes its ASGI task with it; here is none."""
-        return _NO_EVENT
-
-    def respond_ok(self, served: ServedVersion, body: bytes) -> None:
-        """The plain answer, joined once."""
-        protocol = self.protocol
-        edge = protocol.edge
-        if not self.keep_alive or self.trace or self.coding or edge.shed or edge.dataplane.draining:
-            self.respond(200, b"application/json", served.headers, body)
-            return
-        self.response_complete = True
-        protocol.transport.write(
-            b"".join(
-                (
-                    edge.head_ok,
-                    served.head,
-                    self.request_id,
-                    b"\r\ncontent-length: %d\r\n\r\n" % len(body),
-                    body,
-                )
-            )
-        )
-        protocol.finished(self)
-
-    def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Any answer."""
-        protocol = self.protocol
-        if self.coding and len(body) >= COMPRESS_BYTES and status == 200:
-            self._compress(status, content_type, headers, body)
-            return
-        self.response_complete = True
-        if self.trace:
-            headers = [*headers, (b"traceparent", self.trace)]
-        protocol.decide_keep_alive(self)
-        protocol.write_answer(status, content_type, headers, self.request_id, body, keep_alive=self.keep_alive)
-        protocol.finished(self)
-
-    def _compress(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Compress in a thread, then answer, if the peer is still there."""
-        protocol, coding = self.protocol, self.coding
-        self.coding = b""
-
-        def back(compressed: bytes) -> None:
-            if not self.response_complete:
-                self.respond(status, content_type, [*headers, (b"content-encoding", coding)], compressed)
-
-        def work() -> None:
-            protocol.loop.call_soon_threadsafe(back, compress(body, coding))
-
-        protocol.edge.executor.submit(work)
-
-
-class _NeverSet:
-    """Stands where uvicorn's cycle has the event that wakes its ASGI task; the fast lane has no task."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-_NO_EVENT: Final = _NeverSet()
-
-
-class Rejection:
-    """An answer that is fixed already and waits for its turn; the connection closes after it."""
-
-    __slots__ = ("disconnected", "error", "keep_alive", "message_event", "response_complete")
-
-    def __init__(self, error: HttpError) -> None:
-        self.error = error
-        self.disconnected = False
-        self.response_complete = False
-        self.keep_alive = False
-        self.message_event = _NO_EVENT
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -264,9 +142,9 @@ class EdgeProtocol(HttpToolsProtocol):
     def _check_unfinished_head(self) -> None:
         limits = self.edge.limits
         if len(self.url) > limits.url_bytes:
-            self._reject(_url_too_long(limits.url_bytes))
+            self._reject(heads.url_too_long(limits.url_bytes))
         elif self._head_bytes > limits.headers_total_bytes + limits.url_bytes:
-            self._reject(_headers_too_large(limits.headers_total_bytes))
+            self._reject(heads.headers_too_large(limits.headers_total_bytes))
 
     def on_message_begin(self) -> None:
         """A request line has begun; the ASGI scope is made later, and only for the slow lane."""
@@ -288,14 +166,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self._phase = _BODY
         edge = self.edge
         if self._head_bytes > 8192 or len(self.headers) > edge.limits.header_count:
-            error = self._oversized_head()
+            error = heads.oversized(self.url, self.headers, edge.limits)
             if error is not None:
                 self._reject(error)
                 return
         route = edge.dataplane.paths.get(self.url)
         exchange = None
         if route is not None and self.parser.get_method() == b"POST" and not edge.slow_lane_only:
-            exchange = self._fast_exchange(route)
+            exchange = plain_exchange(self, route)
         if exchange is None:
             self._take_slow_lane()
             return
@@ -307,58 +185,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cast(Any, exchange), self.app))
 
-    def _fast_exchange(self, route: tuple[str, str]) -> FastExchange | None:
-        """The exchange of a plain request; None for any other, which the slow lane then judges."""
-        length = -1
-        host = close = False
-        request_id = trace = coding = b""
-        json_length: int | None = None
-        timeout_ms = 0
-        for name, value in self.headers:
-            meaning = _MEANING.get(name)
-            if meaning is None:
-                meaning = _meaning(name)
-            if meaning == _NOTHING:
-                continue
-            if meaning == _LENGTH and length < 0 and value.isdigit():
-                length = int(value)
-            elif meaning == _HOST and not host:
-                host = True
-            elif meaning == _ID and not request_id and REQUEST_ID.fullmatch(value):
-                request_id = value
-            elif meaning == _JSON_LENGTH and json_length is None and value.isdigit() and len(value) < 10:
-                json_length = int(value)
-            elif meaning == _TIMEOUT and not timeout_ms and value.isdigit() and len(value) < 10:
-                timeout_ms = int(value)
-            elif meaning == _TRACE and not trace and len(value) < 256:
-                trace = value
-            elif meaning == _ENCODING and not coding:
-                coding = choose(value)
-            elif meaning == _CONNECTION:
-                # HTTP/1.0 that asks to be kept: it is not.
-                close = close or self.parser.get_http_version() == "1.0"
-            else:
-                return None
-        edge = self.edge
-        if not 0 <= length <= edge.limits.fast_body_bytes or not (host or self.parser.get_http_version() == "1.0"):
-            return None
-        exchange = FastExchange(self, route[0], route[1], length)
-        exchange.request_id = request_id or edge.new_request_id()
-        if json_length is not None:
-            exchange.json_length = json_length
-        if trace or coding or timeout_ms:
-            exchange.trace = trace
-            exchange.coding = coding
-            exchange.timeout_ms = timeout_ms
-        if close or not self.parser.should_keep_alive():
-            exchange.keep_alive = False
-        if not edge.dataplane.reserve(length):
-            exchange.error = edge.dataplane.bytes_refused(length)
-            exchange.size = 0
-        return exchange
-
     def _take_slow_lane(self) -> None:
-        error = self._refused_head()
+        error = heads.refused(self.headers, self.parser.get_http_version(), self.edge.limits)
         if error is not None:
             self._reject(error)
             return
@@ -371,7 +199,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.expect_100_continue = any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
-        self.scope["state"]["request_id"] = self._client_request_id() or self.edge.new_request_id()
+        self.scope["state"]["request_id"] = heads.client_request_id(self.headers or ()) or self.edge.new_request_id()
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -526,54 +354,11 @@ class EdgeProtocol(HttpToolsProtocol):
     def _send_rejection(self, rejection: Rejection) -> None:
         rejection.response_complete = True
         error = rejection.error
-        request_id = self._client_request_id() or self.edge.new_request_id()
+        request_id = heads.client_request_id(self.headers or ()) or self.edge.new_request_id()
         body = error_body(error.message, error.code, request_id)
         self.edge.dataplane.log.refused(error.status, error.code, request_id, "", error)
         self.write_answer(error.status, b"application/json", error.headers, request_id, body, keep_alive=False)
         self.transport.close()
-
-    def _client_request_id(self) -> bytes:
-        """The client's own id if it may be echoed, else nothing."""
-        found = [value for name, value in self.headers or () if name.lower() == b"x-request-id"]
-        return found[0] if len(found) == 1 and REQUEST_ID.fullmatch(found[0]) else b""
-
-    def _oversized_head(self) -> HttpError | None:
-        limits = self.edge.limits
-        if len(self.url) > limits.url_bytes:
-            return _url_too_long(limits.url_bytes)
-        if len(self.headers) > limits.header_count:
-            return HttpError(
-                431, "headers_too_large", f"{len(self.headers)} headers, at most {limits.header_count} are read"
-            )
-        sizes = [len(name) + len(value) for name, value in self.headers]
-        if sum(sizes) > limits.headers_total_bytes or max(sizes, default=0) > limits.header_bytes:
-            return _headers_too_large(limits.headers_total_bytes)
-        return None
-
-    def _refused_head(self) -> HttpError | None:
-        """Framing that is refused before any lane reads the body."""
-        named: dict[bytes, list[bytes]] = {}
-        for name, value in self.headers:
-            named.setdefault(name.lower(), []).append(value)
-        hosts = len(named.get(b"host", ()))
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            return HttpError(400, "bad_http", f"expected one Host header, got {hosts}")
-        codings = b",".join(named.get(b"transfer-encoding", ())).lower().strip()
-        if codings not in (b"", b"chunked"):
-            return HttpError(501, "unsupported", "of transfer encodings only chunked is supported")
-        expected = b",".join(named.get(b"expect", ())).lower().strip()
-        if expected not in (b"", b"100-continue"):
-            return HttpError(417, "expectation_failed", "of expectations only 100-continue is supported")
-        lengths = named.get(b"content-length", ())
-        return self._too_long(int(lengths[0]), b"inference-header-content-length" in named) if lengths else None
-
-    def _too_long(self, length: int, binary: bool) -> HttpError | None:
-        limits = self.edge.limits
-        allowed = limits.binary_body_bytes if binary else limits.json_body_bytes
-        if length <= allowed:
-            return None
-        hint = "" if binary else f"; the binary tensor format takes up to {limits.binary_body_bytes}"
-        return HttpError(413, "payload_too_large", f"a body of {length} bytes, at most {allowed} are read{hint}")
 
     # ---- flow control and time ----
 
@@ -644,11 +429,3 @@ class EdgeProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """uvicorn's word for it."""
         self.finish_then_close()
-
-
-def _url_too_long(limit: int) -> HttpError:
-    return HttpError(414, "uri_too_long", f"the URL is longer than {limit} bytes")
-
-
-def _headers_too_large(limit: int) -> HttpError:
-    return HttpError(431, "headers_too_large", f"the headers are larger than {limit} bytes in all or one is too large")

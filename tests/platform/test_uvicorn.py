@@ -10,7 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 
-from gateway.http.protocol import FastExchange, Rejection
+from gateway.http.fast_lane import FastExchange, Rejection
 
 
 def test_the_pinned_minor_version() -> None:

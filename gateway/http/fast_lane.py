@@ -1,0 +1,190 @@
+"""The fast lane's requests: which ones are plain, and how they answer.
+
+`POST .../infer` with a length, without anything that asks for more than an answer. A request object stands in the
+protocol's `cycle` in the shape of uvicorn's RequestResponseCycle, so that ordering, drain and disconnect hold across
+lanes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import HttpError
+from gateway.http.compression import COMPRESS_BYTES, choose, compress
+from gateway.http.edge import REQUEST_ID
+from gateway.served import Exchange, ServedVersion
+from runtimes.errors import ServingError
+
+if TYPE_CHECKING:
+    from gateway.http.protocol import EdgeProtocol
+
+# What a header means to the lane decision. Names are kept as clients write them, also those that mean nothing.
+_NOTHING, _LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING, _CONNECTION = range(10)
+_NAMES_KEPT: Final = 4096
+_MEANING: Final = {
+    b"content-length": _LENGTH,
+    b"host": _HOST,
+    b"x-request-id": _ID,
+    b"inference-header-content-length": _JSON_LENGTH,
+    b"x-request-timeout-ms": _TIMEOUT,
+    b"traceparent": _TRACE,
+    b"transfer-encoding": _SLOWS,
+    b"content-encoding": _SLOWS,
+    b"expect": _SLOWS,
+    b"accept-encoding": _ENCODING,
+    b"authorization": _SLOWS,
+    b"connection": _CONNECTION,
+}
+
+
+def _meaning(name: bytes) -> int:
+    """The meaning of a name in a spelling that is new; kept, within a bound, for the next time."""
+    meaning = _MEANING.get(name.lower(), _NOTHING)
+    if len(_MEANING) < _NAMES_KEPT:
+        _MEANING[name] = meaning
+    return meaning
+
+
+class FastExchange(Exchange):
+    """A request of the fast lane, in the shape of uvicorn's RequestResponseCycle."""
+
+    complete = False
+    keep_alive = True
+    disconnected = False
+    response_complete = False
+    error: ServingError | None = None
+    trace = b""
+    coding = b""
+
+    def __init__(self, protocol: "EdgeProtocol", name: str, selector: str, size: int) -> None:
+        self.protocol = protocol
+        self.model_name = name
+        self.selector = selector
+        self.size = size
+        self.chunks: list[bytes] = []
+
+    @property
+    def message_event(self) -> "_NeverSet":
+        """uvicorn wakes its ASGI task with it; here is none."""
+        return _NO_EVENT
+
+    def respond_ok(self, served: ServedVersion, body: bytes) -> None:
+        """The plain answer, joined once."""
+        protocol = self.protocol
+        edge = protocol.edge
+        if not self.keep_alive or self.trace or self.coding or edge.shed or edge.dataplane.draining:
+            self.respond(200, b"application/json", served.headers, body)
+            return
+        self.response_complete = True
+        protocol.transport.write(
+            b"".join(
+                (
+                    edge.head_ok,
+                    served.head,
+                    self.request_id,
+                    b"\r\ncontent-length: %d\r\n\r\n" % len(body),
+                    body,
+                )
+            )
+        )
+        protocol.finished(self)
+
+    def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Any answer."""
+        protocol = self.protocol
+        if self.coding and len(body) >= COMPRESS_BYTES and status == 200:
+            self._compress(status, content_type, headers, body)
+            return
+        self.response_complete = True
+        if self.trace:
+            headers = [*headers, (b"traceparent", self.trace)]
+        protocol.decide_keep_alive(self)
+        protocol.write_answer(status, content_type, headers, self.request_id, body, keep_alive=self.keep_alive)
+        protocol.finished(self)
+
+    def _compress(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Compress in a thread, then answer, if the peer is still there."""
+        protocol, coding = self.protocol, self.coding
+        self.coding = b""
+
+        def back(compressed: bytes) -> None:
+            if not self.response_complete:
+                self.respond(status, content_type, [*headers, (b"content-encoding", coding)], compressed)
+
+        def work() -> None:
+            protocol.loop.call_soon_threadsafe(back, compress(body, coding))
+
+        protocol.edge.executor.submit(work)
+
+
+class _NeverSet:
+    """Stands where uvicorn's cycle has the event that wakes its ASGI task; the fast lane has no task."""
+
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+_NO_EVENT: Final = _NeverSet()
+
+
+class Rejection:
+    """An answer that is fixed already and waits for its turn; the connection closes after it."""
+
+    __slots__ = ("disconnected", "error", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, error: HttpError) -> None:
+        self.error = error
+        self.disconnected = False
+        self.response_complete = False
+        self.keep_alive = False
+        self.message_event = _NO_EVENT
+
+
+def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExchange | None:
+    """The exchange of a plain request; None for any other, which the slow lane then judges."""
+    length = -1
+    host = close = False
+    request_id = trace = coding = b""
+    json_length: int | None = None
+    timeout_ms = 0
+    for name, value in protocol.headers:
+        meaning = _MEANING.get(name)
+        if meaning is None:
+            meaning = _meaning(name)
+        if meaning == _NOTHING:
+            continue
+        if meaning == _LENGTH and length < 0 and value.isdigit():
+            length = int(value)
+        elif meaning == _HOST and not host:
+            host = True
+        elif meaning == _ID and not request_id and REQUEST_ID.fullmatch(value):
+            request_id = value
+        elif meaning == _JSON_LENGTH and json_length is None and value.isdigit() and len(value) < 10:
+            json_length = int(value)
+        elif meaning == _TIMEOUT and not timeout_ms and value.isdigit() and len(value) < 10:
+            timeout_ms = int(value)
+        elif meaning == _TRACE and not trace and len(value) < 256:
+            trace = value
+        elif meaning == _ENCODING and not coding:
+            coding = choose(value)
+        elif meaning == _CONNECTION:
+            # HTTP/1.0 that asks to be kept: it is not.
+            close = close or protocol.parser.get_http_version() == "1.0"
+        else:
+            return None
+    edge = protocol.edge
+    if not 0 <= length <= edge.limits.fast_body_bytes or not (host or protocol.parser.get_http_version() == "1.0"):
+        return None
+    exchange = FastExchange(protocol, route[0], route[1], length)
+    exchange.request_id = request_id or edge.new_request_id()
+    if json_length is not None:
+        exchange.json_length = json_length
+    if trace or coding or timeout_ms:
+        exchange.trace = trace
+        exchange.coding = coding
+        exchange.timeout_ms = timeout_ms
+    if close or not protocol.parser.should_keep_alive():
+        exchange.keep_alive = False
+    if not edge.dataplane.reserve(length):
+        exchange.error = edge.dataplane.bytes_refused(length)
+        exchange.size = 0
+    return exchange
