@@ -1,4 +1,4 @@
-"""The rules of the house, each a function from modules to a list of complaints. Source text only; nothing is imported."""
+"""The rules of the house, each a function from modules to complaints. They read source text and import nothing."""
 
 import ast
 import sys
@@ -247,9 +247,11 @@ def banned(modules: Sequence[Module]) -> list[str]:
     """Calls and imports that have no place in a server."""
     found = []
     for one in modules:
-        for imported in imports(one.tree):
-            if imported.top in BANNED_IMPORTS or (imported.module, imported.name) == ("time", "sleep"):
-                found.append(f"{one.file}:{imported.line}: imports {imported.module} {imported.name}".rstrip())
+        found += [
+            f"{one.file}:{imported.line}: imports {imported.module} {imported.name}".rstrip()
+            for imported in imports(one.tree)
+            if imported.top in BANNED_IMPORTS or (imported.module, imported.name) == ("time", "sleep")
+        ]
         for call, function in _calls(one.tree, ""):
             called = ast.unparse(call.func)
             may_print = one.name == "gateway.cli" or one.name.startswith("gateway.cli.")

@@ -104,7 +104,11 @@ KEPT: list[tuple[Rule, str, str]] = [
     (rules.described, "gateway.a", _DOC + "class _A:\n    def f(self) -> None:\n        pass"),
     (rules.banned, "gateway.logs", "def write():\n    print('x')"),
     (rules.banned, "gateway.cli.output", "print('x')"),
-    (rules.kept_tasks, "gateway.a", "def f():\n    task = asyncio.create_task(g())\n    tasks.append(h.create_task(g()))"),
+    (
+        rules.kept_tasks,
+        "gateway.a",
+        "def f():\n    task = asyncio.create_task(g())\n    tasks.append(h.create_task(g()))",
+    ),
 ]
 
 
