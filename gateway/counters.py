@@ -18,7 +18,8 @@ from typing import Final
 
 MAGIC: Final = 0x54494445_43544E31
 PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Address space of a page; memory is used only where blocks are (about 3,000 model versions fit)."""
+"""Address space of a page; memory is used only where blocks are. About 1,600 model versions fit, half of that in the
+finals."""
 
 _HEADER: Final = struct.Struct("<QQ")
 _BLOCK: Final = struct.Struct("<IIII")
@@ -35,7 +36,7 @@ DURATION_BOUNDS_NS: Final[tuple[int, ...]] = (
 ROWS_BOUNDS: Final[tuple[int, ...]] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CODES: Final[tuple[int, ...]] = (200, 400, 404, 408, 409, 413, 415, 429, 499, 500, 501, 503, 504, 507)
 REASONS: Final[tuple[str, ...]] = (
-    "queue_full", "estimated_wait", "bytes_in_flight", "expired", "draining", "not_ready", "quarantined", "cancelled",
+    "queue_full", "estimated_wait", "bytes_in_flight", "expired", "draining", "not_ready", "cancelled",
 )  # fmt: skip
 
 _CURSOR = 0
@@ -82,8 +83,8 @@ REASON_INDEX: Final = {reason: REJECTED + i for i, reason in enumerate(REASONS)}
 # ---- layout of the "worker" block, labels () ----
 
 WORKER_FIELDS: Final[tuple[str, ...]] = (
-    "connections_total", "connections_closed_total", "http_errors_total", "loop_stalls_total", "loop_stall_ns_total",
-    "fast_lane_total", "slow_lane_total", "unknown_model_total", "bad_http_total", "bytes_in_flight",
+    "connections_total", "connections_closed_total", "loop_stalls_total", "loop_stall_ns_total", "fast_lane_total",
+    "slow_lane_total", "unknown_model_total", "bad_http_total", "bytes_in_flight",
 )  # fmt: skip
 WORKER_INDEX: Final = {name: i for i, name in enumerate(WORKER_FIELDS)}
 

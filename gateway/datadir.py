@@ -44,6 +44,8 @@ def open_data_dir(data: Data) -> DataDir:
     path = Path(data.dir).expanduser() if data.dir is not None else default_path()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if data.ephemeral:
@@ -51,8 +53,6 @@ def open_data_dir(data: Data) -> DataDir:
         raise ConfigError(
             f"data.dir: {path} cannot be written: {error.strerror}; name another with --data-dir, or use --ephemeral"
         ) from error
-    if path.stat().st_mode & 0o077:
-        path.chmod(0o700)
     return DataDir(path, _locked(descriptor, path), ephemeral=False)
 
 

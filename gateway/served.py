@@ -180,6 +180,8 @@ class ServedVersion:
             counts[QUEUE_NS] += queue_sum
             counts[COMPUTE_OUTPUT_NS] += (now - encode_from) * answered
             counts[LAST_INFERENCE_MS] = self._now_ms()
+            executed = sum([job.rows for job in jobs])
+            counts[BATCH_STATS + 4 * (executed if executed <= 128 else 0) + 3] += now - encode_from
         counts[INFLIGHT] = self.inflight
         counts[QUEUE_ROWS] = self.runtime.batcher.queue.rows
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.client import Url, call, data_url
-from gateway.cli.infer import model_path, random_inputs
+from gateway.cli.client import Url, data_url
+from gateway.cli.infer import describe, model_path, random_inputs
 from gateway.cli.output import Failure, Json, print_json, print_table
 
 
@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Measure requests per second and latency with random inputs."""
     path = model_path(data_url(url), model)
-    body = json.dumps({"inputs": random_inputs(call("GET", path).json(), rows)}).encode()
+    body = json.dumps({"inputs": random_inputs(describe(path), rows)}).encode()
     latencies, errors, took_s = asyncio.run(_load(f"{path}/infer", body, connections, seconds))
     if not latencies:
         raise Failure(f"no request succeeded, {errors} failed")

@@ -1,5 +1,6 @@
 """Talking to a running server: standard library only, errors as one line."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -62,6 +63,6 @@ def call(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_
         except (ValueError, KeyError, TypeError):
             message = found.body[:200].decode("utf-8", "replace")
         raise Failure(f"{message} (HTTP {error.code})") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Failure(f"no server answers at {url}: {reason}; start one with `tidegate serve`") from error

@@ -26,10 +26,10 @@ def infer(
 ) -> None:
     """Send one inference request and print the answer."""
     path = model_path(data_url(url), model)
-    metadata = call("GET", path).json()
+    metadata = describe(path)
     if data is not None and file is not None:
         raise Failure("give --data or --file, not both", 2)
-    text = file.read_text() if file is not None else sys.stdin.read() if data == "-" else data
+    text = _read(file) if file is not None else sys.stdin.read() if data == "-" else data
     inputs = from_values(metadata, _values(text)) if text is not None else random_inputs(metadata, rows)
     started = time.perf_counter()
     answer = call("POST", f"{path}/infer", {"inputs": inputs})
@@ -59,14 +59,22 @@ def model_path(base: str, model: str) -> str:
     return f"{path}/versions/{selector}" if selector else path
 
 
+def describe(path: str) -> dict[str, Any]:
+    """A model's metadata, where each input also says whether it is optional. Raises Failure."""
+    metadata: dict[str, Any] = call("GET", path).json()
+    optional = {item["name"]: item["optional"] for item in call("GET", f"{path}/config").json()["input"]}
+    metadata["inputs"] = [spec | {"optional": optional.get(spec["name"], False)} for spec in metadata["inputs"]]
+    return metadata
+
+
 def from_values(metadata: dict[str, Any], values: Any) -> list[dict[str, Any]]:
-    """Inputs of a request from plain nested values. Raises Failure."""
+    """Inputs of a request from plain nested values; optional ones are left out unless named. Raises Failure."""
     named = values if isinstance(values, dict) else None
     if named is None:
-        if len(metadata["inputs"]) != 1:
-            names = ", ".join(spec["name"] for spec in metadata["inputs"])
-            raise Failure(f"the model has several inputs ({names}): give an object with their names", 2)
-        named = {metadata["inputs"][0]["name"]: values}
+        required = [spec["name"] for spec in metadata["inputs"] if not spec["optional"]]
+        if len(required) != 1:
+            raise Failure(f"the model has several inputs ({', '.join(required)}): give an object with their names", 2)
+        named = {required[0]: values}
     specs = {spec["name"]: spec for spec in metadata["inputs"]}
     unknown = [name for name in named if name not in specs]
     if unknown:
@@ -78,10 +86,12 @@ def from_values(metadata: dict[str, Any], values: Any) -> list[dict[str, Any]]:
 
 
 def random_inputs(metadata: dict[str, Any], rows: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Random inputs of a model: `rows` in the first dynamic dimension, 8 in the others."""
+    """Random inputs of a model, the required ones: `rows` in the first dynamic dimension, 8 in the others."""
     generator = random.Random(seed)
     found = []
     for spec in metadata["inputs"]:
+        if spec["optional"]:
+            continue
         shape = [(rows if axis == 0 else 8) if size < 0 else size for axis, size in enumerate(spec["shape"])]
         count = 1
         for size in shape:
@@ -99,6 +109,13 @@ def _random(generator: random.Random, datatype: str) -> Any:
     return round(generator.gauss(0, 1), 4) if datatype.startswith(("FP", "BF")) else generator.randrange(0, 10)
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}", 2) from error
+
+
 def _values(text: str) -> Any:
     try:
         return json.loads(text)
@@ -107,7 +124,9 @@ def _values(text: str) -> Any:
 
 
 def _with_rows(value: Any, spec: dict[str, Any]) -> Any:
-    """A single row given flat is taken as one row."""
+    """A single row given flat is taken as one row, a number alone as the one value of a scalar."""
+    if not spec["shape"] and not isinstance(value, list):
+        return [value]
     if isinstance(value, list) and len(spec["shape"]) == 2 and value and not isinstance(value[0], list):
         return [value]
     return value

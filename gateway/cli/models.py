@@ -54,6 +54,8 @@ def inspect(model: Reference, admin: AdminUrl = None, as_json: Json = False) -> 
         reference = parse_reference(model)
     except NameRefused as error:
         raise Failure(str(error), 2) from error
+    if reference.digest:
+        raise Failure("a server is asked by version or alias, not by digest", 2)
     found = call("GET", f"{admin_url(admin)}/admin/v1/models/{quote(reference.name)}").json()
     version = reference.version or (found["aliases"].get(reference.alias) if reference.alias else None)
     if reference.alias and version is None:

@@ -270,6 +270,7 @@ class Service:
                     "default_version": route.default if route else None,
                     "aliases": route.aliases if route else (dict(seen.config.aliases) if seen and seen.config else {}),
                     "in_repository": [version.version for version in seen.versions] if seen else [],
+                    "feature_names": dict(seen.config.feature_names) if seen and seen.config else {},
                     "problems": list(seen.problems) if seen else [],
                     "warnings": list(seen.warnings) if seen else [],
                     "versions": [_state_facts(state) for state in self.snapshot.states if state.name == name],

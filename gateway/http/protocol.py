@@ -99,6 +99,9 @@ class EdgeProtocol(HttpToolsProtocol):
             return None
         self._peer_closed = True
         self._close_after = True
+        if self.parser.get_http_version() == "1.0":
+            # Interim responses are not for HTTP/1.0 (RFC 9110, 15.2): whether it still reads is found out at the end.
+            return True
         raw = self.transport.get_extra_info("socket")
         if isinstance(raw, socket.socket) or hasattr(raw, "getsockopt"):
             self.loop.call_later(0.02, self._probe_peer, raw)

@@ -14,7 +14,7 @@ from runtimes.batching.gather import rejoin, slices
 from runtimes.batching.job import DONE, QUEUED, Job, Part
 from runtimes.batching.queue import JobQueue
 from runtimes.batching.turns import TurnScheduler
-from runtimes.errors import DeadlineExceeded, Draining, ExecutionFailed, QueueFull, ServingError
+from runtimes.errors import DeadlineExceeded, Draining, ExecutionFailed, InvalidInput, QueueFull, ServingError
 from runtimes.tensors import Array, Signature
 
 LOOP: Final = "loop"
@@ -137,7 +137,7 @@ class Batcher:
         Raises:
             Draining: closed.
             QueueFull: a bound is reached or it would wait too long; the job was not taken.
-            InvalidInput: a number does not fit (only where the job has to be cut).
+            InvalidInput: larger than the whole queue; or a number does not fit (only where the job has to be cut).
         """
         if self.closed:
             raise Draining("the model version is being unloaded", retry_after_s=1.0)
@@ -166,6 +166,11 @@ class Batcher:
 
     def _refuse_full(self, job: Job) -> None:
         queue, bounds = self.queue, self.bounds
+        if job.rows > bounds.max_queue_rows or job.size_bytes > bounds.max_queue_bytes:
+            raise InvalidInput(
+                f"{job.rows} rows in {job.size_bytes} bytes can never wait in a queue of {bounds.max_queue_rows} rows "
+                f"and {bounds.max_queue_bytes} bytes: send fewer rows at once"
+            )
         wait = plan.estimated_wait_ns(self.cost, bounds, queue.rows, 0)
         raise QueueFull(
             f"the queue holds {queue.rows} rows in {queue.size_bytes} bytes, and {job.rows} rows in "
@@ -175,7 +180,7 @@ class Batcher:
         )
 
     def _check_wait(self, job: Job, now_ns: int) -> None:
-        residual = max(0, self._busy_until_ns - now_ns) if self._running else self._scheduler.lag_ns
+        residual = max(0, self._busy_until_ns - now_ns) if self._running else self._scheduler.lag_ns(now_ns)
         wait = plan.estimated_wait_ns(self.cost, self.bounds, self.queue.rows + job.rows, residual)
         if plan.must_refuse(wait, job.deadline_ns - now_ns):
             left_ms = max(0, job.deadline_ns - now_ns) / 1e6

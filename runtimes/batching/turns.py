@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 SWEEP_S: Final = 0.010
+RECENT_NS: Final = 10_000_000
+"""A turn longer ago says nothing of the next one: an idle worker must not refuse for the load it once had."""
 
 
 class Loop(Protocol):
@@ -39,9 +41,6 @@ class TurnScheduler:
 
     Args:
         budget_ns: time that executions on the loop may take in one turn, over all models.
-
-    Attributes:
-        lag_ns: smoothed length of recent turns, as the part of every wait that no queue shows.
     """
 
     def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int) -> None:
@@ -52,7 +51,12 @@ class TurnScheduler:
         self._waiting: dict[Turner, None] = {}
         self._scheduled = False
         self._sweeping = False
-        self.lag_ns = 0
+        self._lag_ns = 0
+        self._turned_ns = 0
+
+    def lag_ns(self, now_ns: int) -> int:
+        """Smoothed length of recent turns, as the part of every wait that no queue shows; 0 when all is quiet."""
+        return self._lag_ns if now_ns - self._turned_ns < RECENT_NS else 0
 
     def request(self, turner: Turner) -> None:
         """Ask for a turn at the end of this loop turn (or of the next, when asked from within a turn)."""
@@ -83,7 +87,8 @@ class TurnScheduler:
             spent = turner.turn(max(0, budget), must)
             must = must and spent == 0
             budget -= spent
-        self.lag_ns += (self._budget_ns - budget - self.lag_ns) >> 3
+        self._lag_ns += (self._budget_ns - budget - self._lag_ns) >> 3
+        self._turned_ns = self._now_ns()
 
     def _sweep(self) -> None:
         now = self._now_ns()

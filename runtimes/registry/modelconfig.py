@@ -1,6 +1,6 @@
 """What a model's owner may say in `model.yaml`: one frozen struct per section, unknown keys refused.
 
-The loader (YAML and `config.pbtxt`) is `runtimes.registry.directory`; this file only declares.
+The loader (YAML and `config.pbtxt`) is `runtimes.registry.configfile`; this file only declares.
 """
 
 from typing import Annotated, Literal

@@ -14,7 +14,7 @@ from runtimes.batching.batcher import Batch, Batcher, Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.batching.plan import Bounds, CostModel
 from runtimes.batching.turns import TurnScheduler
-from runtimes.errors import Draining, ModelRejectedInput, QueueFull, ServingError
+from runtimes.errors import Draining, InvalidInput, ModelRejectedInput, QueueFull, ServingError
 from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
 
 MS = 1_000_000
@@ -192,12 +192,18 @@ class World:
         self.callers.append(caller)
         try:
             self.batcher.submit(caller, self.loop.now)
-        except (QueueFull, Draining) as error:
+        except (QueueFull, InvalidInput, Draining) as error:
+            assert isinstance(error, InvalidInput) == self.never_fits(caller) or isinstance(error, Draining)
             caller.refused, caller.error, caller.state = True, error, DONE
             return
         if rng.random() < 0.15:
             delay = rng.choice([0, 10_000, MS, 30 * MS])
             self.loop.at(self.loop.now + delay, lambda: self.cancel(caller))
+
+    def never_fits(self, caller: Caller) -> bool:
+        """Larger than the whole queue: that is the caller's mistake, not the load's."""
+        bounds = self.batcher.bounds
+        return caller.rows > bounds.max_queue_rows or caller.size_bytes > bounds.max_queue_bytes
 
     def cancel(self, caller: Caller) -> None:
         """The caller goes away, if it still waits."""
