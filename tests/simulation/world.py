@@ -193,7 +193,8 @@ class World:
         try:
             self.batcher.submit(caller, self.loop.now)
         except (QueueFull, InvalidInput, Draining) as error:
-            assert isinstance(error, InvalidInput) == self.never_fits(caller) or isinstance(error, Draining)
+            if isinstance(error, InvalidInput) != self.never_fits(caller) and not isinstance(error, Draining):
+                raise AssertionError(f"{caller!r} was refused as it should not be") from error
             caller.refused, caller.error, caller.state = True, error, DONE
             return
         if rng.random() < 0.15:
