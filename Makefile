@@ -26,7 +26,7 @@ demo: venv  ## build models, start a server, send traffic, print a report (KEEP=
 
 check: venv  ## format, lint, types, architecture
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --no-cache --quiet .
 	$(BIN)/mypy
 	$(BIN)/mypy -p examples -p loadtests
 	$(BIN)/python -m pytest tests/architecture

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtimes.registry.cache import CachedVersion, ModelCache
-from runtimes.registry.probe import ProbeResult
-from runtimes.registry.versions import missing, selected
-
 from gateway.control.messages import Snapshot, WantedModel
 from gateway.control.reconcile import Desired
 from runtimes.errors import LoadFailed
+from runtimes.registry.cache import CachedVersion, ModelCache
 from runtimes.registry.digest import FilesRefused, FoundFile
 from runtimes.registry.directory import DirectorySource, Observation, SeenModel, SeenVersion
 from runtimes.registry.modelconfig import ModelConfig
+from runtimes.registry.probe import ProbeResult
+from runtimes.registry.versions import missing, selected
 
 Place = tuple[str, int]
 EVERYTHING: Final = "*"
