@@ -185,6 +185,22 @@ def scaled_by_default(scale: float = 3.0) -> bytes:
     return build([node], inputs, [("y", "FP32", ("N", 2))], {"scale": np.float32([scale])})
 
 
+def slow_centred(width: int = 65536, layers: int = 200) -> bytes:
+    """y = x minus a number that takes tens of milliseconds and depends on all rows, however many they are."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Mul", ["mean", "steps"], ["h"]),
+    ]
+    current = "h"
+    for i in range(layers):
+        nodes.append(helper.make_node("Sin", [current], [f"h{i}"]))
+        current = f"h{i}"
+    nodes.append(helper.make_node("ReduceSum", [current, "axes"], ["sum"], keepdims=1))
+    nodes.append(helper.make_node("Sub", ["x", "sum"], ["y"]))
+    weights = {"steps": np.linspace(0, 1, width, dtype=np.float32)[None, :], "axes": np.int64([1])}
+    return build(nodes, [("x", "FP32", ("N", 1))], [("y", "FP32", ("N", 1))], weights)
+
+
 COLOURS = ("red", "grün", "青")
 
 

@@ -181,6 +181,9 @@ class Batcher:
 
     def _check_wait(self, job: Job, now_ns: int) -> None:
         residual = max(0, self._busy_until_ns - now_ns) if self._running else self._scheduler.lag_ns(now_ns)
+        if not self.bounds.mergeable:
+            # Each of those in front runs alone, and pays for a run of its own.
+            residual += int(plan.SAFETY * self.queue.jobs * self.cost.predict_ns(0))
         wait = plan.estimated_wait_ns(self.cost, self.bounds, self.queue.rows + job.rows, residual)
         if plan.must_refuse(wait, job.deadline_ns - now_ns):
             left_ms = max(0, job.deadline_ns - now_ns) / 1e6
