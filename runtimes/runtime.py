@@ -270,20 +270,22 @@ class Runtime:
         rows = sum([job.rows for job in jobs])
         last_ns = max([job.deadline_ns for job in jobs])
         configured_ms = self.config.execution.watchdog_ms
-        guard.limit_ns = limit_ns(
-            self.batcher.cost.predict_ns(rows),
-            last_ns - now_ns if last_ns else 0,
-            configured_ms * 1_000_000 if configured_ms else None,
+        own_limit_ns = limit_ns(
+            self.batcher.cost.predict_ns(rows), configured_ms * 1_000_000 if configured_ms else None
         )
+        guard.limit_ns = min(own_limit_ns, max(1, last_ns - now_ns)) if last_ns else own_limit_ns
         guard.started_ns = now_ns
         try:
             outputs = session.run(inputs, guard.control)
         except DeadlineExceeded:
             guard.end()
-            if self._environment.now_ns() - now_ns <= guard.limit_ns:
+            took_ns = self._environment.now_ns() - now_ns
+            if took_ns <= guard.limit_ns:
                 # The watchdog meant the execution before this one and was a moment late.
                 return session.run(inputs, guard.control)
-            self._environment.loop.call_soon_threadsafe(self._terminated)
+            if took_ns > own_limit_ns:
+                # Not for a caller's short deadline: with those, two callers could take the model from everybody.
+                self._environment.loop.call_soon_threadsafe(self._terminated)
             raise
         except ServingError:
             guard.end()

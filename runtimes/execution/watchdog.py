@@ -93,12 +93,11 @@ class Watchdog:
                 guard.control.terminate()
 
 
-def limit_ns(predicted_ns: int, deadline_left_ns: int, configured_ns: int | None) -> int:
-    """Longest time an execution may take: min(deadline, 20 x p90 within [100 ms, 1 s], or what is configured).
+def limit_ns(predicted_ns: int, configured_ns: int | None) -> int:
+    """Longest time an execution may take, whatever its callers' deadlines: 20 x p90 within [100 ms, 1 s].
 
     Args:
         predicted_ns: about the 90th percentile of such a run.
-        deadline_left_ns: of the job with the most time left; 0 = no deadline.
+        configured_ns: what the model's owner says instead.
     """
-    limit = configured_ns or min(CEILING_NS, max(FLOOR_NS, 20 * predicted_ns))
-    return min(limit, max(1, deadline_left_ns)) if deadline_left_ns else limit
+    return configured_ns or min(CEILING_NS, max(FLOOR_NS, 20 * predicted_ns))
