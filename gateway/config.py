@@ -4,6 +4,7 @@ Flags win over `TIDEGATE_SECTION__KEY`, that over the file, that over the defaul
 are read as YAML. Relative paths start at the working directory; `~` is the user's home.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass
@@ -212,6 +213,10 @@ def load_config(
 def check(config: Config) -> None:
     """Rules that span several keys. Raises ConfigError."""
     server, limits = config.server, config.limits
+    if not server.host or not server.host.isascii() or not server.host.isprintable():
+        raise ConfigError(f"server.host: expected an address or a name, got {server.host[:80]!r}")
+    if not config.models.repository:
+        raise ConfigError("models.repository: expected a folder or a model file, got nothing")
     if not is_loopback(server.host) and not server.trusted_network:
         raise ConfigError(
             f"server.host: {server.host} is reachable from elsewhere, and nobody would be asked for a key: "
@@ -231,7 +236,10 @@ def check(config: Config) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def drain_delay_ms(server: Server) -> int:

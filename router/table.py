@@ -62,7 +62,9 @@ class RoutingTable:
             )
         if not selector:
             return Target(name, route.default, False, route.reason)
-        version = int(selector) if selector.isascii() and selector.isdigit() and len(selector) <= 18 else None
+        # Digits mean a version, in the one way that it is written: no leading zero.
+        is_version = selector.isascii() and selector.isdigit() and len(selector) <= 18 and selector[0] != "0"
+        version = int(selector) if is_version else None
         if version is None:
             version = route.aliases.get(selector)
             if version is None:

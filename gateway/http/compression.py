@@ -12,6 +12,8 @@ from typing import Final
 COMPRESS_BYTES: Final = 16 * 1024
 CODINGS: Final = (b"gzip", b"deflate")
 _LEVEL: Final = 1
+_RATIO: Final = 1032
+"""Deflate cannot do better: 258 bytes for two bits (https://zlib.net/zlib_tech.html)."""
 _WBITS: Final = {b"gzip": 31, b"deflate": 15}
 
 
@@ -50,6 +52,15 @@ def compress(body: bytes, coding: bytes) -> bytes:
     return gzip.compress(body, _LEVEL, mtime=0) if coding == b"gzip" else zlib.compress(body, _LEVEL)
 
 
+def most_bytes(body: bytes, coding: bytes, limit_bytes: int) -> int:
+    """A bound on what a body inflates to, and never more than `limit_bytes` allows; 0 for a body without a coding."""
+    if coding not in CODINGS:
+        return 0
+    most = min(limit_bytes, _RATIO * len(body))
+    # The last four bytes of gzip are the size of what is in it; `inflate` refuses one that lies.
+    return min(most, int.from_bytes(body[-4:], "little")) if coding == b"gzip" else most
+
+
 def inflate(body: bytes, coding: bytes, limit_bytes: int) -> bytes:
     """Inflate a request's body, holding never more than the limit.
 
@@ -58,8 +69,11 @@ def inflate(body: bytes, coding: bytes, limit_bytes: int) -> bytes:
         Damaged: it is cut short, no such stream, or followed by something.
     """
     stream = zlib.decompressobj(_WBITS[coding])
+    most = most_bytes(body, coding, limit_bytes)
     try:
-        found = stream.decompress(body, limit_bytes + 1)
+        found = stream.decompress(body, most + 1)
+        if limit_bytes > most < len(found):
+            raise Damaged(f"the {coding.decode()} body is longer than it says")
         if len(found) > limit_bytes:
             raise Oversized(f"the body inflates to more than the {limit_bytes} bytes that are read")
     except zlib.error as error:

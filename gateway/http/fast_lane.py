@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import HttpError
 from gateway.http.compression import COMPRESS_BYTES, choose, compress
 from gateway.http.edge import REQUEST_ID
+from gateway.http.heads import VERSIONS
 from gateway.served import Exchange, ServedVersion
 from runtimes.errors import ServingError
 
@@ -91,12 +92,13 @@ class FastExchange(Exchange):
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Any answer."""
         protocol = self.protocol
+        if self.trace:
+            headers = [*headers, (b"traceparent", self.trace)]
+            self.trace = b""
         if self.coding and len(body) >= COMPRESS_BYTES and status == 200:
             self._compress(status, content_type, headers, body)
             return
         self.response_complete = True
-        if self.trace:
-            headers = [*headers, (b"traceparent", self.trace)]
         protocol.decide_keep_alive(self)
         protocol.write_answer(status, content_type, headers, self.request_id, body, keep_alive=self.keep_alive)
         protocol.finished(self)
@@ -129,10 +131,11 @@ _NO_EVENT: Final = _NeverSet()
 class Rejection:
     """An answer that is fixed already and waits for its turn; the connection closes after it."""
 
-    __slots__ = ("disconnected", "error", "keep_alive", "message_event", "response_complete")
+    __slots__ = ("disconnected", "error", "keep_alive", "message_event", "request_id", "response_complete")
 
-    def __init__(self, error: HttpError) -> None:
+    def __init__(self, error: HttpError, request_id: bytes) -> None:
         self.error = error
+        self.request_id = request_id
         self.disconnected = False
         self.response_complete = False
         self.keep_alive = False
@@ -168,11 +171,14 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
             coding = choose(value)
         elif meaning == _CONNECTION:
             # HTTP/1.0 that asks to be kept: it is not.
-            close = close or protocol.parser.get_http_version() == "1.0"
+            close = close or protocol.parser.get_http_version() != "1.1"
         else:
             return None
     edge = protocol.edge
     if not 0 <= length <= edge.limits.fast_body_bytes or not (host or protocol.parser.get_http_version() == "1.0"):
+        return None
+    close = close or not protocol.parser.should_keep_alive()
+    if close and protocol.parser.get_http_version() not in VERSIONS:
         return None
     exchange = FastExchange(protocol, route[0], route[1], length)
     exchange.request_id = request_id or edge.new_request_id()
@@ -182,7 +188,7 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
         exchange.trace = trace
         exchange.coding = coding
         exchange.timeout_ms = timeout_ms
-    if close or not protocol.parser.should_keep_alive():
+    if close:
         exchange.keep_alive = False
     if not edge.dataplane.reserve(length):
         exchange.error = edge.dataplane.bytes_refused(length)

@@ -1,11 +1,14 @@
 """Bounds and rules of a request's head, before any lane is chosen or body read. Pure."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.errors import HttpError
 from gateway.http.edge import REQUEST_ID, EdgeLimits
 
 Headers = Sequence[tuple[bytes, bytes]]
+VERSIONS: Final = ("1.1", "1.0")
+_OF_UPGRADES: Final = (b"upgrade", b"connection", b"http2-settings")
 
 
 def oversized(url: bytes, headers: Headers, limits: EdgeLimits) -> HttpError | None:
@@ -25,6 +28,8 @@ def refused(headers: Headers, http_version: str, limits: EdgeLimits) -> HttpErro
     named: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         named.setdefault(name.lower(), []).append(value)
+    if http_version not in VERSIONS:
+        return HttpError(400, "bad_http", "of HTTP versions 1.1 and 1.0 are served")
     hosts = len(named.get(b"host", ()))
     if hosts > 1 or (hosts == 0 and http_version == "1.1"):
         return HttpError(400, "bad_http", f"expected one Host header, got {hosts}")
@@ -36,6 +41,34 @@ def refused(headers: Headers, http_version: str, limits: EdgeLimits) -> HttpErro
         return HttpError(417, "expectation_failed", "of expectations only 100-continue is supported")
     lengths = named.get(b"content-length", ())
     return _too_long(int(lengths[0]), limits, binary=b"inference-header-content-length" in named) if lengths else None
+
+
+def without_upgrade(start: bytes, headers: Headers, *, keep_alive: bool) -> bytes:
+    """The bytes of a head without its wish for another protocol.
+
+    Args:
+        start: the request line.
+    """
+    kept = [(name, value) for name, value in headers if name.lower() not in _OF_UPGRADES]
+    if not keep_alive:
+        kept.append((b"connection", b"close"))
+    return b"".join([start, b"\r\n", *[b"%s: %s\r\n" % pair for pair in kept], b"\r\n"])
+
+
+def unfinished(url: bytes, head_bytes: int, limits: EdgeLimits) -> HttpError | None:
+    """The error of a head that is not complete yet and already too large."""
+    if len(url) > limits.url_bytes:
+        return url_too_long(limits.url_bytes)
+    if head_bytes > limits.headers_total_bytes + limits.url_bytes:
+        return headers_too_large(limits.headers_total_bytes)
+    return None
+
+
+def framing_too_large(framing_bytes: int, chunks: int, limits: EdgeLimits) -> HttpError | None:
+    """Chunk extensions and trailers, which nobody reads: bounded like a head, and 32 bytes more for each chunk."""
+    if framing_bytes <= limits.headers_total_bytes + limits.url_bytes + 32 * chunks:
+        return None
+    return HttpError(400, "bad_http", "chunk extensions or trailers are too large")
 
 
 def client_request_id(headers: Headers) -> bytes:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
 from gateway.http.body import decoded_body, read_body
-from gateway.http.compression import COMPRESS_BYTES, choose, compress
+from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
 from gateway.http.edge import EdgeLimits
 from gateway.http.reply import Reply, request_id_of
 from gateway.served import Exchange
@@ -63,14 +63,30 @@ class Inference:
             return await exchange.answer
         del served
         try:
-            coding = _single(request, "content-encoding")
+            coding = _single(request, "content-encoding").strip().lower()
+            room = most_bytes(body, coding, limit)
+            if not self._dataplane.reserve(room):
+                raise self._dataplane.bytes_refused(room)
+            held += room
             exchange.body = await decoded_body(body, coding, limit, self._executor)
+            # What was kept free for a body that could have been larger.
+            spare = room - len(exchange.body) if room else 0
+            self._dataplane.release(spare)
+            held -= spare
+            self._check_json(exchange)
             exchange.started_ns = self._dataplane.now_ns()
             self._dataplane.infer(exchange)
             reply = await self._answer(request, exchange)
             return await self._compressed(reply, _single(request, "accept-encoding"))
         finally:
             self._dataplane.release(held)
+
+    def _check_json(self, exchange: SlowExchange) -> None:
+        """Raises HttpError when the JSON before binary tensors is longer than any JSON may be."""
+        size, most = exchange.json_length or 0, self._limits.json_body_bytes
+        if most < size <= len(exchange.body):
+            message = f"{size} bytes of JSON before the tensors, at most {most} are read"
+            raise HttpError(413, "payload_too_large", message)
 
     async def _answer(self, request: Request, exchange: SlowExchange) -> Reply:
         """The answer, or ClientDisconnect when the peer leaves first."""

@@ -10,7 +10,6 @@ A request of either lane stands in `self.cycle` while it is read; `self._active`
 
 import asyncio
 import socket
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -24,6 +23,7 @@ from gateway.errors import HttpError, error_body
 from gateway.http import heads
 from gateway.http.edge import Edge
 from gateway.http.fast_lane import FastExchange, Rejection, plain_exchange
+from gateway.http.heads import Headers
 
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _FAST: Final = WORKER_INDEX["fast_lane_total"]
@@ -56,10 +56,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._chunks = 0
+        self._follows = False
+        self._again = b""
         self._rejected = False
+        self._starting = False
         self._write_paused_at: int | None = None
+        self._unsent_bytes = 0
         self._close_after = False
-        self._peer_closed = False
 
     # ---- connection ----
 
@@ -97,7 +100,6 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle = self._active
         if cycle is None or cycle.response_complete or self._phase != _IDLE or self._rejected:
             return None
-        self._peer_closed = True
         self._close_after = True
         if self.parser.get_http_version() == "1.0":
             # Interim responses are not for HTTP/1.0 (RFC 9110, 15.2): whether it still reads is found out at the end.
@@ -125,32 +127,34 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._rejected:
             return
         self._head_bytes += len(data)
+        self._follows = False
         try:
             while True:
                 try:
                     self.parser.feed_data(data)
                 except httptools.HttpParserUpgrade as upgrade:
-                    # Nobody upgrades here: the request was served as it is, what follows it is the next one.
-                    data = data[upgrade.args[0] :]
-                    if data and not self._rejected:
+                    if not self._rejected:
+                        # The same request again, now without the wish; see `_take_upgrade`.
+                        data = self._again + data[upgrade.args[0] :]
+                        self._again = b""
                         continue
                 break
         except httptools.HttpParserError:
             if not self._rejected:
                 self._reject(HttpError(400, "bad_http", "the request is not valid HTTP/1.1"))
             return
+        error = None
         if self._phase == _HEAD:
-            self._check_unfinished_head()
-
-    def _check_unfinished_head(self) -> None:
-        limits = self.edge.limits
-        if len(self.url) > limits.url_bytes:
-            self._reject(heads.url_too_long(limits.url_bytes))
-        elif self._head_bytes > limits.headers_total_bytes + limits.url_bytes:
-            self._reject(heads.headers_too_large(limits.headers_total_bytes))
+            error = heads.unfinished(self.url, self._head_bytes, self.edge.limits)
+        elif self._phase == _BODY and self._head_bytes - self._body_bytes > 8192:
+            error = heads.framing_too_large(self._head_bytes - self._body_bytes, self._chunks, self.edge.limits)
+        if error is not None:
+            self._reject(error)
 
     def on_message_begin(self) -> None:
         """A request line has begun; the ASGI scope is made later, and only for the slow lane."""
+        if self._rejected:
+            return
         self.url = b""
         self.headers = []
         self._phase = _HEAD
@@ -166,9 +170,15 @@ class EdgeProtocol(HttpToolsProtocol):
         """Check the head, then choose the lane."""
         if self._rejected:
             return
-        self._phase = _BODY
+        if self._follows and self.transport.is_closing():
+            # An answer said `connection: close`; what the client sent behind that request is not served.
+            self._rejected = True
+            return
+        if self.parser.should_upgrade():
+            self._take_upgrade()
+            return
         edge = self.edge
-        if self._head_bytes > 8192 or len(self.headers) > edge.limits.header_count:
+        if self._head_bytes > 8192 or self._follows or len(self.headers) > edge.limits.header_count:
             error = heads.oversized(self.url, self.headers, edge.limits)
             if error is not None:
                 self._reject(error)
@@ -181,12 +191,26 @@ class EdgeProtocol(HttpToolsProtocol):
             self._take_slow_lane()
             return
         edge.counts[_FAST] += 1
+        self._phase = _BODY
         self.cycle = exchange
         if self._active is None:
             self._active = exchange
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cast(Any, exchange), self.app))
+
+    def _take_upgrade(self) -> None:
+        """Nobody upgrades here, but the parser gives no body to a request that wants to: its head is read again.
+
+        A tunnel is refused.
+        """
+        parser = self.parser
+        method = parser.get_method()
+        if method == b"CONNECT":
+            self._reject(HttpError(405, "method_not_allowed", "Method Not Allowed", ((b"allow", b"GET, POST"),)))
+            return
+        start = b"%s %s HTTP/%s" % (method, self.url, parser.get_http_version().encode())
+        self._again = heads.without_upgrade(start, self.headers, keep_alive=parser.should_keep_alive())
 
     def _take_slow_lane(self) -> None:
         error = heads.refused(self.headers, self.parser.get_http_version(), self.edge.limits)
@@ -202,8 +226,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self.expect_100_continue = any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
-        self.scope["state"]["request_id"] = heads.client_request_id(self.headers or ()) or self.edge.new_request_id()
+        self.scope["state"]["request_id"] = self._request_id()
         super().on_headers_complete()
+        self._phase = _BODY
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         # uvicorn asks this when no cycle of its own is unfinished; a fast exchange may be.
@@ -231,17 +256,17 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_chunk_header(self) -> None:
         """Bound the number of chunks: a million of one byte each cost more than their content."""
         self._chunks += 1
-        limits = self.edge.limits
         thin = self._chunks > 1024 and self._body_bytes < 64 * (self._chunks - 1024)
-        if (self._chunks > limits.body_chunks or thin) and not self._rejected:
+        if (self._chunks > self.edge.limits.body_chunks or thin) and not self._rejected:
             self._reject(HttpError(400, "invalid_input", "the body comes in too many small chunks"))
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it, unless others came before it."""
-        if self._rejected:
+        if self._rejected or self._again:
             return
         self._phase = _IDLE
         self._head_bytes = 0
+        self._follows = True
         self._since = self.edge.tick
         cycle = self.cycle
         if type(cycle) is not FastExchange:
@@ -281,9 +306,26 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         if self.pipeline:
-            self._start_next()
+            self._go_on()
         elif self._write_paused_at is None:
             self.flow.resume_reading()
+
+    def _go_on(self) -> None:
+        """Start what waits, or read on; neither while the peer does not read what it has been sent.
+
+        A loop, because an answer that is given at once ends here again: a thousand of them would nest.
+        """
+        if self._starting:
+            return
+        self._starting = True
+        try:
+            while self._active is None and self._write_paused_at is None and not self.transport.is_closing():
+                if not self.pipeline:
+                    self.flow.resume_reading()
+                    return
+                self._start_next()
+        finally:
+            self._starting = False
 
     def _start_next(self) -> None:
         cycle: Any
@@ -310,14 +352,7 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
 
     def write_answer(
-        self,
-        status: int,
-        content_type: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        request_id: bytes,
-        body: bytes,
-        *,
-        keep_alive: bool,
+        self, status: int, content_type: bytes, headers: Headers, request_id: bytes, body: bytes, *, keep_alive: bool
     ) -> None:
         """One complete answer in one write."""
         parts = [_STATUS[status], b"date: ", self.edge.date, b"\r\ncontent-type: ", content_type, b"\r\n"]
@@ -332,32 +367,42 @@ class EdgeProtocol(HttpToolsProtocol):
     def _reject(self, error: HttpError) -> None:
         """Answer with an error after what is still due, then close; nothing more is read."""
         self._rejected = True
+        began = self._phase == _BODY
         self._phase = _IDLE
         self.edge.counts[_BAD_HTTP] += 1
-        unfinished = self.cycle
-        if self._active is not None and self._active is unfinished and not self._message_is_complete():
-            # The request that is refused had begun: its answer is this error.
-            if type(unfinished) is FastExchange:
-                self._abandon(unfinished)
-            else:
-                unfinished.disconnected = True
-                unfinished.message_event.set()
-            self._active = None
-        rejection = Rejection(error)
+        if began and self._drop_begun():
+            self.transport.close()
+            return
+        rejection = Rejection(error, self._request_id())
         if self._active is None:
             self._send_rejection(rejection)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cast(Any, rejection), self.app))
 
-    def _message_is_complete(self) -> bool:
+    def _drop_begun(self) -> bool:
+        """Forget the request whose body was being read; True when it has its answer already."""
         cycle = self.cycle
-        return cycle.complete if type(cycle) is FastExchange else not cycle.more_body
+        if cycle.response_complete or getattr(cycle, "response_started", False):
+            return True
+        if type(cycle) is FastExchange:
+            self._abandon(cycle)
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if cycle is self._active:
+            self._active = None
+        else:
+            dropped, _ = self.pipeline.popleft()
+            assert dropped is cycle, "the request that is read came last"
+        return False
+
+    def _request_id(self) -> bytes:
+        return heads.client_request_id(self.headers or ()) or self.edge.new_request_id()
 
     def _send_rejection(self, rejection: Rejection) -> None:
         rejection.response_complete = True
-        error = rejection.error
-        request_id = heads.client_request_id(self.headers or ()) or self.edge.new_request_id()
+        error, request_id = rejection.error, rejection.request_id
         body = error_body(error.message, error.code, request_id)
         self.edge.dataplane.log.refused(error.status, error.code, request_id, "", error)
         self.write_answer(error.status, b"application/json", error.headers, request_id, body, keep_alive=False)
@@ -369,21 +414,27 @@ class EdgeProtocol(HttpToolsProtocol):
         """The peer reads slowly: read nothing more from it until it has caught up."""
         super().pause_writing()
         self._write_paused_at = self.edge.tick
+        self._unsent_bytes = self.transport.get_write_buffer_size()
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         """It has caught up."""
         super().resume_writing()
         self._write_paused_at = None
-        if not self.pipeline and not self._rejected:
+        if self._active is None:
+            self._go_on()
+        elif not self.pipeline and not self._rejected:
             self.flow.resume_reading()
 
     def sweep(self, tick: int) -> None:
         """Close a connection that has been silent, slow to send or slow to read for too long."""
         limits = self.edge.limits
         waited = tick - self._since
-        if self._write_paused_at is not None and tick - self._write_paused_at > limits.write_timeout_s:
-            self.transport.abort()
+        if self._write_paused_at is not None:
+            self._sweep_unsent(self._write_paused_at, tick)
+        elif self._active is not None and self.flow.read_paused:
+            # We do not read: what the peer has begun to send behind its other requests is not late.
+            self._since = tick
         elif self._phase == _HEAD:
             if waited > limits.header_timeout_s:
                 self._reject(HttpError(408, "request_timeout", "the head of the request took too long"))
@@ -393,6 +444,16 @@ class EdgeProtocol(HttpToolsProtocol):
                 self._reject(HttpError(408, "request_timeout", "the body of the request took too long"))
         elif self._active is None and waited > limits.keep_alive_s:
             self.transport.close()
+
+    def _sweep_unsent(self, paused_at: int, tick: int) -> None:
+        """A peer that reads at the least rate may take as long as it needs; one that does not is cut off."""
+        limits = self.edge.limits
+        unsent = self.transport.get_write_buffer_size()
+        if self._unsent_bytes - unsent >= limits.body_min_bytes_per_s:
+            self._write_paused_at = tick
+        elif tick - paused_at > limits.write_timeout_s:
+            self.transport.abort()
+        self._unsent_bytes = unsent
 
     def timeout_keep_alive_handler(self) -> None:
         """uvicorn's timer is not used; the sweep closes idle connections."""
@@ -426,7 +487,8 @@ class EdgeProtocol(HttpToolsProtocol):
             started = getattr(active, "response_started", False)
             if not started:
                 self._active = None
-                self._send_rejection(Rejection(HttpError(503, "draining", "the server is stopping")))
+                error = HttpError(503, "draining", "the server is stopping")
+                self._send_rejection(Rejection(error, self._request_id()))
         self.transport.abort() if self._write_paused_at is not None else self.transport.close()
 
     def shutdown(self) -> None:
