@@ -143,8 +143,11 @@ class Dataplane:
         exchange.size_bytes = len(exchange.body)
         if not runtime.fixed_inner:
             exchange.bucket = _bucket(request)
-        exchange.priority = served.priority(request.priority)
-        exchange.deadline_ns = exchange.started_ns + _timeout_ns(exchange, request, runtime)
+        exchange.priority = served.priority(request.priority) if request.priority else served.default_priority
+        timeout_ns = runtime.default_deadline_ns
+        if request.timeout_us or exchange.timeout_ms:
+            timeout_ns = _timeout_ns(exchange, request)
+        exchange.deadline_ns = exchange.started_ns + timeout_ns
         if request.rows == 0 and runtime.signature.batched:
             served.answer_empty(exchange)
         else:
@@ -291,13 +294,13 @@ class Dataplane:
             raise refused
 
 
-def _timeout_ns(exchange: Exchange, request: InferRequest, runtime: Runtime) -> int:
-    """The smaller of the body's and the header's timeout; 0 in either = none given."""
+def _timeout_ns(exchange: Exchange, request: InferRequest) -> int:
+    """The smaller of the body's and the header's timeout; 0 in one of them = none given."""
     body_ns = request.timeout_us * 1000
     header_ns = exchange.timeout_ms * 1_000_000
     if body_ns and header_ns:
         return min(body_ns, header_ns)
-    return body_ns or header_ns or runtime.default_deadline_ns
+    return body_ns or header_ns
 
 
 def _bucket(request: InferRequest) -> tuple[Any, ...]:

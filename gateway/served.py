@@ -50,6 +50,8 @@ from runtimes.tensors import DYNAMIC, Array
 
 JSON: Final = b"application/json"
 _SUM: Final = len(DURATION_BOUNDS_NS) + 1
+_Encoded = tuple[bytes, tuple[tuple[bytes, bytes], ...], bytes]
+"""Content type, further headers, body."""
 _ROWS_SUM: Final = len(ROWS_BOUNDS) + 1
 _REASON_OF_CODE: Final = {"deadline_exceeded": "expired", "draining": "draining", "model_not_ready": "not_ready"}
 
@@ -92,6 +94,7 @@ class ServedVersion:
         headers: those that every answer of this version carries.
         head: the same as bytes, up to the value of x-request-id.
         decoder: of plain JSON bodies.
+        default_priority: level of a request that asks for none.
     """
 
     def __init__(
@@ -119,11 +122,11 @@ class ServedVersion:
         self._encoder = BatchEncoder(runtime.name, runtime.version_text, runtime.signature)
         batching = runtime.config.batching
         self._levels = batching.priority_levels
-        self._default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
+        self.default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
 
     def priority(self, asked: int) -> int:
-        """Level of a request: what it asks for, within the model's levels; 0 = the default one."""
-        return min(asked, self._levels) if asked else self._default_priority
+        """Level of a request that asks for one, within the model's levels."""
+        return min(asked, self._levels)
 
     # ---- results of the batcher ----
 
@@ -144,46 +147,55 @@ class ServedVersion:
         counts[at + 2] += executed.run_ns
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
-        """Answer every request of a batch that still has a reader."""
+        """Answer every request of a batch that still has a reader; counted before it is sent, so that no kill in
+        between can make a client's count the larger one."""
         encode_from = self._now_ns()
         bodies = self._encode(jobs, outputs)
-        counts = self._counts
         now = self._now_ns()
-        answered = rows = duration_sum = queue_sum = 0
+        plain: list[tuple[Exchange, bytes]] = []
+        others: list[tuple[Exchange, _Encoded]] = []
         for i, job in enumerate(jobs):
             if job.state == DONE:
                 continue
             assert isinstance(job, Exchange), "only exchanges are submitted"
             if now > job.deadline_ns:
                 self.failed(job, DeadlineExceeded("the deadline passed while the request was executed"))
-                continue
-            job.state = DONE
-            self.inflight -= 1
-            rows += job.rows
-            duration = now - job.started_ns
-            waited = started_ns - job.enqueued_ns
-            counts[REQUEST_DURATION + bisect_left(DURATION_BOUNDS_NS, duration)] += 1
-            counts[QUEUE_DURATION + bisect_left(DURATION_BOUNDS_NS, waited)] += 1
-            duration_sum += duration
-            queue_sum += waited
-            answered += 1
-            if bodies is None or not _is_plain(job.request):
-                self._respond_alone(job, _own_rows(jobs, i, outputs))
-            else:
-                job.respond_ok(self, bodies[i])
-        if answered:
-            counts[CODE_INDEX[200]] += answered
-            counts[INFERENCES] += rows
-            counts[REQUEST_DURATION + _SUM] += duration_sum
-            counts[SUCCESS_NS] += duration_sum
-            counts[QUEUE_DURATION + _SUM] += queue_sum
-            counts[QUEUE_NS] += queue_sum
-            counts[COMPUTE_OUTPUT_NS] += (now - encode_from) * answered
-            counts[LAST_INFERENCE_MS] = self._now_ms()
+            elif bodies is not None and _is_plain(job.request):
+                job.state = DONE
+                plain.append((job, bodies[i]))
+            elif (encoded := self._encode_alone(job, _own_rows(jobs, i, outputs))) is not None:
+                job.state = DONE
+                others.append((job, encoded))
+        self._count([job for job, _ in plain] + [job for job, _ in others], started_ns, now, now - encode_from)
+        if bodies is not None and plain:
             executed = sum([job.rows for job in jobs])
-            counts[BATCH_STATS + 4 * (executed if executed <= 128 else 0) + 3] += now - encode_from
+            self._counts[BATCH_STATS + 4 * (executed if executed <= 128 else 0) + 3] += now - encode_from
+        for job, body in plain:
+            job.respond_ok(self, body)
+        for job, (content_type, headers, body) in others:
+            job.respond(200, content_type, [*self.headers, *headers], body)
+
+    def _count(self, jobs: list[Exchange], started_ns: int, now: int, encode_ns: int) -> None:
+        """Count answers of one batch together."""
+        counts, answered = self._counts, len(jobs)
+        self.inflight -= answered
         counts[INFLIGHT] = self.inflight
         counts[QUEUE_ROWS] = self.runtime.batcher.queue.rows
+        if not answered:
+            return
+        durations = [now - job.started_ns for job in jobs]
+        waits = [started_ns - job.enqueued_ns for job in jobs]
+        duration_sum, wait_sum = sum(durations), sum(waits)
+        _observe(counts, REQUEST_DURATION, durations)
+        _observe(counts, QUEUE_DURATION, waits)
+        counts[REQUEST_DURATION + _SUM] += duration_sum
+        counts[QUEUE_DURATION + _SUM] += wait_sum
+        counts[CODE_INDEX[200]] += answered
+        counts[INFERENCES] += sum([job.rows for job in jobs])
+        counts[SUCCESS_NS] += duration_sum
+        counts[QUEUE_NS] += wait_sum
+        counts[COMPUTE_OUTPUT_NS] += encode_ns * answered
+        counts[LAST_INFERENCE_MS] = self._now_ms()
 
     def failed(self, job: Job, error: ServingError) -> None:
         """Answer one request with an error."""
@@ -244,24 +256,29 @@ class ServedVersion:
             return None
         return self._encoder.encode_rows(outputs, [job.rows for job in jobs])
 
-    def _respond_alone(self, exchange: Exchange, outputs: list[Array]) -> None:
-        request = exchange.request
+    def _encode_alone(self, exchange: Exchange, outputs: list[Array]) -> "_Encoded | None":
+        """The answer to one request; None when it cannot be written, which costs its neighbours nothing."""
+        request, runtime = exchange.request, self.runtime
         assert request is not None, "an executed request was decoded"
-        runtime = self.runtime
         try:
-            content_type, headers, body = encode_response(
-                outputs, request, runtime.signature, runtime.name, runtime.version_text
-            )
+            return encode_response(outputs, request, runtime.signature, runtime.name, runtime.version_text)
+        except ServingError as error:
+            self.failed(exchange, error)
         except Exception as error:
-            # One answer that cannot be written must not cost its neighbours theirs.
-            failed = error if isinstance(error, ServingError) else ExecutionFailed("the answer could not be encoded")
-            if failed is not error:
-                failed.__cause__ = error
-            status, more, body = refusal(failed, exchange.request_id)
-            self._log.refused(status, failed.code, exchange.request_id, self._name, failed)
-            exchange.respond(status, JSON, [*self.headers, *more], body)
-            return
-        exchange.respond(200, content_type, [*self.headers, *headers], body)
+            failed = ExecutionFailed("the answer could not be encoded")
+            failed.__cause__ = error
+            self.failed(exchange, failed)
+        return None
+
+
+def _observe(counts: memoryview, at: int, values: list[int]) -> None:
+    """Add durations to the histogram at `at`; those of a batch mostly fall into one bucket."""
+    lowest, highest = bisect_left(DURATION_BOUNDS_NS, min(values)), bisect_left(DURATION_BOUNDS_NS, max(values))
+    if lowest == highest:
+        counts[at + lowest] += len(values)
+        return
+    for value in values:
+        counts[at + bisect_left(DURATION_BOUNDS_NS, value)] += 1
 
 
 def _is_plain(request: InferRequest | None) -> bool:

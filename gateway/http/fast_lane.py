@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # What a header means to the lane decision. Names are kept as clients write them, also those that mean nothing.
 _NOTHING, _LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING, _CONNECTION = range(10)
 _NAMES_KEPT: Final = 4096
+_END: Final = b"\r\ncontent-length: %d\r\n\r\n"
+_ENDS_KEPT: Final = 2048
+_ENDS: Final = [_END % size for size in range(_ENDS_KEPT)]
+"""The end of a head for short answers, which most are."""
 _MEANING: Final = {
     b"content-length": _LENGTH,
     b"host": _HOST,
@@ -55,18 +59,27 @@ class FastExchange(Exchange):
     error: ServingError | None = None
     trace = b""
     coding = b""
+    chunks: list[bytes] | None = None
 
     def __init__(self, protocol: "EdgeProtocol", name: str, selector: str, size: int) -> None:
         self.protocol = protocol
         self.model_name = name
         self.selector = selector
         self.size = size
-        self.chunks: list[bytes] = []
 
     @property
     def message_event(self) -> "_NeverSet":
         """uvicorn wakes its ASGI task with it; here is none."""
         return _NO_EVENT
+
+    def collect(self, part: bytes) -> None:
+        """Take a part of the body; mostly there is one."""
+        if not self.body:
+            self.body = part
+        elif self.chunks is None:
+            self.chunks = [self.body, part]
+        else:
+            self.chunks.append(part)
 
     def respond_ok(self, served: ServedVersion, body: bytes) -> None:
         """The plain answer, joined once."""
@@ -82,7 +95,7 @@ class FastExchange(Exchange):
                     edge.head_ok,
                     served.head,
                     self.request_id,
-                    b"\r\ncontent-length: %d\r\n\r\n" % len(body),
+                    _ENDS[len(body)] if len(body) < _ENDS_KEPT else _END % len(body),
                     body,
                 )
             )

@@ -249,7 +249,7 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if type(cycle) is FastExchange:
             if cycle.error is None:
-                cycle.chunks.append(body)
+                cycle.collect(body)
         else:
             super().on_body(body)
 
@@ -272,9 +272,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if type(cycle) is not FastExchange:
             super().on_message_complete()
             return
-        chunks = cycle.chunks
-        cycle.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        cycle.chunks = []
+        if cycle.chunks:
+            cycle.body = b"".join(cycle.chunks)
+            cycle.chunks = None
         cycle.complete = True
         cycle.started_ns = self.edge.dataplane.now_ns()
         if cycle is self._active:
@@ -297,7 +297,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer of either lane has left; without uvicorn's timer per response."""
-        self.server_state.total_requests += 1
         self._active = None
         self._since = self.edge.tick
         if self.transport.is_closing():
