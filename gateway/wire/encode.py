@@ -42,15 +42,15 @@ class BatchEncoder:
             return None
         columns: list[list[bytes]] = []
         for array, spec in zip(outputs, self._specs, strict=True):
-            if spec.datatype.kind == "float":
-                array = _readable(array, spec)
-                if not np.isfinite(array).all():
-                    return None
             rows = len(array)
             if rows == 0:
                 return None
-            flat = np.ascontiguousarray(array).reshape(rows, -1)
-            columns.append(orjson.dumps(flat, option=_NUMPY)[2:-2].split(b"],["))
+            flat = np.ascontiguousarray(_readable(array, spec)).reshape(rows, -1)
+            encoded = orjson.dumps(flat, option=_NUMPY)
+            if b"null" in encoded:
+                # What is not finite; the words for that are put in one by one.
+                return None
+            columns.append(encoded[2:-2].split(b"],["))
         if len(columns) == 1:
             return self._single(columns[0], outputs[0].shape[1:], rows_list)
         return self._several(columns, outputs, rows_list)

@@ -102,6 +102,7 @@ class Batcher:
         self.queue = JobQueue()
         self.bounds = bounds
         self.cost = cost
+        self._work = plan.CostModel(cost.base_ns, cost.per_row_ns)
         self.lane = LOOP
         self.closed = False
         self.on_idle: Callable[[], None] | None = None
@@ -217,7 +218,7 @@ class Batcher:
     def turn(self, budget_ns: int, must: bool) -> int:
         """Run batches: on the loop while they fit the budget, or one in the pool. See `Turner`."""
         spent = 0
-        while not self._running:
+        while not self._running and (self.queue.jobs or self._retries):
             if self.lane is POOL or self._head_is_long():
                 self._start_in_pool()
                 break
@@ -324,6 +325,7 @@ class Batcher:
         if isinstance(outcome, Executed):
             rows = sum([job.rows for job in jobs])
             self.cost.learn(rows, outcome.run_ns + outcome.gather_ns)
+            self._work.learn(rows, outcome.cpu_ns)
             self._choose_lane()
             self._sink.executed(Batch(jobs, rows, started_ns, outcome))
             self._deliver(jobs, outcome.outputs, started_ns)
@@ -374,8 +376,12 @@ class Batcher:
             job.state = DONE
 
     def _choose_lane(self) -> None:
-        """Leave the loop when one row exceeds the turn's budget; come back below half of it."""
-        single = self.cost.predict_ns(1)
+        """Leave the loop when one row exceeds the turn's budget; come back below half of it.
+
+        By CPU time: the clock also counts what others take, and in the pool that is the loop itself, so a short model
+        that a bad moment had sent there would never come back.
+        """
+        single = self._work.predict_ns(1)
         if self._lane_fixed or single > self._turn_budget_ns:
             self.lane = POOL
         elif single < self._turn_budget_ns // 2:

@@ -54,6 +54,10 @@ class JobQueue:
     def head(self) -> Job | None:
         """The job that the next batch starts with."""
         best: Job | None = None
+        if len(self._lines) == 1:
+            (line,) = self._lines.values()
+            if line and line[0].state == QUEUED:
+                return line[0]
         for key, line in list(self._lines.items()):
             while line and line[0].state != QUEUED:
                 line.popleft()
