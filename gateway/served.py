@@ -6,7 +6,7 @@ it. Encoding is done for the whole batch at once; counting is plain adds on the 
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -152,30 +152,43 @@ class ServedVersion:
         encode_from = self._now_ns()
         bodies = self._encode(jobs, outputs)
         now = self._now_ns()
+        if bodies is None or not _all_plain(jobs, now):
+            self._complete_each(jobs, outputs, bodies, started_ns, now - encode_from)
+            return
+        exchanges = cast(Sequence[Exchange], jobs)
+        for job in exchanges:
+            job.state = DONE
+        self._count(exchanges, started_ns, now, now - encode_from)
+        for job, body in zip(exchanges, bodies, strict=True):
+            job.respond_ok(self, body)
+
+    def _complete_each(
+        self, jobs: Sequence[Job], outputs: list[Array], bodies: list[bytes] | None, started_ns: int, encode_ns: int
+    ) -> None:
+        """The same for a batch in which somebody left, was too late, or wants another form than plain JSON."""
+        now = self._now_ns()
         plain: list[tuple[Exchange, bytes]] = []
         others: list[tuple[Exchange, _Encoded]] = []
         for i, job in enumerate(jobs):
             if job.state == DONE:
                 continue
             assert isinstance(job, Exchange), "only exchanges are submitted"
+            assert job.request is not None, "an executed request was decoded"
             if now > job.deadline_ns:
                 self.failed(job, DeadlineExceeded("the deadline passed while the request was executed"))
-            elif bodies is not None and _is_plain(job.request):
+            elif bodies is not None and job.request.plain:
                 job.state = DONE
                 plain.append((job, bodies[i]))
             elif (encoded := self._encode_alone(job, _own_rows(jobs, i, outputs))) is not None:
                 job.state = DONE
                 others.append((job, encoded))
-        self._count([job for job, _ in plain] + [job for job, _ in others], started_ns, now, now - encode_from)
-        if bodies is not None and plain:
-            executed = sum([job.rows for job in jobs])
-            self._counts[BATCH_STATS + 4 * (executed if executed <= 128 else 0) + 3] += now - encode_from
+        self._count([job for job, _ in plain] + [job for job, _ in others], started_ns, now, encode_ns)
         for job, body in plain:
             job.respond_ok(self, body)
         for job, (content_type, headers, body) in others:
             job.respond(200, content_type, [*self.headers, *headers], body)
 
-    def _count(self, jobs: list[Exchange], started_ns: int, now: int, encode_ns: int) -> None:
+    def _count(self, jobs: Sequence[Exchange], started_ns: int, now: int, encode_ns: int) -> None:
         """Count answers of one batch together."""
         counts, answered = self._counts, len(jobs)
         self.inflight -= answered
@@ -191,7 +204,9 @@ class ServedVersion:
         counts[REQUEST_DURATION + _SUM] += duration_sum
         counts[QUEUE_DURATION + _SUM] += wait_sum
         counts[CODE_INDEX[200]] += answered
-        counts[INFERENCES] += sum([job.rows for job in jobs])
+        rows = sum([job.rows for job in jobs])
+        counts[INFERENCES] += rows
+        counts[BATCH_STATS + 4 * (rows if rows <= 128 else 0) + 3] += encode_ns
         counts[SUCCESS_NS] += duration_sum
         counts[QUEUE_NS] += wait_sum
         counts[COMPUTE_OUTPUT_NS] += encode_ns * answered
@@ -281,9 +296,13 @@ def _observe(counts: memoryview, at: int, values: list[int]) -> None:
         counts[at + bisect_left(DURATION_BOUNDS_NS, value)] += 1
 
 
-def _is_plain(request: InferRequest | None) -> bool:
-    """Whether the answer is all outputs as JSON without an id."""
-    return request is not None and request.outputs is None and not request.binary_default and not request.id
+def _all_plain(jobs: Sequence[Job], now: int) -> bool:
+    """Whether every job has a reader, time, and wants plain JSON."""
+    for job in jobs:
+        request = cast(Exchange, job).request
+        if job.state == DONE or now > job.deadline_ns or request is None or not request.plain:
+            return False
+    return True
 
 
 def _own_rows(jobs: Sequence[Job], index: int, outputs: list[Array]) -> list[Array]:

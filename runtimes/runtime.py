@@ -253,21 +253,20 @@ class Runtime:
         begun_ns = now_ns()
         inputs = gather(jobs, self.signature)
         ready_ns = now_ns()
-        outputs = self._run(jobs, inputs, ready_ns)
+        rows = sum([job.rows for job in jobs])
+        outputs = self._run(jobs, rows, inputs, ready_ns)
         done_ns = now_ns()
         if self.batcher.bounds.mergeable:
-            rows = sum([job.rows for job in jobs])
             for array in outputs:
                 if array.shape[0] != rows:
                     raise ExecutionFailed(f"the model gave {array.shape[0]} rows for {rows}")
         if self.config.finite:
             self._check_finite(outputs)
-        return Executed(outputs, ready_ns - begun_ns, done_ns - ready_ns, time.thread_time_ns() - cpu_ns)
+        return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, time.thread_time_ns() - cpu_ns)
 
-    def _run(self, jobs: Sequence[Job], inputs: Sequence[Array | None], now_ns: int) -> list[Array]:
+    def _run(self, jobs: Sequence[Job], rows: int, inputs: Sequence[Array | None], now_ns: int) -> list[Array]:
         session, guard = self._session, self._guard
         assert session is not None, "a closed runtime does not execute"
-        rows = sum([job.rows for job in jobs])
         last_ns = max([job.deadline_ns for job in jobs])
         configured_ms = self.config.execution.watchdog_ms
         own_limit_ns = limit_ns(

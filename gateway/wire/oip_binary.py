@@ -59,6 +59,7 @@ def decode_raw(body: bytes, signature: Signature, limits: Limits) -> InferReques
     inputs = [array if given is spec else None for given in signature.inputs]
     request = InferRequest(inputs, shape[0] if signature.batched else 1)
     request.binary_default = True
+    request.plain = False
     return request
 
 

@@ -113,6 +113,7 @@ def _read_rest(request: InferRequest, document: dict[str, Any], signature: Signa
     if not isinstance(request_id, str) or len(request_id) > limits.id_chars or not _is_plain(request_id):
         raise InvalidInput(f"id: expected a text of at most {limits.id_chars} printable characters")
     request.id = request_id
+    request.plain = request.outputs is None and not request.binary_default and not request_id
 
 
 def _is_plain(text: str) -> bool:

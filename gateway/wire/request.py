@@ -61,6 +61,7 @@ class InferRequest:
         binary_default: outputs that do not say otherwise go behind the JSON.
         timeout_us: 0 = none given.
         priority: 0 = none given.
+        plain: the answer is all outputs as JSON, without an id.
     """
 
     # Class attributes, as in `Job`: most requests say nothing else.
@@ -69,6 +70,7 @@ class InferRequest:
     binary_default: bool = False
     timeout_us: int = 0
     priority: int = 0
+    plain: bool = True
 
     def __init__(self, inputs: Sequence[Array | Wide | None], rows: int) -> None:
         self.inputs = inputs

@@ -26,13 +26,15 @@ class Executed:
 
     Attributes:
         outputs: arrays in the signature's order, the rows of all jobs in dim 0.
+        rows: of all jobs.
         gather_ns, run_ns, cpu_ns: time to build the inputs, to run, and CPU time of both.
     """
 
-    __slots__ = ("cpu_ns", "gather_ns", "outputs", "run_ns")
+    __slots__ = ("cpu_ns", "gather_ns", "outputs", "rows", "run_ns")
 
-    def __init__(self, outputs: list[Array], gather_ns: int, run_ns: int, cpu_ns: int) -> None:
+    def __init__(self, outputs: list[Array], rows: int, gather_ns: int, run_ns: int, cpu_ns: int) -> None:
         self.outputs = outputs
+        self.rows = rows
         self.gather_ns = gather_ns
         self.run_ns = run_ns
         self.cpu_ns = cpu_ns
@@ -119,6 +121,7 @@ class Batcher:
         self._busy_until_ns = 0
         self._running = False
         self._waking = False
+        self._cuts = False
         self._choose_lane()
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class Batcher:
         if job.rows > bounds.max_batch_rows and bounds.mergeable:
             pieces = slices(job, self._signature, bounds.max_batch_rows)
             share = job.size_bytes // len(pieces)
+            self._cuts = True
             job.parts = tuple(Part(job, inputs, rows, share) for inputs, rows in pieces)
             job.state = QUEUED
             job.enqueued_ns = now_ns
@@ -306,10 +310,10 @@ class Batcher:
 
     def _attempt(self, jobs: list[Job], now_ns: int) -> Executed | ServingError:
         """Execute those that still have a reader and time; never raises."""
-        live = [job for job in jobs if job.state != DONE and not 0 < job.deadline_ns <= now_ns]
-        if len(live) != len(jobs):
-            # Somebody left or expired between queue and run: the rest runs without them.
-            return _Stale(live)
+        for job in jobs:
+            if job.state == DONE or 0 < job.deadline_ns <= now_ns:
+                # Somebody left or expired between queue and run: the rest runs without them.
+                return _Stale([job for job in jobs if job.state != DONE and not 0 < job.deadline_ns <= now_ns])
         try:
             return self._execute(jobs)
         except ServingError as error:
@@ -323,7 +327,7 @@ class Batcher:
 
     def _finish(self, jobs: list[Job], started_ns: int, outcome: "Executed | ServingError") -> None:
         if isinstance(outcome, Executed):
-            rows = sum([job.rows for job in jobs])
+            rows = outcome.rows
             self.cost.learn(rows, outcome.run_ns + outcome.gather_ns)
             self._work.learn(rows, outcome.cpu_ns)
             self._choose_lane()
@@ -344,7 +348,7 @@ class Batcher:
             self._fail(jobs[0], outcome)
 
     def _deliver(self, jobs: list[Job], outputs: list[Array], started_ns: int) -> None:
-        if any(type(job) is Part for job in jobs):
+        if self._cuts and any(type(job) is Part for job in jobs):
             self._deliver_parts(jobs, outputs, started_ns)
         else:
             self._sink.completed(jobs, outputs, started_ns)

@@ -1,12 +1,15 @@
 """Rows of several jobs into the arrays of one execution, and outputs back into rows. Pure."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from runtimes.batching.job import Job
 from runtimes.tensors import Array, Signature, TensorSpec
 from runtimes.wide import Wide, narrow
+
+_ALL_WIDE: Final = {Wide}
 
 
 def gather(jobs: Sequence[Job], signature: Signature) -> list[Array | None]:
@@ -25,7 +28,7 @@ def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array | 
     if len(values) == 1 or spec.optional:
         # An optional input belongs to no row: those who give one share an execution with nobody.
         return narrow(first, spec) if isinstance(first, Wide) else first
-    if all(type(value) is Wide for value in values):
+    if set(map(type, values)) == _ALL_WIDE:
         return narrow(_join(values), spec)  # type: ignore[arg-type]  # every one is Wide
     return np.concatenate([narrow(v, spec) if isinstance(v, Wide) else v for v in values])
 
@@ -33,7 +36,7 @@ def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array | 
 def _join(values: Sequence[Wide]) -> Wide:
     """One buffer of the 64-bit numbers of many requests: joined once, narrowed once."""
     first = values[0]
-    rows = sum(value.shape[0] for value in values)
+    rows = sum([value.shape[0] for value in values])
     return Wide(b"".join([value.buffer for value in values]), first.kind, (rows, *first.shape[1:]))
 
 

@@ -102,8 +102,11 @@ class OnnxSession:
             DeadlineExceeded: `control` was terminated.
             OutOfMemory, ExecutionFailed
         """
-        named = zip(self._input_names, inputs, strict=True)
-        feeds = {name: array for name, array in named if array is not None}
+        if len(inputs) == 1 and inputs[0] is not None:
+            feeds = {self._input_names[0]: inputs[0]}
+        else:
+            named = zip(self._input_names, inputs, strict=True)
+            feeds = {name: array for name, array in named if array is not None}
         try:
             if self._bf16:
                 return self._run_values(feeds, control)

@@ -148,7 +148,7 @@ class World:
         self.executed_rows += rows
         if (values[:, -1] < 0).any():
             raise ModelRejectedInput("poisoned")
-        return Executed([values * 2.0], 0, cost, 0)
+        return Executed([values * 2.0], len(values), 0, cost, cost)
 
     # ---- the sink ----
 
