@@ -115,11 +115,14 @@ class Dataplane:
 
     def decode(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
         """Bytes to named arrays. Raises InvalidInput."""
-        if exchange.json_length is None:
-            request = served.decoder.decode(exchange.body)
-            if request is not None:
-                return request
-        return self._decode_slowly(exchange, served)
+        body, json_length = exchange.body, exchange.json_length
+        if json_length is None:
+            return served.decoder.decode(body) or self._decode_slowly(exchange, served)
+        request = served.decoder.decode_binary(body, json_length)
+        if request is None:
+            request = self._decode_slowly(exchange, served)
+            served.decoder.remember_binary(body, json_length, request)
+        return request
 
     def _decode_slowly(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
         signature = served.runtime.signature

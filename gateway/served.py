@@ -150,7 +150,7 @@ class ServedVersion:
         """Answer every request of a batch that still has a reader; counted before it is sent, so that no kill in
         between can make a client's count the larger one."""
         encode_from = self._now_ns()
-        bodies = self._encode(jobs, outputs)
+        bodies = self._encode(jobs, outputs) if any(map(_is_plain, jobs)) else None
         now = self._now_ns()
         if bodies is None or not _all_plain(jobs, now):
             self._complete_each(jobs, outputs, bodies, started_ns, now - encode_from)
@@ -169,17 +169,22 @@ class ServedVersion:
         now = self._now_ns()
         plain: list[tuple[Exchange, bytes]] = []
         others: list[tuple[Exchange, _Encoded]] = []
+        end = 0
         for i, job in enumerate(jobs):
+            start, end = end, end + job.rows
             if job.state == DONE:
                 continue
             assert isinstance(job, Exchange), "only exchanges are submitted"
             assert job.request is not None, "an executed request was decoded"
             if now > job.deadline_ns:
                 self.failed(job, DeadlineExceeded("the deadline passed while the request was executed"))
-            elif bodies is not None and job.request.plain:
+                continue
+            if bodies is not None and job.request.plain:
                 job.state = DONE
                 plain.append((job, bodies[i]))
-            elif (encoded := self._encode_alone(job, _own_rows(jobs, i, outputs))) is not None:
+                continue
+            own = outputs if len(jobs) == 1 else [array[start:end] for array in outputs]
+            if (encoded := self._encode_alone(job, own)) is not None:
                 job.state = DONE
                 others.append((job, encoded))
         self._count([job for job, _ in plain] + [job for job, _ in others], started_ns, now, encode_ns)
@@ -275,8 +280,14 @@ class ServedVersion:
         """The answer to one request; None when it cannot be written, which costs its neighbours nothing."""
         request, runtime = exchange.request, self.runtime
         assert request is not None, "an executed request was decoded"
+        bytes_only = request.binary_default and request.outputs is None and not request.id
+        if bytes_only and (known := self._encoder.encode_binary(outputs)) is not None:
+            return known
         try:
-            return encode_response(outputs, request, runtime.signature, runtime.name, runtime.version_text)
+            answer = encode_response(outputs, request, runtime.signature, runtime.name, runtime.version_text)
+            if bytes_only:
+                self._encoder.remember_binary(outputs, answer)
+            return answer
         except ServingError as error:
             self.failed(exchange, error)
         except Exception as error:
@@ -296,6 +307,11 @@ def _observe(counts: memoryview, at: int, values: list[int]) -> None:
         counts[at + bisect_left(DURATION_BOUNDS_NS, value)] += 1
 
 
+def _is_plain(job: Job) -> bool:
+    request = cast(Exchange, job).request
+    return request is not None and request.plain
+
+
 def _all_plain(jobs: Sequence[Job], now: int) -> bool:
     """Whether every job has a reader, time, and wants plain JSON."""
     for job in jobs:
@@ -303,10 +319,3 @@ def _all_plain(jobs: Sequence[Job], now: int) -> bool:
         if job.state == DONE or now > job.deadline_ns or request is None or not request.plain:
             return False
     return True
-
-
-def _own_rows(jobs: Sequence[Job], index: int, outputs: list[Array]) -> list[Array]:
-    if len(jobs) == 1:
-        return outputs
-    at = sum([job.rows for job in jobs[:index]])
-    return [array[at : at + jobs[index].rows] for array in outputs]

@@ -18,6 +18,8 @@ from runtimes.tensors import Array, Signature, TensorSpec, f32_from_bf16
 JSON: Final = b"application/json"
 BINARY: Final = b"application/octet-stream"
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+_HEADS: Final = 256
+"""Shapes of binary answers remembered; when full, all are forgotten."""
 
 Header = tuple[bytes, bytes]
 
@@ -29,7 +31,32 @@ class BatchEncoder:
         self._opening = f'{{"model_name":"{name}","model_version":"{version_text}","outputs":['.encode()
         self._specs = signature.outputs
         self._openings = [_output_opening(spec) for spec in signature.outputs]
-        self._plain = signature.batched and all(spec.datatype.kind != "bytes" for spec in signature.outputs)
+        self._numbers = all(spec.datatype.kind != "bytes" for spec in signature.outputs)
+        self._plain = signature.batched and self._numbers
+        self._binary_heads: dict[tuple[tuple[int, ...], ...], tuple[bytes, tuple[Header, ...]]] = {}
+
+    def encode_binary(self, outputs: Sequence[Array]) -> tuple[bytes, tuple[Header, ...], bytes] | None:
+        """The answer of all outputs as bytes, without an id; None when it has to be written in full.
+
+        What stands before the bytes depends on the shapes alone, so it is kept.
+        """
+        if not self._numbers:
+            return None
+        shapes = tuple([array.shape for array in outputs])
+        known = self._binary_heads.get(shapes)
+        if known is None:
+            return None
+        return BINARY, known[1], b"".join([known[0], *[array.tobytes() for array in outputs]])
+
+    def remember_binary(self, outputs: Sequence[Array], answer: tuple[bytes, tuple[Header, ...], bytes]) -> None:
+        """Keep the beginning of such an answer."""
+        content_type, headers, body = answer
+        if content_type is not BINARY or not self._numbers:
+            return
+        if len(self._binary_heads) >= _HEADS:
+            self._binary_heads.clear()
+        size = sum([array.nbytes for array in outputs])
+        self._binary_heads[tuple([array.shape for array in outputs])] = (body[: len(body) - size], headers)
 
     def encode_rows(self, outputs: Sequence[Array], rows_list: Sequence[int]) -> list[bytes] | None:
         """One body for each request of a batch, or None when they have to be written one by one.

@@ -5,11 +5,12 @@ included, gives None, and the reference decoder (`oip_json`) judges it again. A 
 
 Clients send the same text around ever new numbers. What stands around the numbers of a one-input body is remembered
 once it was read in full: a later body with the very same text before and after its last list differs in that list
-alone, so only the list is parsed.
+alone, so only the list is parsed. So too the JSON before a binary tensor: the same text says the same.
 """
 
 from typing import Any, Final
 
+import numpy as np
 import simdjson
 
 from gateway.wire.request import InferRequest, Limits
@@ -41,6 +42,7 @@ class FastDecoder:
         self._kind: Any = _kind(signature.inputs[0]) if len(signature.inputs) == 1 else None
         self._wide = _WIDE.get(self._kind or "", "")
         self._batched = signature.batched
+        self._headers: dict[bytes, tuple[InferRequest, tuple[int, ...], int]] = {}
 
     def decode(self, body: bytes) -> InferRequest | None:
         """Read a plain body; None for any other. On the event loop only: it uses the loop's parser."""
@@ -61,6 +63,41 @@ class FastDecoder:
         except Exception:
             return None
         return request
+
+    def decode_binary(self, body: bytes, json_length: int) -> InferRequest | None:
+        """Read a body whose JSON was read before; None for any other."""
+        found = self._headers.get(body[:json_length])
+        if found is None:
+            return None
+        known, shape, size = found
+        if len(body) - json_length != size:
+            return None
+        array = np.frombuffer(body, self._signature.inputs[0].datatype.dtype, offset=json_length).reshape(shape)
+        request = InferRequest((array,), known.rows)
+        request.outputs, request.binary_default, request.plain = known.outputs, known.binary_default, known.plain
+        request.timeout_us, request.priority = known.timeout_us, known.priority
+        return request
+
+    def remember_binary(self, body: bytes, json_length: int, request: InferRequest) -> None:
+        """Keep what the JSON before the only input's bytes said; one with an id will not come again."""
+        datatype = self._signature.inputs[0].datatype
+        array = request.inputs[0]
+        if (
+            len(self._signature.inputs) != 1
+            or not 0 < json_length <= _FRAME_BYTES
+            or not isinstance(array, np.ndarray)
+            or datatype.kind in ("bytes", "bool")
+            or request.id
+            or array.nbytes == 0
+            or array.nbytes != len(body) - json_length
+        ):
+            return
+        if len(self._headers) >= _FRAMES:
+            self._headers.clear()
+        known = InferRequest((), request.rows)
+        known.outputs, known.binary_default, known.plain = request.outputs, request.binary_default, request.plain
+        known.timeout_us, known.priority = request.timeout_us, request.priority
+        self._headers[body[:json_length]] = (known, array.shape, array.nbytes)
 
     def _remember(self, body: bytes, start: int, end: int, request: InferRequest) -> None:
         """Keep what stands around the data, if the last list is the data and nothing else."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gateway.wire.encode import BatchEncoder, classify, encode_response
+from gateway.wire.encode import BINARY, BatchEncoder, classify, encode_response
 from gateway.wire.oip_binary import object_array
 from gateway.wire.request import InferRequest, RequestedOutput
 from runtimes.errors import InvalidInput
@@ -143,3 +143,18 @@ def test_classification() -> None:
     assert orjson.loads(answer[2])["outputs"][0] == {
         "name": "y", "datatype": "BYTES", "shape": [2, 1], "data": ["0.700000:1", "0.500000:0"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_remembered_binary_answers_are_those_written_in_full(kind: str) -> None:
+    sig = signature(("a", kind, (-1, 2)), ("b", kind, (-1,)))
+    encoder = BatchEncoder("m", "3", sig)
+    for rows in (1, 2, 1, 3, 2):
+        rng = np.random.default_rng(rows)
+        arrays = [rng.integers(0, 2, shape).astype(DATATYPES[kind].dtype) for shape in ((rows, 2), (rows,))]
+        full = one(arrays, sig, binary_default=True)
+        known = encoder.encode_binary(arrays)
+        if known is not None:
+            assert (known[0], dict(known[1]), known[2]) == full
+        encoder.remember_binary(arrays, (full[0], tuple(full[1].items()), full[2]))
+        assert encoder.encode_binary(arrays) is not None or full[0] is not BINARY

@@ -229,3 +229,37 @@ def test_memory_of_texts_is_bounded() -> None:
         assert request is not None
     assert len(decoder._frames) <= 256
     assert max(map(len, decoder._frames)) <= 1024
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(min_size=0, max_size=24), st.sampled_from(["FP32", "INT64", "UINT8", "BF16", "BOOL"]), st.integers(0, 3)
+)
+def test_remembered_binary_headers_say_what_the_reference_says(tail: bytes, datatype: str, rows: int) -> None:
+    sig = signature(datatype, (-1, 2))
+    decoder = decoder_for(sig)
+    size = rows * 2 * max(1, sig.inputs[0].datatype.itemsize)
+    item = {"name": "x", "shape": [rows, 2], "datatype": datatype, "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [item], "parameters": {"binary_data_output": True, "timeout": 7}}).encode()
+    whole = head + bytes(size)
+    decoder.remember_binary(whole, len(head), oip_json.decode(whole, sig, LIMITS, json_length=len(head)))
+    for body, length in ((whole, len(head)), (head + tail, len(head)), (head + tail, len(head) - 1), (tail, 0)):
+        fast = decoder.decode_binary(body, length)
+        if fast is not None:
+            assert values(fast, sig) == values(oip_json.decode(body, sig, LIMITS, json_length=length), sig)
+    if datatype != "BOOL" and rows:
+        assert decoder.decode_binary(whole, len(head)) is not None
+
+
+def test_binary_headers_with_an_id_are_not_kept() -> None:
+    sig = signature("FP32", (-1, 2))
+    decoder = fast_json.FastDecoder(sig, LIMITS)
+    for number in range(1000):
+        item = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+        kept = {"inputs": [item], "parameters": {"timeout": number}}
+        for document in (kept, kept | {"id": str(number)}):
+            head = json.dumps(document).encode()
+            body = head + bytes(8)
+            decoder.remember_binary(body, len(head), oip_json.decode(body, sig, LIMITS, json_length=len(head)))
+            assert (decoder.decode_binary(body, len(head)) is None) == ("id" in document)
+    assert len(decoder._headers) <= 256
