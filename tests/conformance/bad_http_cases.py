@@ -1,4 +1,4 @@
-"""The catalogue of malformed, hostile and odd HTTP (reference/reliability.md, group A) as bytes and answers.
+"""The catalogue of malformed, hostile and odd HTTP as bytes and answers.
 
 Where the catalogue and Triton's clients differ, the clients win: Content-Type is ignored on inference, an Upgrade
 header is ignored and the request served, and gzip and deflate bodies are read.

@@ -1,4 +1,4 @@
-"""Start-up configuration that cannot be used (reference/reliability.md, group J).
+"""Start-up configuration that cannot be used.
 
 Exit code 2, one clear line on standard error, nothing on standard output, no traceback, and nothing bound.
 """

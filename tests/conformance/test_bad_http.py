@@ -1,4 +1,4 @@
-"""Malformed, hostile and odd HTTP against a real server (reference/reliability.md, group A), over raw sockets.
+"""Malformed, hostile and odd HTTP against a real server, over raw sockets.
 
 After each case the server lives, answers others rightly, and its worker is the same; after all of them nothing is
 held, nothing was logged as an error, and memory has not grown.

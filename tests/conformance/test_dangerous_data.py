@@ -1,4 +1,4 @@
-"""Well-formed requests whose values are dangerous to run (reference/reliability.md, group D), against a real server.
+"""Well-formed requests whose values are dangerous to run, against a real server.
 
 Who sends them gets an error; who shares a batch with them, or the worker, gets right answers in time.
 """

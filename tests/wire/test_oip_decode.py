@@ -164,7 +164,7 @@ def test_optional_inputs_may_be_left_out() -> None:
     assert request.inputs[1] is None
 
 
-# ---- reliability: bad JSON ----
+# ---- bad JSON ----
 
 
 @pytest.mark.parametrize("text", [b"", b" \n", b"null", b"[]", b'"x"', b"1", b"{}", b'{"inputs":{}}', b'{"inputs":[]}'])
@@ -347,7 +347,7 @@ def test_b39_shared_memory() -> None:
     assert "shared memory" in refused(body(data=..., parameters={"shared_memory_region": "r"}))
 
 
-# ---- reliability: binary bodies ----
+# ---- binary bodies ----
 
 
 def binary(header: bytes, tail: bytes) -> tuple[bytes, int]:
