@@ -122,6 +122,8 @@ class Batcher:
         self._running = False
         self._waking = False
         self._cuts = False
+        self._together = 0
+        self._looked = False
         self._choose_lane()
 
     def __repr__(self) -> str:
@@ -221,6 +223,8 @@ class Batcher:
 
     def turn(self, budget_ns: int, must: bool) -> int:
         """Run batches: on the loop while they fit the budget, or one in the pool. See `Turner`."""
+        if self._looks_again():
+            return 0
         spent = 0
         while not self._running and (self.queue.jobs or self._retries):
             if self.lane is POOL or self._head_is_long():
@@ -229,9 +233,24 @@ class Batcher:
             jobs = self._next_batch(budget_ns - spent, must and spent == 0)
             if not jobs:
                 break
+            self._together = max(len(jobs), self._together - 1)
             spent += self._run_on_loop(jobs)
         self._settle()
         return spent
+
+    def _looks_again(self) -> bool:
+        """Put the batch off by one turn, once, when those that came together of late are not all here yet."""
+        queue = self.queue
+        self._looked = (
+            not self._looked
+            and self.lane is LOOP
+            and not self._retries
+            and not self.closed
+            and plan.expects_company(self.bounds, queue.jobs, queue.rows, self._together)
+        )
+        if self._looked:
+            self._scheduler.request(self)
+        return self._looked
 
     def _head_is_long(self) -> bool:
         """One request of so many rows that it would fill a whole turn: not on the loop."""

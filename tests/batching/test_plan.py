@@ -64,3 +64,18 @@ def test_retry_after_is_whole_seconds_and_at_least_one() -> None:
 def test_ripe(delay_ns: int, rows: int, waited_ns: int, ripe: bool) -> None:
     bounds = Bounds(32, 1000, 1000, max_delay_ns=delay_ns)
     assert plan.is_ripe(bounds, rows, waited_ns) is ripe
+
+
+@pytest.mark.parametrize(
+    ("jobs", "rows", "recent", "delay_ns", "expected"),
+    [
+        (3, 3, 8, 0, True),
+        (8, 8, 8, 0, False),  # all who came of late are here
+        (1, 1, 1, 0, False),  # one caller alone never waits
+        (0, 0, 8, 0, False),
+        (3, 32, 8, 0, False),  # the batch is full
+        (3, 3, 8, 1000, False),  # a queue delay waits already
+    ],
+)
+def test_company(jobs: int, rows: int, recent: int, delay_ns: int, expected: bool) -> None:
+    assert plan.expects_company(Bounds(32, 1000, 1000, max_delay_ns=delay_ns), jobs, rows, recent) is expected
