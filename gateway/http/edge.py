@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from gateway.counters import WORKER_INDEX
 from gateway.dataplane import Dataplane
+from gateway.http.meanings import Meanings
 
 SWEEP_S: Final = 1.0
 HALF_CLOSED_S: Final = 0.05
@@ -74,6 +75,7 @@ class Edge:
         head_ok: status line and headers that every plain answer begins with, refreshed each second.
         shed: so many more answers carry `connection: close`, because this worker has too many connections.
         executor: compresses large answers.
+        meanings: of the names of headers, for the policies in force.
         slow_lane_only: every request takes the slow lane (the differential tests use it).
     """
 
@@ -94,6 +96,7 @@ class Edge:
         self.tick = 0
         self.shed = 0
         self.slow_lane_only = False
+        self.meanings = Meanings(dataplane.header_names)
         self.date = b""
         self.head_ok = b""
         self.executor = executor
