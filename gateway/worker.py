@@ -27,7 +27,8 @@ from gateway.counters import WORKER_INDEX, CounterPage
 from gateway.dataplane import Dataplane
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
-from gateway.http.edge import Edge, EdgeLimits
+from gateway.http.door import EdgeLimits
+from gateway.http.edge import Edge
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log

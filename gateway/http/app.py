@@ -6,7 +6,7 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gateway.http.edge import EdgeLimits
+from gateway.http.door import EdgeLimits
 from gateway.http.failures import exception_handlers
 from gateway.http.inference import Inference
 from gateway.http.metadata import Metadata
