@@ -9,11 +9,11 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, Protocol
 
 from gateway.counters import WORKER_INDEX
+from gateway.http.limits import EdgeLimits
 from gateway.logs import RequestLog
 
 SWEEP_S: Final = 1.0
@@ -22,31 +22,6 @@ _TCP_CLOSE: Final = 7
 """State of a socket that was reset (Linux, include/net/tcp_states.h)."""
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeLimits:
-    """Bounds on connections and on the framing of requests; per connection unless said otherwise.
-
-    Attributes:
-        connections: per process.
-        fast_body_bytes: larger bodies take the slow lane.
-    """
-
-    url_bytes: int = 8192
-    header_count: int = 64
-    header_bytes: int = 8192
-    headers_total_bytes: int = 32768
-    json_body_bytes: int = 2 * 1024 * 1024
-    binary_body_bytes: int = 64 * 1024 * 1024
-    fast_body_bytes: int = 1024 * 1024
-    body_chunks: int = 65536
-    connections: int = 1000
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
-    body_min_bytes_per_s: int = 1024
-    write_timeout_s: float = 30.0
-    keep_alive_s: float = 5.0
 
 
 class Connection(Protocol):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from gateway.dataplane import Dataplane
-from gateway.http.door import Door, EdgeLimits
+from gateway.http.door import Door
+from gateway.http.limits import EdgeLimits
 
 
 class Edge(Door):

@@ -296,7 +296,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _drop(self, size: int) -> None:
         self._since = self.edge.tick
         self._dropped_bytes += size
-        if self._dropped_bytes > self.edge.limits.binary_body_bytes:
+        if self._dropped_bytes > self.edge.limits.linger_bytes:
             self.transport.close()
 
     def on_response_complete(self) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.errors import HttpError
-from gateway.http.door import REQUEST_ID, EdgeLimits
+from gateway.http.door import REQUEST_ID
+from gateway.http.limits import EdgeLimits
 
 Headers = Sequence[tuple[bytes, bytes]]
 VERSIONS: Final = ("1.1", "1.0")

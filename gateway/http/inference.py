@@ -11,7 +11,7 @@ from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
 from gateway.http.body import decoded_body, read_body
 from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
-from gateway.http.door import EdgeLimits
+from gateway.http.limits import EdgeLimits
 from gateway.http.reply import Reply, request_id_of
 from gateway.served import Exchange
 from runtimes.errors import ServingError

@@ -6,7 +6,6 @@ Closing with unread bytes would make TCP send a reset: the client's next write f
 import http.client
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
