@@ -20,14 +20,15 @@ from typing import Any, Final
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
 
-from gateway.config import Config, drain_delay_ms, keep_alive_s, threads_per_execution, worker_count
+from gateway.config import Config, drain_delay_ms, threads_per_execution, worker_count
 from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage
 from gateway.dataplane import Dataplane
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
-from gateway.http.edge import Edge, EdgeLimits
+from gateway.http.edge import Edge
+from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log
@@ -351,27 +352,6 @@ def rss_bytes() -> int:
     """Resident memory of this process now."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def edge_limits(config: Config) -> EdgeLimits:
-    """The bounds of one worker's connections."""
-    limits, workers = config.limits, max(1, worker_count(config))
-    return EdgeLimits(
-        url_bytes=limits.url_bytes,
-        header_count=limits.header_count,
-        header_bytes=limits.header_bytes,
-        headers_total_bytes=limits.headers_total_bytes,
-        json_body_bytes=limits.json_body_bytes,
-        binary_body_bytes=limits.binary_body_bytes,
-        fast_body_bytes=limits.fast_body_bytes,
-        body_chunks=limits.body_chunks,
-        connections=-(-limits.connections // workers),
-        header_timeout_s=limits.header_timeout_ms / 1000,
-        body_timeout_s=limits.body_timeout_ms / 1000,
-        body_min_bytes_per_s=limits.body_min_bytes_per_s,
-        write_timeout_s=limits.write_timeout_ms / 1000,
-        keep_alive_s=keep_alive_s(config.server),
-    )
 
 
 def wire_limits(config: Config) -> WireLimits:

@@ -20,9 +20,13 @@ from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.messages import Snapshot
 from gateway.control.service import Service, Settings
-from gateway.counters import CounterPage
+from gateway.counters import WORKER_FIELDS, CounterPage
 from gateway.http.admin import build_admin
+from gateway.http.door import Door
+from gateway.http.guarded import GuardedProtocol
+from gateway.http.limits import admin_limits
 from gateway.lifeline import Message
+from gateway.logs import request_log
 from gateway.metrics import MetricsPage, Node
 from runtimes.registry.cache import ModelCache
 from runtimes.registry.directory import DirectorySource
@@ -71,6 +75,7 @@ class Control:
             remember=self._remember,
             restored=remembered.snapshot if remembered else None,
         )
+        self._admin_limits = admin_limits(config)
         self._admin_facts = {
             **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
             "version": self._build["version"],
@@ -151,10 +156,15 @@ class Control:
             self._spawn(self._serve_admin(admin))
 
     async def _serve_admin(self, admin: socket.socket) -> None:
+        # Its connections are not those of the metrics page, which counts what workers do.
+        counts = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q")
+        call_later = asyncio.get_running_loop().call_later
+        door = Door(self._admin_limits, counts, request_log(), call_later=call_later)
+        door.start()
         server = uvicorn.Server(
             uvicorn.Config(
-                build_admin(self.service, self._admin_facts),
-                http="httptools",
+                build_admin(self.service, self._admin_facts, self._admin_limits.json_body_bytes),
+                http=partial(GuardedProtocol, door),  # type: ignore[arg-type]  # any factory of protocols will do
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -162,7 +172,6 @@ class Control:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=100,
             )
         )
         server.config.load()

@@ -3,30 +3,27 @@
 Whoever reaches this port may do everything: it is bound to this machine unless the operator said otherwise.
 """
 
-import os
-from collections.abc import Callable
 from typing import Any
 
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.control.service import Service
+from gateway.errors import HttpError
 from gateway.http.failures import exception_handlers
 from gateway.http.reply import Reply, json_reply
 from runtimes.errors import InvalidInput, UnknownModel
-
-_BODY_BYTES = 65_536
 
 
 class Admin:
     """The endpoints."""
 
-    def __init__(self, service: Service, facts: dict[str, Any]) -> None:
+    def __init__(self, service: Service, facts: dict[str, Any], body_bytes: int) -> None:
         self._service = service
         self._facts = facts
+        self._body_bytes = body_bytes
 
     async def server(self, request: Request) -> Reply:
         """What this node is: version, data folder, mode, plan."""
@@ -61,9 +58,9 @@ class Admin:
 
     async def set_alias(self, request: Request) -> Reply:
         """`{"version": 3}`: point the alias there."""
-        version = (await _object(request)).get("version")
+        version = (await _object(request, self._body_bytes)).get("version")
         if type(version) is not int or version < 1:
-            raise InvalidInput("version: expected a number from 1")
+            raise InvalidInput(f"version: expected a whole number from 1, got {_shown(version)}")
         await self._service.call_alias(request.path_params["name"], request.path_params["alias"], version)
         return await self.model(request)
 
@@ -82,13 +79,14 @@ class Admin:
         return json_reply({"live": True})
 
 
-def build_admin(service: Service, facts: dict[str, Any]) -> ASGIApp:
+def build_admin(service: Service, facts: dict[str, Any], body_bytes: int) -> Starlette:
     """The application of the admin port.
 
     Args:
         facts: shown at `/admin/v1/server`.
+        body_bytes: bound of a body without a length; one with a length was judged before it comes here.
     """
-    admin = Admin(service, facts)
+    admin = Admin(service, facts, body_bytes)
     model = "/admin/v1/models/{name}"
     routes = [
         Route("/admin/v1/server", admin.server),
@@ -104,27 +102,23 @@ def build_admin(service: Service, facts: dict[str, Any]) -> ASGIApp:
     ]
     app = Starlette(routes=routes, exception_handlers=exception_handlers())
     app.router.redirect_slashes = False
-    return _with_ids(app, lambda: os.urandom(16).hex().encode())
+    return app
 
 
-def _with_ids(app: ASGIApp, new_id: Callable[[], bytes]) -> ASGIApp:
-    async def with_id(scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["request_id"] = new_id()
-        await app(scope, receive, send)
-
-    return with_id
-
-
-async def _object(request: Request) -> dict[str, Any]:
+async def _object(request: Request, most: int) -> dict[str, Any]:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > _BODY_BYTES:
-            raise InvalidInput(f"the body is longer than {_BODY_BYTES} bytes")
+        if len(body) > most:
+            raise HttpError(413, "payload_too_large", f"a body of more than the {most} bytes that are read")
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput("the body is not valid JSON") from error
     if not isinstance(found, dict):
-        raise InvalidInput("the body must be a JSON object")
+        raise InvalidInput(f"expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else repr(value)[:80] if isinstance(value, int | float | str) else "a list or object"

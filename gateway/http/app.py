@@ -6,9 +6,9 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gateway.http.edge import EdgeLimits
 from gateway.http.failures import exception_handlers
 from gateway.http.inference import Inference
+from gateway.http.limits import EdgeLimits
 from gateway.http.metadata import Metadata
 from gateway.http.repository import Repository, not_supported
 from gateway.http.surface import Surface

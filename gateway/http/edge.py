@@ -1,79 +1,21 @@
-"""What all connections of one worker share: limits, prepared bytes, the coarse clock and its sweep.
+"""What all connections of one worker's data port share: a door with a dataplane behind it."""
 
-There is no timer per request or connection: one sweep a second looks at every connection.
-"""
-
-import itertools
 import os
-import re
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from email.utils import formatdate
-from typing import Final, Protocol
 
-from gateway.counters import WORKER_INDEX
 from gateway.dataplane import Dataplane
+from gateway.http.door import Door
+from gateway.http.limits import EdgeLimits
 from gateway.http.meanings import Meanings
 
-SWEEP_S: Final = 1.0
-HALF_CLOSED_S: Final = 0.05
-_TCP_CLOSE: Final = 7
-"""State of a socket that was reset (Linux, include/net/tcp_states.h)."""
 
-REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeLimits:
-    """Bounds on connections and on the framing of requests; per connection unless said otherwise.
-
-    Attributes:
-        connections: per worker.
-        fast_body_bytes: larger bodies take the slow lane.
-    """
-
-    url_bytes: int = 8192
-    header_count: int = 64
-    header_bytes: int = 8192
-    headers_total_bytes: int = 32768
-    json_body_bytes: int = 2 * 1024 * 1024
-    binary_body_bytes: int = 64 * 1024 * 1024
-    fast_body_bytes: int = 1024 * 1024
-    body_chunks: int = 65536
-    connections: int = 1000
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
-    body_min_bytes_per_s: int = 1024
-    write_timeout_s: float = 30.0
-    keep_alive_s: float = 5.0
-
-
-class Connection(Protocol):
-    """What the sweep asks of a connection."""
-
-    def sweep(self, tick: int) -> None:
-        """Close what has waited too long; `tick` counts seconds."""
-
-    def peer_is_gone(self) -> None:
-        """A half-closed peer turned out to be closed."""
-
-    def finish_then_close(self) -> None:
-        """Answer what was begun, then close."""
-
-    def abort_with_503(self) -> None:
-        """Answer 503 to what is still due, and close."""
-
-
-class Edge:
+class Edge(Door):
     """State of one worker's listening side.
 
     Attributes:
-        tick: seconds since start, coarse; every timeout of a connection is measured in it.
         head_ok: status line and headers that every plain answer begins with, refreshed each second.
-        shed: so many more answers carry `connection: close`, because this worker has too many connections.
         executor: compresses large answers.
         meanings: of the names of headers, for the policies in force.
         slow_lane_only: every request takes the slow lane (the differential tests use it).
@@ -90,84 +32,20 @@ class Edge:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.dataplane = dataplane
-        self.limits = limits
-        self.counts = dataplane.counts
-        self.connections: set[Connection] = set()
-        self.tick = 0
-        self.shed = 0
+        self.executor = executor
         self.slow_lane_only = False
         self.meanings = Meanings(dataplane.header_names)
-        self.date = b""
         self.head_ok = b""
-        self.executor = executor
-        self._call_later = call_later
-        self._wall_s = wall_s
-        self._stopped = False
-        self._id_prefix = random_bytes(8).hex().encode()
-        self._ids = itertools.count(1)
-        self._half_closed: dict[Connection, socket.socket] = {}
-        self._refresh()
-
-    def start(self) -> None:
-        """Begin the sweep, once a second."""
-        self._call_later(SWEEP_S, self._sweep)
-
-    def stop(self) -> None:
-        """End the sweep."""
-        self._stopped = True
-
-    def new_request_id(self) -> bytes:
-        """32 hexadecimal digits: 64 random bits of this worker and a number."""
-        return b"%s%016x" % (self._id_prefix, next(self._ids))
+        super().__init__(
+            limits, dataplane.counts, dataplane.log, call_later=call_later, random_bytes=random_bytes, wall_s=wall_s
+        )
 
     @property
     def draining(self) -> bool:
         """Answers carry `connection: close`."""
         return self.dataplane.draining
 
-    def opened(self, connection: Connection) -> bool:
-        """Count a connection; False when it is one too many."""
-        self.counts[WORKER_INDEX["connections_total"]] += 1
-        self.connections.add(connection)
-        return len(self.connections) <= self.limits.connections
-
-    def closed(self, connection: Connection) -> None:
-        """A connection has ended."""
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self.counts[WORKER_INDEX["connections_closed_total"]] += 1
-        self._half_closed.pop(connection, None)
-
-    def watch_half_closed(self, connection: Connection, raw: socket.socket) -> None:
-        """The peer ended its side while its answer is due: find out soon whether it still listens.
-
-        TCP cannot tell a half-closed peer from one that is gone until something is sent; the caller has sent
-        an interim response, so a peer that is gone resets the connection, which its state then shows.
-        """
-        self._half_closed[connection] = raw
-        if len(self._half_closed) == 1:
-            self._call_later(HALF_CLOSED_S, self._check_half_closed)
-
-    def _check_half_closed(self) -> None:
-        for connection, raw in list(self._half_closed.items()):
-            if raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-                self._half_closed.pop(connection, None)
-                connection.peer_is_gone()
-        if self._half_closed and not self._stopped:
-            self._call_later(HALF_CLOSED_S, self._check_half_closed)
-
-    def _sweep(self) -> None:
-        self.tick += 1
-        self._refresh()
-        for connection in list(self.connections):
-            connection.sweep(self.tick)
-        if not self._stopped:
-            self._call_later(SWEEP_S, self._sweep)
-
-    def _refresh(self) -> None:
-        self.date = formatdate(self._wall_s(), usegmt=True).encode()
+    def refresh(self) -> None:
+        """Prepare what changes with the time of day."""
+        super().refresh()
         self.head_ok = b"HTTP/1.1 200 OK\r\ndate: %s\r\ncontent-type: application/json\r\n" % self.date
-
-    def __iter__(self) -> Iterator[Connection]:
-        """Every open connection."""
-        return iter(list(self.connections))

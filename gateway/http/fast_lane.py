@@ -8,10 +8,10 @@ lanes.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import HttpError
 from gateway.exchange import Exchange
+from gateway.http.answers import NO_EVENT, NeverSet
 from gateway.http.compression import COMPRESS_BYTES, choose, compress
-from gateway.http.edge import REQUEST_ID
+from gateway.http.door import REQUEST_ID
 from gateway.http.heads import VERSIONS
 from gateway.http.meanings import (
     CONNECTION,
@@ -57,9 +57,9 @@ class FastExchange(Exchange):
         self.size = size
 
     @property
-    def message_event(self) -> "_NeverSet":
+    def message_event(self) -> NeverSet:
         """uvicorn wakes its ASGI task with it; here is none."""
-        return _NO_EVENT
+        return NO_EVENT
 
     def collect(self, part: bytes) -> None:
         """Take a part of the body; mostly there is one."""
@@ -119,30 +119,6 @@ class FastExchange(Exchange):
             protocol.loop.call_soon_threadsafe(back, compress(body, coding))
 
         protocol.edge.executor.submit(work)
-
-
-class _NeverSet:
-    """Stands where uvicorn's cycle has the event that wakes its ASGI task; the fast lane has no task."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-_NO_EVENT: Final = _NeverSet()
-
-
-class Rejection:
-    """An answer that is fixed already and waits for its turn; the connection closes after it."""
-
-    __slots__ = ("disconnected", "error", "keep_alive", "message_event", "request_id", "response_complete")
-
-    def __init__(self, error: HttpError, request_id: bytes) -> None:
-        self.error = error
-        self.request_id = request_id
-        self.disconnected = False
-        self.response_complete = False
-        self.keep_alive = False
-        self.message_event = _NO_EVENT
 
 
 def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExchange | None:

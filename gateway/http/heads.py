@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.errors import HttpError
-from gateway.http.edge import REQUEST_ID, EdgeLimits
+from gateway.http.door import REQUEST_ID
+from gateway.http.limits import EdgeLimits
 
 Headers = Sequence[tuple[bytes, bytes]]
 VERSIONS: Final = ("1.1", "1.0")
@@ -91,5 +92,6 @@ def _too_long(length: int, limits: EdgeLimits, *, binary: bool) -> HttpError | N
     allowed = limits.binary_body_bytes if binary else limits.json_body_bytes
     if length <= allowed:
         return None
-    hint = "" if binary else f"; the binary tensor format takes up to {limits.binary_body_bytes}"
+    larger = limits.binary_body_bytes
+    hint = f"; the binary tensor format takes up to {larger}" if larger > allowed else ""
     return HttpError(413, "payload_too_large", f"a body of {length} bytes, at most {allowed} are read{hint}")

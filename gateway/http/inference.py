@@ -12,7 +12,7 @@ from gateway.errors import HttpError
 from gateway.exchange import Exchange
 from gateway.http.body import decoded_body, read_body
 from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
-from gateway.http.edge import EdgeLimits
+from gateway.http.limits import EdgeLimits
 from gateway.http.reply import Reply, request_id_of
 from runtimes.errors import ServingError
 

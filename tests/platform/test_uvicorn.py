@@ -10,7 +10,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 
-from gateway.http.fast_lane import FastExchange, Rejection
+from gateway.http.answers import Rejection
+from gateway.http.fast_lane import FastExchange
 
 
 def test_the_pinned_minor_version() -> None:
@@ -128,3 +129,11 @@ def test_an_upgrade_is_told_after_the_message_with_the_offset_of_the_rest() -> N
 def test_the_module_knows_the_status_lines_that_both_lanes_send() -> None:
     assert httptools_impl.STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
     assert httptools_impl.STATUS_LINE[429] == b"HTTP/1.1 429 Too Many Requests\r\n"
+
+
+def test_a_cycle_ends_a_connection_through_its_transport_before_it_says_that_it_is_done() -> None:
+    source = inspect.getsource(RequestResponseCycle.send)
+    assert source.index("self.transport.close()") < source.index("self.on_response()")
+    everything = inspect.getsource(RequestResponseCycle)
+    used = {part.split("(")[0].split(")")[0].split()[0] for part in everything.split("self.transport.")[1:]}
+    assert used == {"write", "close", "is_closing"}
