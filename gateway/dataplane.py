@@ -252,8 +252,11 @@ class Dataplane:
 
     def apply(self, snapshot: Snapshot, fleet: Fleet) -> None:
         """Put the routes of a snapshot in force: one reference is swapped, requests in flight keep what they have."""
+        waiting: dict[str, dict[int, str]] = {}
+        for state in snapshot.states:
+            waiting.setdefault(state.name, {})[state.version] = state.reason or f"it is {state.state.lower()}"
         routes = {
-            name: ModelRoute(route.default, route.versions, route.aliases, route.reason)
+            name: ModelRoute(route.default, route.versions, route.aliases, route.reason, waiting.get(name, {}))
             for name, route in snapshot.routes.items()
         }
         table = RoutingTable(routes, snapshot.revision)
