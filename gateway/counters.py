@@ -20,6 +20,8 @@ MAGIC: Final = 0x54494445_43544E31
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """Address space of a page; memory is used only where blocks are. About 1,600 model versions fit, half of that in the
 finals."""
+TRACE_BYTES: Final = 65536
+"""The end of a worker's page: where its interpreter writes the stacks of all threads when it crashes."""
 
 _HEADER: Final = struct.Struct("<QQ")
 _BLOCK: Final = struct.Struct("<IIII")
@@ -73,6 +75,8 @@ LAST_INFERENCE_MS: Final = _take(1)
 """Unix time in ms."""
 CPU_NS: Final = _take(1)
 TERMINATED: Final = _take(1)
+CRASHES: Final = _take(1)
+"""Workers that died while they executed it; added by control."""
 BATCH_STATS: Final = _take(129 * 4)
 """For batch sizes 1..128 (0 = larger): executions, compute input ns, infer ns, output ns."""
 MODEL_VALUES: Final = _CURSOR
@@ -92,6 +96,24 @@ WORKER_INDEX: Final = {name: i for i, name in enumerate(WORKER_FIELDS)}
 def duration_bucket(duration_ns: int) -> int:
     """Index of the bucket that a duration falls into; the last one is +Inf."""
     return bisect_left(DURATION_BOUNDS_NS, duration_ns)
+
+
+# ---- layout of a "running" block; labels are (digest, model, version) ----
+
+RUNNING: Final = "running"
+_RUNNING_VALUES: Final = 2
+"""The thread that executes it and the one that loads it; 0 = none."""
+
+
+def running(page: "CounterPage", digest: str, model: str, version: int) -> memoryview:
+    """Where a worker notes which threads are inside a version; private memory when the page is full."""
+    found = page.block(RUNNING, (digest, model, str(version)), _RUNNING_VALUES)
+    return found if len(found) == _RUNNING_VALUES else memoryview(bytearray(8 * _RUNNING_VALUES)).cast("q")
+
+
+def parts(buffer: memoryview) -> tuple["CounterPage", memoryview]:
+    """A worker's shared memory: the page, and behind it the room for the interpreter's last words."""
+    return CounterPage(buffer[:-TRACE_BYTES]), buffer[-TRACE_BYTES:]
 
 
 class CounterPage:

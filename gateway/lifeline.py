@@ -25,6 +25,8 @@ _MESSAGE_BYTES: Final = 8192
 _DESCRIPTORS: Final = 4
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
+HUNG: Final = "its heartbeat stopped"
+"""Why a process was killed whose loop did not answer any more."""
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 Message = dict[str, Any]

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway import lifeline, logs
 from gateway.config import Config, ConfigError, worker_count
@@ -19,6 +19,9 @@ from gateway.drain import LAST_WORDS_NS
 from gateway.seats import Command
 from gateway.slots import Slots, bind
 from gateway.supervisor import REFUSED, Settings, Supervisor
+
+if TYPE_CHECKING:
+    from gateway.counters import CounterPage
 
 CONTROL_NICENESS: Final = 5
 _STOP_SLACK_S: Final = 2.0
@@ -196,14 +199,13 @@ def _run_worker(facts: dict[str, str]) -> None:
     import uvloop
 
     from gateway.control.process import read_facts
-    from gateway.counters import PAGE_BYTES, CounterPage
     from gateway.worker import Identity, Worker
 
     config, _ = read_facts(int(facts["config"]))
     handler = logs.configure("worker", config.logs.level)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    page = CounterPage(_shared(int(facts["page"]), PAGE_BYTES))
+    page = _page(int(facts["page"]))
     identity = Identity(int(facts["slot"]), os.getpid(), facts["start_id"])
 
     async def listen(descriptor: int) -> None:
@@ -236,6 +238,17 @@ def _run_worker(facts: dict[str, str]) -> None:
     worker.start()
     line.start()
     loop.run_forever()
+
+
+def _page(descriptor: int) -> "CounterPage":
+    """This worker's page; a crash leaves its traceback behind it, for control."""
+    import faulthandler
+
+    from gateway.counters import PAGE_BYTES, TRACE_BYTES, parts
+
+    os.lseek(descriptor, PAGE_BYTES - TRACE_BYTES, os.SEEK_SET)
+    faulthandler.enable(descriptor)
+    return parts(_shared(descriptor, PAGE_BYTES))[0]
 
 
 def _shared(descriptor: int, size_bytes: int) -> memoryview:

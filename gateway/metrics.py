@@ -27,6 +27,7 @@ from gateway.counters import (
     COMPUTE_INPUT_NS,
     COMPUTE_OUTPUT_NS,
     CPU_NS,
+    CRASHES,
     DURATION_BOUNDS_NS,
     EXECUTION_DURATION,
     EXECUTIONS,
@@ -60,6 +61,7 @@ _COUNTERS: Final = (
     ("tidegate_inferences", "Rows answered with success.", INFERENCES, 1.0),
     ("tidegate_executions", "Runs of the model.", EXECUTIONS, 1.0),
     ("tidegate_executions_terminated", "Runs that the watchdog ended.", TERMINATED, 1.0),
+    ("tidegate_worker_crashes", "Workers that died while they executed this version.", CRASHES, 1.0),
     ("tidegate_execution_cpu_seconds", "CPU time of gathering inputs and running.", CPU_NS, 1e-9),
 )
 _TRITON: Final = (

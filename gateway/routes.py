@@ -68,13 +68,7 @@ class RouteBook:
 
     def build(self, snapshot: Snapshot, fleet: Fleet) -> Routes:
         """The routes of a snapshot, with the runtimes that are here now."""
-        table = RoutingTable(
-            {
-                name: ModelRoute(route.default, route.versions, route.aliases, route.reason)
-                for name, route in snapshot.routes.items()
-            },
-            snapshot.revision,
-        )
+        table = _table(snapshot)
         served: dict[Selector, ServedVersion] = {}
         for name, selector in table.selectors():
             version = table.decide(name, selector).version
@@ -85,6 +79,17 @@ class RouteBook:
 
     def _serve(self, codec: Codec) -> ServedVersion:
         return ServedVersion(codec, self._log, self._now_ns, self._now_ms)
+
+
+def _table(snapshot: Snapshot) -> RoutingTable:
+    waiting: dict[str, dict[int, str]] = {}
+    for state in snapshot.states:
+        waiting.setdefault(state.name, {})[state.version] = state.reason or f"it is {state.state.lower()}"
+    routes = {
+        name: ModelRoute(route.default, route.versions, route.aliases, route.reason, waiting.get(name, {}))
+        for name, route in snapshot.routes.items()
+    }
+    return RoutingTable(routes, snapshot.revision)
 
 
 def _path(name: str, selector: str) -> bytes:

@@ -79,7 +79,7 @@ class Supervisor:
     def _tick(self, now_s: float) -> None:
         for seat in self._seats:
             if seat.silent_s(now_s) > self._settings.heartbeat_timeout_s:
-                seat.kill("its heartbeat stopped")
+                seat.kill(lifeline.HUNG)
             if seat.pid is None and self._kill_s is None and now_s >= seat.due_s:
                 self._start(seat, now_s)
             if seat.left_s is not None and now_s > seat.left_s + SLOT_PATIENCE_S:

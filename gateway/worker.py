@@ -23,7 +23,7 @@ from uvicorn import Server
 from gateway.config import Config, drain_delay_ms, threads_per_execution, worker_count
 from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
-from gateway.counters import WORKER_INDEX, CounterPage
+from gateway.counters import WORKER_INDEX, CounterPage, running
 from gateway.dataplane import Dataplane
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
@@ -90,6 +90,7 @@ class Worker:
             time.perf_counter_ns,
             threads_per_execution(config),
             budget_ns,
+            lambda wanted: running(page, wanted.digest, wanted.name, wanted.version),
         )
         self.dataplane = Dataplane(
             page=page,

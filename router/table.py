@@ -4,7 +4,7 @@ A selector is what stands where the version stands: "" (the model's default), di
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.errors import UnknownRoute, nearest
 
@@ -17,12 +17,14 @@ class ModelRoute:
         default: version served when the caller names none; None = nothing is ready, for `reason`.
         versions: those that may be named.
         aliases: alias -> version.
+        waiting: versions that are wanted and do not answer -> why.
     """
 
     default: int | None
     versions: tuple[int, ...]
     aliases: Mapping[str, int]
     reason: str = ""
+    waiting: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Target:
     """The decision.
 
     Attributes:
-        version: None = the model exists and nothing is ready.
+        version: None = the model exists, and what was asked for is not ready.
         explicit: the caller named the version or an alias, so no policy decided.
     """
 
@@ -70,6 +72,8 @@ class RoutingTable:
             if version is None:
                 known = ", ".join(sorted(route.aliases)[:20]) or "none"
                 raise UnknownRoute(f"model {name!r} has no version or alias {selector[:64]!r}; known aliases: {known}")
+        if version not in route.versions and version in route.waiting:
+            return Target(name, None, True, f"version {version}: {route.waiting[version]}")
         if version not in route.versions:
             known = ", ".join(str(v) for v in sorted(route.versions)[:20]) or "none"
             raise UnknownRoute(f"model {name!r} has no version {version}; available versions: {known}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
 import numpy as np
@@ -71,6 +72,11 @@ class WantedVersion:
         return (self.name, self.version, self.digest, self.generation)
 
 
+def _private(wanted: WantedVersion) -> memoryview:
+    """Marks that nobody reads."""
+    return memoryview(bytearray(16)).cast("q")
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What every runtime of a worker shares.
@@ -78,6 +84,8 @@ class Environment:
     Attributes:
         intra_op_threads: ONNX Runtime threads of one execution, from the node's thread plan.
         turn_budget_ns: executions on the loop may take so long in one turn.
+        marks: two int64 for a version, where the thread that executes it and the one that loads it leave their idents
+            while they do: a crash can then be laid at its door.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -86,6 +94,7 @@ class Environment:
     now_ns: Callable[[], int]
     intra_op_threads: int
     turn_budget_ns: int
+    marks: Callable[[WantedVersion], memoryview] = _private
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,15 @@ def prepare(wanted: WantedVersion, environment: Environment, warming: Callable[[
     """
     if wanted.config.execution.mode == "shared":
         raise LoadFailed("execution.mode: shared is not offered by this version; use auto or inline", stage="check")
+    marks = environment.marks(wanted)
+    marks[1] = get_ident()
+    try:
+        return _prepare(wanted, environment, warming)
+    finally:
+        marks[1] = 0
+
+
+def _prepare(wanted: WantedVersion, environment: Environment, warming: Callable[[], None]) -> Prepared:
     path = Path(wanted.directory) / wanted.file
     threads = wanted.config.execution.intra_op_threads or environment.intra_op_threads
     session = OnnxSession(path, intra_op_threads=threads)
@@ -168,6 +186,7 @@ class Runtime:
         self.default_deadline_ns = 0
         self.fixed_inner = True
         self._environment = environment
+        self._marks = environment.marks(wanted)
         self._guard = Guard()
         self._thread: ModelThread | None = None
         self._terminated_at_ns: list[int] = []
@@ -254,7 +273,11 @@ class Runtime:
         inputs = gather(jobs, self.signature)
         ready_ns = now_ns()
         rows = sum([job.rows for job in jobs])
-        outputs = self._run(jobs, rows, inputs, ready_ns)
+        self._marks[0] = get_ident()
+        try:
+            outputs = self._run(jobs, rows, inputs, ready_ns)
+        finally:
+            self._marks[0] = 0
         done_ns = now_ns()
         if self.batcher.bounds.mergeable:
             for array in outputs:

@@ -4,7 +4,7 @@ Holds what earlier looks found. Its blocking parts (`look`, `fetch`) run in the 
 everything else runs on the loop and is quick.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -139,19 +139,21 @@ class Catalogue:
             result = Fetched((), CachedVersion(held.digest, held.directory, held.file, 0))
         self._fetched[place] = result
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what an earlier control had decided."""
-        self._restored = {(model.name, model.version): model for model in snapshot.models}
+    def restore(self, models: Iterable[WantedModel]) -> None:
+        """Go on from what an earlier control had decided to serve or to hold back."""
+        self._restored = {(model.name, model.version): model for model in models}
         self._generations = {place: model.generation for place, model in self._restored.items()}
 
     def freeze(self, snapshot: Snapshot) -> None:
-        """Want what this snapshot wants, and never look again."""
+        """Want what this snapshot wants and what was held back, and never look again."""
+        wanted = {(model.name, model.version): model for model in snapshot.models} | self._restored
         self._frozen = {}
         for name, route in snapshot.routes.items():
-            targets = tuple(model for model in snapshot.models if model.name == name)
+            targets = tuple(model for place, model in sorted(wanted.items()) if place[0] == name)
             config = targets[0].config if targets else ModelConfig(aliases=route.aliases)
             states = [state for state in snapshot.states if state.name == name]
             failed = {state.version: state.reason for state in states if state.reason and not state.digest}
+            failed = {version: reason for version, reason in failed.items() if (name, version) not in wanted}
             self._frozen[name] = Desired(config, targets, frozenset(), failed, frozenset(t.version for t in targets))
         self.settled = True
 

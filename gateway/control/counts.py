@@ -13,7 +13,17 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gateway.counters import INFLIGHT, MODEL_VALUES, PAGE_BYTES, QUEUE_ROWS, WORKER_FIELDS, WORKER_INDEX, CounterPage
+from gateway.counters import (
+    INFLIGHT,
+    MODEL_VALUES,
+    PAGE_BYTES,
+    QUEUE_ROWS,
+    RUNNING,
+    WORKER_FIELDS,
+    WORKER_INDEX,
+    CounterPage,
+    parts,
+)
 
 Values = npt.NDArray[np.int64]
 ModelKey = tuple[str, str, str]
@@ -57,9 +67,9 @@ def total(pages: Iterable[CounterPage]) -> Totals:
     return Totals(models, workers, lost)
 
 
-def mapped(descriptor: int) -> CounterPage:
-    """The page behind a memfd; the descriptor may be closed afterwards."""
-    return CounterPage(memoryview(mmap.mmap(descriptor, PAGE_BYTES)))
+def mapped(descriptor: int) -> tuple[CounterPage, memoryview]:
+    """The page behind a memfd and what follows it; the descriptor may be closed afterwards."""
+    return parts(memoryview(mmap.mmap(descriptor, PAGE_BYTES)))
 
 
 class Finals:
@@ -95,8 +105,8 @@ class Finals:
         target[:] = self._buffer[self._halves[active]]
         page = CounterPage(target)
         for key, block in dead.blocks():
-            if key[0] == "notes":
-                # Of single requests, read while the page was there; they do not add up.
+            if key[0] in (RUNNING, "notes"):
+                # What a worker did just now, and single requests: these do not add up.
                 continue
             own = page.block(key[0], key[1:], len(block))
             mine, theirs = np.frombuffer(own, np.int64), np.frombuffer(block, np.int64).copy()

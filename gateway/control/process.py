@@ -18,14 +18,15 @@ import uvicorn
 from gateway.config import Config, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
-from gateway.control.messages import Snapshot
+from gateway.control.messages import Snapshot, WantedModel
+from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
-from gateway.counters import WORKER_FIELDS, CounterPage
+from gateway.counters import CRASHES, MODEL_VALUES, WORKER_FIELDS, CounterPage
 from gateway.http.admin import build_admin
 from gateway.http.door import Door
 from gateway.http.guarded import GuardedProtocol
 from gateway.http.limits import admin_limits
-from gateway.lifeline import Message
+from gateway.lifeline import HUNG, Message
 from gateway.logs import request_log
 from gateway.metrics import MetricsPage, Node
 from runtimes.registry.cache import ModelCache
@@ -43,6 +44,8 @@ class Remembered(msgspec.Struct, frozen=True):
     run_id: str
     snapshot: Snapshot
     explicit: list[str] | None
+    withheld: list[WantedModel] = []
+    crashes: dict[str, list[float]] = {}
 
 
 class Control:
@@ -60,19 +63,21 @@ class Control:
         self._finals = finals
         self._say = say
         self._pages: dict[str, CounterPage] = {}
+        self._traces: dict[str, memoryview] = {}
         self._page = MetricsPage()
         self._build = {"version": version("tidegate"), **{name: version(name) for name in _LIBRARIES}}
         self._tasks: set[asyncio.Task[Any]] = set()
         remembered = self._recall()
         catalogue = self._catalogue(config, remembered)
         if remembered is not None:
-            catalogue.restore(remembered.snapshot)
+            catalogue.restore([*remembered.snapshot.models, *remembered.withheld])
         self.service = Service(
             _settings(config),
             catalogue,
             totals=self.totals,
             metrics_page=self._render,
             remember=self._remember,
+            quarantine=Quarantine(remembered.crashes if remembered else {}),
             restored=remembered.snapshot if remembered else None,
         )
         self._admin_limits = admin_limits(config)
@@ -110,12 +115,31 @@ class Control:
         """A worker's page, from its start until it is folded."""
         self._pages[start_id] = page
 
-    def fold(self, start_id: str) -> None:
-        """A worker is dead: its counts are final."""
-        page = self._pages.pop(start_id, None)
+    def _map(self, start_id: str, descriptor: int) -> None:
+        page, self._traces[start_id] = mapped(descriptor)
+        os.close(descriptor)
+        self.add_page(start_id, page)
+
+    def fold(self, start_id: str, reason: str) -> None:
+        """A worker is dead: its counts are final, and a version may be to blame."""
+        page, trace = self._pages.pop(start_id, None), self._traces.pop(start_id, None)
         if page is not None:
+            said = b"" if trace is None else bytes(trace).rstrip(b"\0")
+            version = blamed(page, said, hung=reason == HUNG)
+            if said or version:
+                self._accuse(page, version, said, reason)
             self._finals.fold(start_id, page)
             self._say({"say": "folded", "start_id": start_id})
+
+    def _accuse(self, page: CounterPage, version: Blamed | None, trace: bytes, reason: str) -> None:
+        """Log a crash; count it and hold it against a version, if one is to blame."""
+        facts = {"reason": reason, "trace": summary(trace)}
+        if version is not None:
+            digest, model, number = version
+            page.block("model", (model, number, "-"), MODEL_VALUES)[CRASHES] += 1
+            facts |= {"model": model, "version": number, "digest": digest}
+            self.service.crashed(digest, time.monotonic())
+        _log.error("worker_crashed", extra={"facts": facts})
 
     def _render(self, service: Service) -> bytes:
         return self._page.render(
@@ -130,8 +154,11 @@ class Control:
 
     # ---- memory beyond a kill ----
 
-    def _remember(self, snapshot: Snapshot, explicit: set[str] | None) -> None:
-        state = Remembered(self._facts["run_id"], snapshot, None if explicit is None else sorted(explicit))
+    def _remember(self, service: Service) -> None:
+        explicit = service.catalogue.explicit
+        names = None if explicit is None else sorted(explicit)
+        run_id = self._facts["run_id"]
+        state = Remembered(run_id, service.snapshot, names, service.withheld, service.quarantine.crashes)
         path = self._data_dir / _STATE_FILE
         temporary = path.with_suffix(".new")
         try:
@@ -184,16 +211,14 @@ class Control:
         match message["say"]:
             case "worker":
                 link, page = descriptors
-                self.add_page(message["start_id"], mapped(page))
-                os.close(page)
+                self._map(message["start_id"], page)
                 self.service.introduce(message["start_id"], message["restarts"], message["reason"])
                 await self.service.link.attach(socket.socket(fileno=link))
             case "dead":
-                self.add_page(message["start_id"], mapped(descriptors[0]))
-                os.close(descriptors[0])
-                self.fold(message["start_id"])
+                self._map(message["start_id"], descriptors[0])
+                self.fold(message["start_id"], "while control was away")
             case "gone":
-                self.fold(message["start_id"])
+                self.fold(message["start_id"], message["reason"])
             case other:
                 _log.error("unknown_word", extra={"facts": {"word": other}})
 

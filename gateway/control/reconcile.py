@@ -33,6 +33,7 @@ class Desired:
         pending: selected versions that are still being copied or probed.
         failed: selected versions that cannot be loaded -> reason.
         offered: every version in the repository.
+        banned: digests that no worker may hold.
     """
 
     config: ModelConfig
@@ -40,6 +41,7 @@ class Desired:
     pending: frozenset[int] = frozenset()
     failed: Mapping[int, str] = field(default_factory=dict)
     offered: frozenset[int] = frozenset()
+    banned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def _kept(name: str, wanted: Desired, before: Snapshot, view: NodeView) -> list[
         for model in before.models
         if model.name == name
         and model.version not in versions
+        and model.digest not in wanted.banned
         and (name, model.version) in view.held
         and not (any(up) and (complete or model.version not in wanted.offered))
     ]

@@ -6,6 +6,7 @@ named `call_*`; each answers what no worker can answer alone.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
 from gateway.control.link import ControlEnd
-from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
+from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status, WantedModel
+from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
 from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
 from runtimes.registry.aliases import write_alias
@@ -58,7 +60,8 @@ class Service:
     Args:
         totals: reads the node's counts now.
         metrics_page: the metrics page of these totals, states and workers.
-        remember: keeps the snapshot and the explicit names for a control that comes after this one.
+        remember: keeps what a control that comes after this one must know.
+        quarantine: of versions that kill workers.
         restored: the snapshot of the control before this one; None at the first start.
     """
 
@@ -69,7 +72,8 @@ class Service:
         *,
         totals: Callable[[], Totals],
         metrics_page: Callable[["Service"], bytes],
-        remember: Callable[[Snapshot, set[str] | None], None],
+        remember: Callable[["Service"], None],
+        quarantine: Quarantine,
         restored: Snapshot | None = None,
     ) -> None:
         self.settings = settings
@@ -78,6 +82,9 @@ class Service:
         self.workers: dict[str, Worker] = {}
         self.totals = totals
         self.source_problem = ""
+        self.quarantine = quarantine
+        self.withheld: list[WantedModel] = []
+        self._release: asyncio.TimerHandle | None = None
         self._metrics_page = metrics_page
         self._remember = remember
         self._link = ControlEnd(self)
@@ -144,7 +151,7 @@ class Service:
         """Decide anew and tell the workers, if anything has changed."""
         if self._start_names is None or (self._waits_for_workers and not self._hears_someone()):
             return
-        desired, view = self.catalogue.desired(), self.view()
+        desired, view = self._withhold(time.monotonic()), self.view()
         ready = self.snapshot.ready or reconcile.is_ready(
             desired, self._start_names, view, degraded=self.settings.allow_degraded_start
         )
@@ -152,9 +159,26 @@ class Service:
         if after is not self.snapshot:
             self._log_changes(self.snapshot, after)
             self.snapshot = after
-            self._remember(after, self.catalogue.explicit)
+            self._remember(self)
             self._link.broadcast(after)
         _soon(self._notify())
+
+    def crashed(self, digest: str, now_s: float) -> None:
+        """A worker died while it executed this: after some of these, no worker gets it for a while."""
+        self.quarantine.crashed(digest, now_s)
+        self._remember(self)
+        self.publish()
+
+    def _withhold(self, now_s: float) -> dict[str, reconcile.Desired]:
+        """What is wanted without what is in quarantine; asks to decide anew when the next of it is let go."""
+        held = self.quarantine.held(now_s)
+        desired, self.withheld = withhold(self.catalogue.desired(), held)
+        if self._release is not None:
+            self._release.cancel()
+        if held:
+            wait_s = min(held.values()) - now_s + 0.1
+            self._release = asyncio.get_running_loop().call_later(wait_s, self.publish)
+        return desired
 
     def _hears_someone(self) -> bool:
         """Whether any worker says what it holds: once one has spoken, silence is no reason to change."""
@@ -294,6 +318,9 @@ class Service:
             assert self.catalogue.explicit is not None, "checked above"
             self.catalogue.explicit.add(name)
             self.catalogue.renew(name)
+            for model in self.withheld:
+                if model.name == name:
+                    self.quarantine.release(model.digest)
             for key in self.view().failed:
                 if key[0] == name:
                     self.catalogue.load_again(key[:2])

@@ -9,6 +9,7 @@ TABLE = RoutingTable(
     {
         "credit": ModelRoute(3, (1, 3), {"stable": 1, "gone": 2}),
         "loading": ModelRoute(None, (), {}, "it is loading"),
+        "half": ModelRoute(1, (1,), {"next": 2, "now": 1}, "", {1: "it is ready", 2: "session: no"}),
     },
     7,
 )
@@ -25,6 +26,14 @@ def test_what_resolves(selector: str, version: int, explicit: bool) -> None:
 def test_nothing_ready_is_no_error_but_a_reason() -> None:
     assert TABLE.decide("loading", "") == TABLE.decide("loading", "")
     assert (TABLE.decide("loading", "").version, TABLE.decide("loading", "").reason) == (None, "it is loading")
+
+
+@pytest.mark.parametrize("selector", ["2", "next"])
+def test_a_version_that_is_wanted_and_not_there_says_why(selector: str) -> None:
+    target = TABLE.decide("half", selector)
+    assert (target.version, target.explicit, target.reason) == (None, True, "version 2: session: no")
+    assert TABLE.decide("half", "now").version == 1
+    assert ("half", selector) not in TABLE.selectors()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,7 @@ def test_every_selector_that_is_listed_resolves() -> None:
     assert set(listed) == {
         *[("credit", selector) for selector in ("", "1", "3", "stable")],
         ("loading", ""),
+        *[("half", selector) for selector in ("", "1", "now")],
     }
     for name, selector in listed:
         TABLE.decide(name, selector)
