@@ -147,6 +147,16 @@ class Data(Section, frozen=True):
     ephemeral: bool = False
 
 
+class Store(Section, frozen=True):
+    """Where policies, rollouts, audit and feedback are kept.
+
+    Attributes:
+        url: redis://, rediss://, unix:// or redis+sentinel:// for several nodes; null = a file in the data folder.
+    """
+
+    url: str | None = None
+
+
 class Logs(Section, frozen=True):
     """What is written to standard error, as JSON lines."""
 
@@ -161,6 +171,7 @@ class Config(Section, frozen=True):
     models: Models = Models()
     execution: Execution = Execution()
     data: Data = Data()
+    store: Store = Store()
     logs: Logs = Logs()
 
 

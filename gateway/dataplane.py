@@ -17,6 +17,7 @@ from gateway.counters import WORKER_FIELDS, WORKER_INDEX, CounterPage
 from gateway.errors import refusal
 from gateway.exchange import Exchange
 from gateway.logs import RequestLog
+from gateway.policyroute import ATTEMPT_SHARE, PolicyRoute
 from gateway.routes import NO_ROUTES, RouteBook
 from gateway.served import Results, ServedVersion
 from gateway.wire import fast_json, oip_json
@@ -45,6 +46,7 @@ class Dataplane:
         bytes_in_flight: bound on the bodies that this worker holds at once.
 
     Attributes:
+        book: what outlives a snapshot.
         header_names: lower-case names of the headers that policies read.
         paths: raw URL -> (model name, selector) of every infer URL that resolves: the fast lane's table.
         draining: readiness is 503 and answers carry `connection: close`; requests are still served.
@@ -74,10 +76,10 @@ class Dataplane:
         self._call_soon_threadsafe = call_soon_threadsafe
         self.log = log
         self.now_ns = now_ns
-        self._book = RouteBook(page, limits, log, now_ns, now_ms)
+        self.book = RouteBook(page, limits, log, now_ns, now_ms)
         self.routes = NO_ROUTES
         self._served = NO_ROUTES.served
-        self.header_names: frozenset[bytes] = frozenset()
+        self.header_names = NO_ROUTES.header_names
 
     @property
     def bytes_held(self) -> int:
@@ -87,7 +89,7 @@ class Dataplane:
     @property
     def inflight(self) -> int:
         """Requests that found a version and are not answered yet."""
-        return self._book.inflight
+        return self.book.inflight
 
     # ---- one request ----
 
@@ -98,7 +100,8 @@ class Dataplane:
         """
         try:
             name, selector = exchange.model_name, exchange.selector
-            served = self._served.get((name, selector)) or self.find(name, selector)
+            route = self._served.get((name, selector)) or self.find(name, selector)
+            served = route if type(route) is ServedVersion else self._routed(route, exchange)
             exchange.served = served
             served.begin()
             if served.runtime.state != "READY" or served.runtime.terminations:
@@ -136,8 +139,33 @@ class Dataplane:
                 return request
         return self._decode_slowly(exchange, served)
 
+    def _routed(self, route: ServedVersion | PolicyRoute, exchange: Exchange) -> ServedVersion:
+        """Let a policy decide; one that reads the body decides in `_admit`."""
+        if isinstance(route, ServedVersion):
+            return route
+        if route.needs_body:
+            exchange.route = route
+            return route.unrouted
+        try:
+            return route.choose(exchange)
+        except ServingError:
+            exchange.served = route.unrouted
+            route.unrouted.begin()
+            raise
+
+    def _decide_late(self, exchange: Exchange, route: PolicyRoute, served: ServedVersion) -> ServedVersion:
+        """The body is decoded: now the policy that reads it can decide."""
+        exchange.route = None
+        chosen = route.choose(exchange)
+        served.meter.left()
+        exchange.served = chosen
+        chosen.begin()
+        return chosen
+
     def _admit(self, exchange: Exchange, served: ServedVersion, request: InferRequest) -> None:
         exchange.request = request
+        if exchange.route is not None:
+            served = self._decide_late(exchange, exchange.route, served)
         runtime = served.runtime
         now_ns = self.now_ns()
         exchange.inputs = request.inputs
@@ -150,6 +178,9 @@ class Dataplane:
         timeout_ns = runtime.default_deadline_ns
         if request.timeout_us or exchange.timeout_ms:
             timeout_ns = _timeout_ns(exchange, request)
+        if served.second_chance and exchange.place:
+            exchange.final_deadline_ns = exchange.started_ns + timeout_ns
+            timeout_ns = int(ATTEMPT_SHARE * timeout_ns)
         exchange.deadline_ns = exchange.started_ns + timeout_ns
         if request.rows == 0 and runtime.signature.batched:
             served.answer_empty(exchange)
@@ -183,7 +214,8 @@ class Dataplane:
     def refuse_unread(self, exchange: Exchange, error: ServingError) -> None:
         """Refuse a request whose body was not kept, so it was never decoded."""
         try:
-            exchange.served = self.find(exchange.model_name, exchange.selector)
+            route = self.find(exchange.model_name, exchange.selector)
+            exchange.served = route if isinstance(route, ServedVersion) else route.unrouted
             exchange.served.begin()
         except ServingError as unknown:
             error = unknown
@@ -252,15 +284,16 @@ class Dataplane:
 
     def apply(self, snapshot: Snapshot, fleet: Fleet) -> None:
         """Put the routes of a snapshot in force: one reference is swapped, requests in flight keep what they have."""
-        self.routes = routes = self._book.build(snapshot, fleet)
+        self.routes = routes = self.book.build(snapshot, fleet)
         self._served = routes.served
         self.paths = routes.paths
+        self.header_names = routes.header_names
 
     def sink_for(self, runtime: Runtime) -> Results:
         """The receiver of a runtime's results: hands them to what answers and counts."""
-        return self._book.sink_for(runtime)
+        return self.book.sink_for(runtime)
 
-    def find(self, name: str, selector: str) -> ServedVersion:
+    def find(self, name: str, selector: str) -> ServedVersion | PolicyRoute:
         """What serves a model and selector.
 
         Raises:

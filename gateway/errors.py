@@ -26,6 +26,12 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     # the node link
     "control_away": 503,
+    # policies and the store
+    "unknown_policy": 404,
+    "stale": 412,
+    "fenced": 409,
+    "store_away": 503,
+    "store_unusable": 503,
     # HTTP itself
     "bad_http": 400,
     "not_found": 404,
@@ -35,6 +41,7 @@ STATUS: Final[dict[str, int]] = {
     "uri_too_long": 414,
     "unsupported_media_type": 415,
     "expectation_failed": 417,
+    "precondition_required": 428,
     "headers_too_large": 431,
     "forbidden": 403,
 }

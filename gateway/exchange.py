@@ -1,12 +1,15 @@
 """One inference request in flight, as every lane and the dataplane see it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from gateway.wire.fields import agreed_value
 from gateway.wire.request import InferRequest
+from router.view import MIXED, Mixed, Value, parse_cookies, parse_query
 from runtimes.batching.job import Job
 
 if TYPE_CHECKING:
+    from gateway.policyroute import PolicyRoute
     from gateway.served import ServedVersion
 
 JSON: Final = b"application/json"
@@ -23,7 +26,10 @@ class Exchange(Job):
         timeout_ms: of `x-request-timeout-ms`; 0 = none.
         started_ns: when the request was complete.
         headers: those that a policy reads, by lower-case name.
+        query: of the URL; the fast lane takes none that has one.
+        mixed: a policy asked for an input whose rows disagree.
         served, request: set on the way.
+        route: a policy that has yet to decide, because it reads the body.
         tally: where this request counts under its policy; None where no policy decided, or once it has counted.
         place: where it was routed, as the evidence names it (`gateway.tally`); 0 = it is no evidence.
         unit: 64-bit hash of what was randomised.
@@ -41,8 +47,11 @@ class Exchange(Job):
     timeout_ms: int = 0
     started_ns: int = 0
     headers: Mapping[bytes, bytes] = _NO_HEADERS
+    query: bytes = b""
+    mixed: bool = False
     served: "ServedVersion | None" = None
     request: InferRequest | None = None
+    route: "PolicyRoute | None" = None
     tally: memoryview | None = None
     place: int = 0
     unit: int = 0
@@ -58,21 +67,21 @@ class Exchange(Job):
         """Send a plain JSON answer with status 200; a lane may have a shorter way."""
         self.respond(200, JSON, served.headers_of(self), body)
 
-    # ---- what a policy may ask of a request ----
+    # ---- what a policy may ask of a request, in the shape of `router.view.RequestView` ----
 
-    def cookie(self, name: str) -> str | None:
-        """Value of a cookie; None when there is none. The first one counts."""
-        wanted = name.encode()
-        for part in self.headers.get(b"cookie", b"").split(b";"):
-            key, found, value = part.strip().partition(b"=")
-            if found and key == wanted:
-                return value.decode("latin-1")
-        return None
+    def cookie(self, name: bytes) -> bytes | None:
+        """The first cookie of that name."""
+        return parse_cookies(self.headers.get(b"cookie", b"")).get(name)
 
-    def query(self, name: str) -> str | None:
-        """Value of a query parameter; the fast lane takes no URL that has any."""
-        return None
+    def parameter(self, name: bytes) -> bytes | None:
+        """The first parameter of that name in the query, decoded."""
+        return parse_query(self.query).get(name)
 
-    def input(self, name: str) -> Any:
-        """Value of an input field that all rows agree on; None when they disagree or it is absent."""
-        return None
+    def field(self, name: str) -> Value | Mixed | None:
+        """The value that all rows have in an input of one value per row, or in a named column of one."""
+        if self.request is None or self.served is None:
+            return None
+        place = self.served.codec.fields.get(name)
+        value = None if place is None else agreed_value(self.request.inputs[place[0]], place[1])
+        self.mixed = self.mixed or value is MIXED
+        return value

@@ -1,14 +1,21 @@
 """What answers on this worker: built from a snapshot and the runtimes that are here, swapped as one reference."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from gateway.control.messages import Snapshot
+from gateway.control.messages import PolicyState, Snapshot
 from gateway.counters import CounterPage
 from gateway.logs import RequestLog
+from gateway.policyroute import PolicyRoute, Terms
+from gateway.predictions import Clock, Signer
 from gateway.served import Codec, Results, ServedVersion
+from gateway.shadow import Comparison, Shadow, shadow_counts
+from gateway.tally import NoteRing
 from gateway.wire.request import Limits
+from router.compiled import CompiledPolicy, compile_policy
+from router.policy import Compare, TrafficPolicy, parse
 from router.table import ModelRoute, RoutingTable
 from runtimes.fleet import Fleet
 from runtimes.runtime import Runtime
@@ -22,20 +29,32 @@ class Routes:
     """Everything that one snapshot says about who answers.
 
     Attributes:
-        served: (model name, selector) -> what answers.
+        served: (model name, selector) -> what answers, or the policy that decides.
+        policies: in force here, by model name.
         paths: raw URL -> (model name, selector) of every infer URL that resolves: the fast lane's table.
+        header_names: lower-case names of the headers that policies read.
     """
 
     table: RoutingTable
-    served: Mapping[Selector, ServedVersion] = field(default_factory=dict)
+    served: Mapping[Selector, ServedVersion | PolicyRoute] = field(default_factory=dict)
+    policies: Mapping[str, PolicyRoute] = field(default_factory=dict)
     paths: Mapping[bytes, Selector] = field(default_factory=dict)
+    header_names: frozenset[bytes] = frozenset()
 
 
 NO_ROUTES: Final = Routes(RoutingTable({}, 0))
+DEFAULT_INFLIGHT: Final = 32
+"""Copies that wait or run at once, where the policy says nothing."""
 
 
 class RouteBook:
-    """Keeps what outlives a snapshot: codecs with what they remember, and counts."""
+    """Keeps what outlives a snapshot: codecs with what they remember, counts, policies that have not changed.
+
+    Attributes:
+        clock: Unix time in whole seconds; its owner ticks.
+        zeroed: (policy, rollout) whose canary this worker gives nothing, by its own decision -> why.
+        on_zeroed: called when that has grown.
+    """
 
     def __init__(
         self,
@@ -45,13 +64,18 @@ class RouteBook:
         now_ns: Callable[[], int],
         now_ms: Callable[[], int],
     ) -> None:
+        self.clock = Clock(now_ms() // 1000)
+        self.zeroed: dict[tuple[str, str], str] = {}
+        self.on_zeroed: Callable[[], None] = lambda: None
         self._page = page
         self._limits = limits
         self._log = log
         self._now_ns = now_ns
         self._now_ms = now_ms
+        self._ring = NoteRing(page)
         self._codecs: dict[Runtime, Codec] = {}
         self._plain: dict[Runtime, ServedVersion] = {}
+        self._known: dict[str, tuple[PolicyState, tuple[Codec | None, ...], PolicyRoute | None]] = {}
 
     @property
     def inflight(self) -> int:
@@ -69,16 +93,119 @@ class RouteBook:
     def build(self, snapshot: Snapshot, fleet: Fleet) -> Routes:
         """The routes of a snapshot, with the runtimes that are here now."""
         table = _table(snapshot)
-        served: dict[Selector, ServedVersion] = {}
+        served: dict[Selector, ServedVersion | PolicyRoute] = {}
         for name, selector in table.selectors():
             version = table.decide(name, selector).version
             runtime = fleet.get(name, version) if version is not None else None
             if runtime is not None:
                 served[name, selector] = self._plain[runtime]
-        return Routes(table, served, {_path(*selector): selector for selector in served})
+        self._forget_zeroed(snapshot)
+        policies = self._in_force(snapshot, fleet)
+        for state in snapshot.policies:
+            route = policies.get(state.name)
+            if route is not None:
+                served[state.name, ""] = route
+            else:
+                # Not in force yet: the newest version, perhaps a canary, must not answer everybody.
+                served.pop((state.name, ""), None)
+        names = frozenset().union(*(route.compiled.header_names for route in policies.values()))
+        return Routes(table, served, policies, {_path(*selector): selector for selector in served}, names)
 
-    def _serve(self, codec: Codec) -> ServedVersion:
-        return ServedVersion(codec, self._log, self._now_ns, self._now_ms)
+    def _forget_zeroed(self, snapshot: Snapshot) -> None:
+        """What this worker zeroed holds for that rollout, until control clears it."""
+        kept = {(state.name, state.rollout) for state in snapshot.policies if state.rollout not in snapshot.cleared}
+        self.zeroed = {place: reason for place, reason in self.zeroed.items() if place in kept}
+
+    def _serve(self, codec: Codec, **variant: Any) -> ServedVersion:
+        return ServedVersion(codec, self._log, self._now_ns, self._now_ms, **variant)
+
+    def _in_force(self, snapshot: Snapshot, fleet: Fleet) -> dict[str, PolicyRoute]:
+        """Policies whose stable variant is here; one that has not changed goes on as it is."""
+        known = self._known
+        self._known = {}
+        found: dict[str, PolicyRoute] = {}
+        for state in snapshot.policies:
+            codecs = tuple([self._codec(fleet.get(pin.name, pin.version), pin.digest) for pin in state.variants])
+            was = known.get(state.name)
+            same = was is not None and was[:2] == (state, codecs)
+            route = was[2] if was is not None and same else self._route(snapshot, state, codecs)
+            self._known[state.name] = (state, codecs, route)
+            if route is not None:
+                found[state.name] = route
+        return found
+
+    def _route(self, snapshot: Snapshot, state: PolicyState, codecs: tuple[Codec | None, ...]) -> PolicyRoute | None:
+        """A policy as it decides here; None while its stable variant is not here: the default version then answers."""
+        if codecs[state.stable] is None or not snapshot.signing:
+            return None
+        policy = parse(state.document)
+        names = tuple(pin.variant for pin in state.variants)
+        canary = names[state.canary] if state.canary >= 0 else ""
+        taken_out = frozenset({*state.killed, *([canary] if state.zeroed else [])}) - {""}
+        compiled = compile_policy(
+            policy, state.slots, revision=state.revision, killed=taken_out, shadow_slots=state.shadow_slots
+        )
+        key = snapshot.signing[0]
+        signer = Signer(
+            key.id,
+            key.secret,
+            state.revision,
+            [pin.digest for pin in state.variants],
+            now_s=self.clock,
+            sequence=int.from_bytes(os.urandom(4), "big"),
+        )
+        rollout = policy.spec.rollout
+        terms = Terms(
+            name=state.name,
+            number=state.number,
+            revision=state.revision,
+            stable=state.stable,
+            canary=state.canary,
+            slow_ns=state.slow_ns,
+            fallback=rollout is not None and rollout.on_failure.fallback_to_stable,
+            zeroed=state.zeroed or (state.name, state.rollout) in self.zeroed,
+            doublings=state.doublings,
+        )
+
+        def on_zeroed(reason: str) -> None:
+            self.zeroed[state.name, state.rollout] = reason
+            self.on_zeroed()
+
+        return PolicyRoute(
+            compiled,
+            terms,
+            codecs,
+            page=self._page,
+            ring=self._ring,
+            signer=signer,
+            shadow=self._shadow(policy, compiled, state, codecs),
+            serve=self._serve,
+            now_ns=self._now_ns,
+            on_zeroed=on_zeroed,
+        )
+
+    def _shadow(
+        self, policy: TrafficPolicy, compiled: CompiledPolicy, state: PolicyState, codecs: tuple[Codec | None, ...]
+    ) -> Shadow | None:
+        """Who answers unseen: the document's shadow, or the canary in a rollout."""
+        wanted = policy.spec.shadow
+        index = compiled.names.index(wanted.variant) if wanted is not None else state.canary
+        codec = codecs[index] if index >= 0 else None
+        if codec is None or not state.shadow_slots:
+            return None
+        compare = wanted.compare if wanted is not None else Compare()
+        return Shadow(
+            codec,
+            index,
+            Comparison(compare.argmax, compare.atol, compare.rtol, compare.topk or 0),
+            counts=shadow_counts(self._page, state.name, state.revision, compiled.names[index]),
+            most_inflight=wanted.max_inflight if wanted is not None else DEFAULT_INFLIGHT,
+            now_ns=self._now_ns,
+        )
+
+    def _codec(self, runtime: Runtime | None, digest: str) -> Codec | None:
+        """A variant is pinned to a digest: a version of the same number with other bytes is not it."""
+        return self._codecs[runtime] if runtime is not None and runtime.digest == digest else None
 
 
 def _table(snapshot: Snapshot) -> RoutingTable:

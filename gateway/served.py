@@ -16,6 +16,7 @@ from gateway.logs import RequestLog
 from gateway.meter import Meter
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
+from gateway.wire.fields import field_places
 from gateway.wire.request import Limits
 from runtimes.batching.batcher import Batch
 from runtimes.batching.job import DONE, Job
@@ -36,6 +37,7 @@ class Codec:
         decoder: of plain JSON bodies.
         default_priority: level of a request that asks for none.
         meters: counts by variant.
+        fields: where each named field of an input stands.
     """
 
     def __init__(self, runtime: Runtime, page: CounterPage, limits: Limits) -> None:
@@ -46,6 +48,7 @@ class Codec:
         batching = runtime.config.batching
         self._levels = batching.priority_levels
         self.default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
+        self.fields = field_places(runtime.signature, runtime.config.feature_names)
         self.meters: dict[str, Meter] = {}
         self._page = page
 
@@ -86,7 +89,10 @@ class ServedVersion:
         headers: those that every answer of this version carries.
         head: the same as bytes, up to `Exchange.lead`.
         meter: counts of this variant.
+        second_chance: what fails here is answered by another variant, so an attempt gets less than all of the time.
     """
+
+    second_chance = False
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ class Worker:
             log=request_log(),
         )
         self.fleet = Fleet(environment, self.dataplane.sink_for, self._swap)
+        self.dataplane.book.on_zeroed = self._tell
         limits = edge_limits(config)
         self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor)
         self.link = WorkerEnd(
@@ -214,7 +215,10 @@ class Worker:
             for r in self.fleet
         )
         settled = self._settled == self.snapshot.revision
-        self.link.send(Status(self.snapshot.revision, settled, models, self._listening))
+        routes, zeroed = self.dataplane.routes, self.dataplane.book.zeroed
+        policies = {name: route.terms.revision for name, route in routes.policies.items()}
+        told = tuple((*place, reason) for place, reason in zeroed.items())
+        self.link.send(Status(self.snapshot.revision, settled, models, self._listening, policies, told))
 
     async def _ask_for_slot(self, snapshot: Snapshot) -> None:
         """Ask control whether this snapshot is all there is to load, until it is or a newer one comes."""
@@ -266,6 +270,7 @@ class Worker:
             if self._lag_ns > STALL_NS:
                 self.edge.counts[WORKER_INDEX["loop_stalls_total"]] += 1
                 self.edge.counts[WORKER_INDEX["loop_stall_ns_total"]] += self._lag_ns
+        self.dataplane.book.clock.seconds = int(time.time())
         self.edge.counts[WORKER_INDEX["bytes_in_flight"]] = self.dataplane.bytes_held
         self._tick_due_ns = now + int(TICK_S * 1e9)
         self._loop.call_later(TICK_S, self._tick)

@@ -28,6 +28,11 @@ class Wide:
         self.shape = shape
 
 
+def values_of(wide: Wide) -> Array:
+    """The numbers as they were parsed, 64 bits wide. Shapes: `wide.shape`."""
+    return np.frombuffer(wide.buffer, dtype=_DTYPES[wide.kind]).reshape(wide.shape)
+
+
 def narrow(wide: Wide, spec: TensorSpec) -> Array:
     """Convert to the input's datatype; floats are rounded, nothing else is changed.
 

@@ -5,7 +5,7 @@ everything else runs on the loop and is quick.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.control.messages import Snapshot, WantedModel
@@ -37,6 +37,9 @@ class Catalogue:
     Args:
         probe: first load of unknown files in a process of its own: (directory, file) -> result.
         explicit: names that are wanted in mode explicit; None = all names are wanted.
+
+    Attributes:
+        pins: versions that are wanted whatever the version policy says, by name.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Catalogue:
         self._restored: dict[Place, WantedModel] = {}
         self._frozen: dict[str, Desired] | None = None
         self.explicit = explicit
+        self.pins: dict[str, set[int]] = {}
         self.settled = False
         self.problems: tuple[str, ...] = ()
 
@@ -121,7 +125,19 @@ class Catalogue:
             return sorted(self._frozen)
         if self.explicit is None or EVERYTHING in self.explicit:
             return self.names
-        return sorted(self.explicit)
+        return sorted(self.explicit | set(self.pins))
+
+    def copy_of(self, name: str, version: int) -> tuple[str, str]:
+        """Digest of a version's copy, and why there is none; one of the two is empty."""
+        done = self._fetched.get((name, version))
+        if done is None:
+            return "", "it is not in the repository, or its files are still being written"
+        return (done.copy.digest, "") if done.copy is not None else ("", done.reason)
+
+    def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Inputs and outputs that the first load of these files told; None = it is not known."""
+        result = self._cache.verdict(digest)
+        return None if result is None else (result.inputs, result.outputs)
 
     def to_fetch(self) -> Iterator[SeenVersion]:
         """Selected versions that have not been fetched as they are now."""
@@ -174,7 +190,7 @@ class Catalogue:
     def desired(self) -> dict[str, Desired]:
         """What is wanted now, by name."""
         if self._frozen is not None:
-            return self._frozen
+            return {name: self._with_pins(name, desired) for name, desired in self._frozen.items()}
         found: dict[str, Desired] = {}
         for name in self.wanted_names:
             seen = self._seen.get(name)
@@ -187,12 +203,28 @@ class Catalogue:
         self._fetched = {place: done for place, done in self._fetched.items() if place in present}
         return found
 
+    def _with_pins(self, name: str, desired: Desired) -> Desired:
+        """What was wanted at the start, and what policies want beside it."""
+        model, known = self._seen.get(name), {target.version for target in desired.targets}
+        if model is None or model.config is None or not self.pins.get(name, set()) - known:
+            return desired
+        more = [
+            self._wanted(seen, done.copy, model.config)
+            for seen in model.versions
+            if seen.version in self.pins[name] - known
+            and (done := self._fetched.get((name, seen.version))) is not None
+            and done.copy is not None
+        ]
+        targets = (*desired.targets, *more)
+        return replace(desired, targets=targets, offered=frozenset(target.version for target in targets))
+
     def _selected(self, name: str) -> list[SeenVersion]:
         model = self._seen.get(name)
         if model is None or model.config is None:
             return []
         # What is refused at sight keeps its number: a broken version 3 must not be replaced by 2 in silence.
         chosen = set(selected(model.config.version_policy, [seen.version for seen in model.versions]))
+        chosen |= self.pins.get(name, set())
         return [seen for seen in model.versions if seen.version in chosen]
 
     def _desired(self, model: SeenModel) -> Desired:

@@ -64,6 +64,62 @@ class ModelState(Struct, frozen=True, array_like=True):
     load_ns: int = 0
 
 
+class VariantPin(Struct, frozen=True, array_like=True):
+    """A variant of a policy, pinned to content.
+
+    Attributes:
+        variant: its name in the policy.
+        digest: "sha256:HEX" of the version's files.
+    """
+
+    variant: str
+    name: str
+    version: int
+    digest: str
+
+
+class PolicyState(Struct, frozen=True, array_like=True):
+    """A traffic policy as workers act on it.
+
+    Attributes:
+        name: of the policy and its model.
+        number: of the policy on this node, for the evidence of single requests.
+        revision: grows with every change of routing.
+        document: as applied, plain values.
+        variants: in the order of the document.
+        slots: owner of each of the 10,000 slots of the default split, as index into `variants`.
+        stable, canary: indices; canary -1 = no rollout is under way.
+        rollout: identity of the rollout; "" = none. What a worker zeroed by itself holds for that rollout.
+        slow_ns: requests that take longer are slow; 0 = not judged.
+        shadow_slots: of 10,000 requests so many are copied to the shadow.
+        zeroed: the canary gets nothing.
+        doublings: units of a share of 1/2^doublings are noted one by one.
+        killed: variants that get nothing.
+    """
+
+    name: str
+    number: int
+    revision: int
+    document: dict[str, Any]
+    variants: tuple[VariantPin, ...]
+    slots: bytes
+    stable: int
+    canary: int = -1
+    rollout: str = ""
+    slow_ns: int = 0
+    shadow_slots: int = 0
+    zeroed: bool = False
+    doublings: int = 0
+    killed: tuple[str, ...] = ()
+
+
+class SigningKey(Struct, frozen=True, array_like=True):
+    """A key of `x-prediction-id`."""
+
+    id: int
+    secret: bytes
+
+
 class Snapshot(Struct, frozen=True, tag="snapshot"):
     """The one immutable truth a worker acts on; a higher revision replaces the whole of a lower one.
 
@@ -71,6 +127,9 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         routes: model name -> route; names without any version known are absent (404).
         ready: every model wanted at start has a READY version (or degraded start is allowed). Latches.
         states: node-wide view, for the index and for reasons in errors.
+        policies: in force, by name.
+        signing: keys of prediction ids, newest first.
+        cleared: rollouts whose canary workers may give traffic again, whatever they decided by themselves.
     """
 
     revision: int
@@ -78,6 +137,9 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     routes: dict[str, Route]
     ready: bool
     states: tuple[ModelState, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
+    signing: tuple[SigningKey, ...] = ()
+    cleared: tuple[str, ...] = ()
 
 
 class Answer(Struct, frozen=True, tag="answer"):
@@ -111,12 +173,16 @@ class Status(Struct, frozen=True, tag="status"):
         revision: routes of this revision are in force here.
         settled: every wanted model of that revision is READY or has failed here.
         listening: it answers requests.
+        policies: revision in force here, by policy.
+        zeroed: (policy, rollout, reason) of each canary that this worker gives nothing, by its own decision.
     """
 
     revision: int
     settled: bool
     models: tuple[ModelState, ...]
     listening: bool = False
+    policies: dict[str, int] = {}
+    zeroed: tuple[tuple[str, str, str], ...] = ()
 
 
 class Beat(Struct, frozen=True, tag="beat"):

@@ -21,6 +21,7 @@ from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.messages import Snapshot, WantedModel
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
+from gateway.control.traffic import Traffic, open_traffic
 from gateway.counters import CRASHES, MODEL_VALUES, WORKER_FIELDS, CounterPage
 from gateway.http.admin import build_admin
 from gateway.http.door import Door
@@ -80,6 +81,8 @@ class Control:
             quarantine=Quarantine(remembered.crashes if remembered else {}),
             restored=remembered.snapshot if remembered else None,
         )
+        self._store_url = config.store.url
+        self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
         self._admin_facts = {
             **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
@@ -126,6 +129,8 @@ class Control:
         if page is not None:
             said = b"" if trace is None else bytes(trace).rstrip(b"\0")
             version = blamed(page, said, hung=reason == HUNG)
+            if self.traffic is not None:
+                self.traffic.died(start_id, page, version[0] if version else "")
             if said or version:
                 self._accuse(page, version, said, reason)
             self._finals.fold(start_id, page)
@@ -177,12 +182,25 @@ class Control:
     # ---- running ----
 
     def start(self, admin: socket.socket | None) -> None:
-        """Look at the repository, serve the admin port."""
+        """Open the store, look at the repository, serve the admin port."""
+        self._spawn(self._begin(admin))
+
+    async def _begin(self, admin: socket.socket | None) -> None:
+        self.traffic = traffic = await open_traffic(
+            self._store_url,
+            self.service,
+            self._data_dir,
+            run=self._facts["run_id"],
+            pages=lambda: (self._pages, self._finals.page),
+            totals=self.totals,
+        )
+        self._spawn(traffic.policies.follow())
+        self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())
         if admin is not None:
-            self._spawn(self._serve_admin(admin))
+            self._spawn(self._serve_admin(admin, traffic))
 
-    async def _serve_admin(self, admin: socket.socket) -> None:
+    async def _serve_admin(self, admin: socket.socket, traffic: Traffic) -> None:
         # Its connections are not those of the metrics page, which counts what workers do.
         counts = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q")
         call_later = asyncio.get_running_loop().call_later
@@ -190,7 +208,7 @@ class Control:
         door.start()
         server = uvicorn.Server(
             uvicorn.Config(
-                build_admin(self.service, self._admin_facts, self._admin_limits.json_body_bytes),
+                build_admin(self.service, traffic, self._admin_facts, self._admin_limits.json_body_bytes),
                 http=partial(GuardedProtocol, door),  # type: ignore[arg-type]  # any factory of protocols will do
                 ws="none",
                 lifespan="off",
@@ -240,6 +258,8 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.service.close()
+        if self.traffic is not None:
+            await self.traffic.close()
 
 
 def _settings(config: Config) -> Settings:

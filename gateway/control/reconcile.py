@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.control.messages import ModelState, Route, Snapshot, Status, WantedModel
+import msgspec
+
+from gateway.control.messages import (
+    ModelState,
+    PolicyState,
+    Route,
+    SigningKey,
+    Snapshot,
+    Status,
+    WantedModel,
+)
 from runtimes.registry.modelconfig import ModelConfig
 
 READY: Final = "READY"
@@ -81,12 +91,24 @@ def view_of(statuses: Iterable[Status]) -> NodeView:
     )
 
 
-def decide(desired: Mapping[str, Desired], before: Snapshot, view: NodeView, *, ready: bool) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What policies add to a snapshot; see `Snapshot`."""
+
+    policies: tuple[PolicyState, ...] = ()
+    signing: tuple[SigningKey, ...] = ()
+    cleared: tuple[str, ...] = ()
+
+
+def decide(
+    desired: Mapping[str, Desired], before: Snapshot, view: NodeView, *, ready: bool, traffic: Traffic | None = None
+) -> Snapshot:
     """The next snapshot; its revision is that of `before` when nothing has changed, else one more.
 
     Args:
         ready: the latch of readiness, see `is_ready`.
     """
+    traffic = traffic or Traffic()
     models: list[WantedModel] = []
     routes: dict[str, Route] = {}
     states: list[ModelState] = []
@@ -96,10 +118,17 @@ def decide(desired: Mapping[str, Desired], before: Snapshot, view: NodeView, *, 
         models += [*wanted.targets, *kept]
         routes[name] = _route(name, wanted, kept, before, view)
         states += _states(name, wanted, kept, view)
-    after = Snapshot(before.revision, tuple(models), routes, ready, tuple(states))
-    if after == before:
-        return before
-    return Snapshot(before.revision + 1, after.models, routes, ready, after.states)
+    after = Snapshot(
+        before.revision,
+        tuple(models),
+        routes,
+        ready,
+        tuple(states),
+        traffic.policies,
+        traffic.signing,
+        traffic.cleared,
+    )
+    return before if after == before else msgspec.structs.replace(after, revision=before.revision + 1)
 
 
 def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:

@@ -17,11 +17,12 @@ from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
 from gateway.control.link import ControlEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status, WantedModel
+from gateway.control.policies import Policies
 from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
 from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
 from runtimes.registry.aliases import write_alias
-from runtimes.registry.directory import SourceAway
+from runtimes.registry.directory import SeenModel, SourceAway
 from runtimes.registry.names import ALIAS_RULE, is_alias, is_name
 
 LOAD_TIMEOUT_S: Final = 600.0
@@ -96,6 +97,8 @@ class Service:
         self._start_names: list[str] | None = None
         self._looked = False
         self._introductions: dict[str, tuple[int, str]] = {}
+        self.policies: Policies | None = None
+        self.request_rates: dict[str, float] = {}
 
     @property
     def link(self) -> ControlEnd:
@@ -151,17 +154,66 @@ class Service:
         """Decide anew and tell the workers, if anything has changed."""
         if self._start_names is None or (self._waits_for_workers and not self._hears_someone()):
             return
+        if self.policies is not None and not self.policies.loaded:
+            # Without knowing the policies, the newest version would answer everybody.
+            return
+        self.catalogue.pins = self.policies.pins() if self.policies is not None else {}
         desired, view = self._withhold(time.monotonic()), self.view()
         ready = self.snapshot.ready or reconcile.is_ready(
             desired, self._start_names, view, degraded=self.settings.allow_degraded_start
         )
-        after = reconcile.decide(desired, self.snapshot, view, ready=ready)
+        after = reconcile.decide(desired, self.snapshot, view, ready=ready, traffic=self._traffic())
         if after is not self.snapshot:
             self._log_changes(self.snapshot, after)
             self.snapshot = after
             self._remember(self)
             self._link.broadcast(after)
         _soon(self._notify())
+
+    def _traffic(self) -> reconcile.Traffic | None:
+        if self.policies is None:
+            return None
+        return reconcile.Traffic(self.policies.states(), self.policies.signing, self.policies.cleared)
+
+    def policies_changed(self) -> None:
+        """A policy has changed: what it pins is fetched, and workers hear of it."""
+        self.publish()
+        if any(True for _ in self.catalogue.to_fetch()):
+            _soon(self._fetch_pinned())
+
+    async def _fetch_pinned(self) -> None:
+        async with self._looking:
+            await self._fetch_all()
+
+    async def fetched_now(self, name: str, version: int) -> tuple[str, str]:
+        """Copy and probe a version that is in the repository: its digest, or why there is none.
+
+        Raises:
+            LoadFailed: the repository is away.
+        """
+        async with self._looking:
+            self.catalogue.pins.setdefault(name, set()).add(version)
+            await self._fetch_all()
+            return self.catalogue.copy_of(name, version)
+
+    async def look_at(self, name: str) -> SeenModel | None:
+        """Scan one model now. Raises LoadFailed: the repository is away."""
+        async with self._looking:
+            return await self._look_at(name)
+
+    async def everywhere(self, name: str, revision: int, patience_s: float) -> bool:
+        """Wait until every worker acts on this revision of a policy; False = some do not yet."""
+
+        def acts() -> bool:
+            statuses = [worker.status for worker in self.workers.values()]
+            return bool(statuses) and all(s is not None and s.policies.get(name, 0) >= revision for s in statuses)
+
+        try:
+            async with asyncio.timeout(patience_s), self._changed:
+                await self._changed.wait_for(acts)
+        except TimeoutError:
+            return False
+        return True
 
     def crashed(self, digest: str, now_s: float) -> None:
         """A worker died while it executed this: after some of these, no worker gets it for a while."""
@@ -240,6 +292,7 @@ class Service:
             self.catalogue.fetched(seen, await self._in_thread(self.catalogue.fetch, seen))
         self.publish()
         keep = {model.digest for model in self.snapshot.models}
+        keep |= self.policies.digests() if self.policies is not None else set()
         await self._in_thread(self.catalogue.evict, keep)
 
     async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:
@@ -369,9 +422,9 @@ class Service:
         if mode != "explicit":
             raise Forbidden(f"explicit model {verb} is not allowed: models.control_mode is {mode}")
 
-    async def _look_at(self, name: str) -> Any:
+    async def _look_at(self, name: str) -> SeenModel | None:
         try:
-            seen = await self._in_thread(self.catalogue.look_at, name)
+            seen: SeenModel | None = await self._in_thread(self.catalogue.look_at, name)
         except SourceAway as error:
             raise LoadFailed(str(error), stage="fetch") from error
         self.catalogue.observed_one(name, seen)

@@ -5,14 +5,15 @@ Whoever reaches this port may do everything: it is bound to this machine unless 
 
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.service import Service
-from gateway.errors import HttpError
+from gateway.control.traffic import Traffic
+from gateway.http.body import object_of
 from gateway.http.failures import exception_handlers
+from gateway.http.policies import policy_routes
 from gateway.http.reply import Reply, json_reply
 from runtimes.errors import InvalidInput, UnknownModel
 
@@ -58,7 +59,7 @@ class Admin:
 
     async def set_alias(self, request: Request) -> Reply:
         """`{"version": 3}`: point the alias there."""
-        version = (await _object(request, self._body_bytes)).get("version")
+        version = (await object_of(request, self._body_bytes)).get("version")
         if type(version) is not int or version < 1:
             raise InvalidInput(f"version: expected a whole number from 1, got {_shown(version)}")
         await self._service.call_alias(request.path_params["name"], request.path_params["alias"], version)
@@ -79,7 +80,7 @@ class Admin:
         return json_reply({"live": True})
 
 
-def build_admin(service: Service, facts: dict[str, Any], body_bytes: int) -> Starlette:
+def build_admin(service: Service, traffic: Traffic, facts: dict[str, Any], body_bytes: int) -> Starlette:
     """The application of the admin port.
 
     Args:
@@ -97,27 +98,13 @@ def build_admin(service: Service, facts: dict[str, Any], body_bytes: int) -> Sta
         Route(f"{model}/unload", admin.unload, methods=["POST"]),
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
+        *policy_routes(service, traffic, body_bytes),
         Route("/metrics", admin.metrics),
         Route("/v2/health/live", admin.live),
     ]
     app = Starlette(routes=routes, exception_handlers=exception_handlers())
     app.router.redirect_slashes = False
     return app
-
-
-async def _object(request: Request, most: int) -> dict[str, Any]:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise HttpError(413, "payload_too_large", f"a body of more than the {most} bytes that are read")
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput("the body is not valid JSON") from error
-    if not isinstance(found, dict):
-        raise InvalidInput(f"expected a JSON object, got {type(found).__name__}")
-    return found
 
 
 def _shown(value: object) -> str:

@@ -2,12 +2,15 @@
 
 import asyncio
 from concurrent.futures import Executor
+from typing import Any
 
+import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
 from gateway.http.compression import CODINGS, Damaged, Oversized, inflate
+from runtimes.errors import InvalidInput
 
 _ACCEPTED = ((b"accept-encoding", b"gzip, deflate"),)
 
@@ -69,3 +72,35 @@ def too_large(limit_bytes: int) -> HttpError:
         f"the body is longer than the {limit_bytes} bytes that are read",
         ((b"connection", b"close"),),
     )
+
+
+async def text_of(request: Request, most: int) -> str:
+    """A body as UTF-8 text, for ports without a dataplane.
+
+    Raises:
+        HttpError: 413 as soon as it is longer than `most` bytes.
+        InvalidInput: it is not UTF-8.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise HttpError(413, "payload_too_large", f"a body of more than the {most} bytes that are read")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput("the body is not UTF-8") from error
+
+
+async def object_of(request: Request, most: int) -> dict[str, Any]:
+    """A body as a JSON object; an empty one is {}. Raises HttpError, InvalidInput."""
+    text = await text_of(request, most)
+    if not text.strip():
+        return {}
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput("the body is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise InvalidInput(f"expected a JSON object, got {type(found).__name__}")
+    return found

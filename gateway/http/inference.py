@@ -1,7 +1,7 @@
 """`POST .../infer` in the slow lane: everything that the fast lane does not take, through the same dataplane."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -26,18 +26,13 @@ class SlowExchange(Exchange):
         self.request_id = request_id
         self.trace = trace
         self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._query: Mapping[str, str] = {}
 
     def read(self, request: Request, names: frozenset[bytes]) -> None:
         """Keep what policies read of a request; of a repeated header the first counts."""
         if names:
             found = [(name, value) for name, value in request.scope["headers"] if name in names]
             self.headers = dict(reversed(found))
-        self._query = request.query_params
-
-    def query(self, name: str) -> str | None:
-        """Value of a query parameter."""
-        return self._query.get(name)
+        self.query = request.scope["query_string"]
 
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Hand the answer to the task."""

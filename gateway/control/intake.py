@@ -1,0 +1,93 @@
+"""From reports of totals to what is new: exact however often a report comes, in whatever order nodes send theirs. Pure.
+
+Per node and run the last totals and, per worker, the number of the next note are kept; they are stored with the
+evidence that was made of them, so a controller that takes over neither misses nor repeats anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.control.record import NodeReport
+
+MOST_WORKERS: Final = 1_000
+"""Starts of workers whose place in the ring is remembered per node; the oldest are forgotten."""
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a report adds.
+
+    Attributes:
+        counts: (revision, stratum, variant) -> counts as `gateway.tally.FIELDS`.
+        shadow: (revision, variant) -> counts as `gateway.shadow.FIELDS`.
+        notes: (flags, revision, stratum index, variant index, unit), each once.
+        missed: notes that were overwritten before they were read.
+        lost: (revision, stratum, variant) -> requests that died with a worker.
+    """
+
+    counts: dict[tuple[int, str, str], tuple[int, ...]] = field(default_factory=dict)
+    shadow: dict[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
+    notes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    missed: int = 0
+    lost: dict[tuple[int, str, str], int] = field(default_factory=dict)
+
+
+class Intake:
+    """Remembers what every node has reported. `state` goes through JSON unchanged."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._nodes: dict[str, dict[str, Any]] = {node: _copied(kept) for node, kept in (state or {}).items()}
+
+    def take(self, report: NodeReport) -> Delta:
+        """What this report adds to those before it."""
+        kept = self._nodes.get(report.node)
+        if kept is None or kept["run"] != report.run:
+            kept = self._nodes[report.node] = {"run": report.run, "counts": {}, "shadow": {}, "cursors": {}, "lost": []}
+        found = Delta()
+        for revision, stratum, variant, totals in report.counts:
+            added = _added(kept["counts"], f"{revision}|{stratum}|{variant}", totals)
+            if any(added):
+                found.counts[revision, stratum, variant] = added
+        for revision, variant, totals in report.shadow:
+            added = _added(kept["shadow"], f"{revision}|{variant}", totals)
+            if any(added):
+                found.shadow[revision, variant] = added
+        self._take_notes(kept["cursors"], report, found)
+        for lost in report.lost:
+            if (key := f"{lost.worker}|{lost.revision}|{lost.stratum}|{lost.variant}") not in kept["lost"]:
+                kept["lost"] = [*kept["lost"][-MOST_WORKERS:], key]
+                place = (lost.revision, lost.stratum, lost.variant)
+                found.lost[place] = found.lost.get(place, 0) + lost.requests
+        return found
+
+    @staticmethod
+    def _take_notes(cursors: dict[str, int], report: NodeReport, found: Delta) -> None:
+        for stretch in report.notes:
+            known = cursors.pop(stretch.worker, 0)
+            end = stretch.first + len(stretch.notes)
+            found.missed += max(0, stretch.first - known)
+            found.notes += stretch.notes[max(0, known - stretch.first) :]
+            cursors[stretch.worker] = max(known, end)
+        while len(cursors) > MOST_WORKERS:
+            del cursors[next(iter(cursors))]
+
+    def forget(self, revisions: Mapping[str, object]) -> None:
+        """Drop totals of revisions that are not known any more, so that the state stays small."""
+        for kept in self._nodes.values():
+            for name in ("counts", "shadow"):
+                kept[name] = {key: total for key, total in kept[name].items() if key.split("|", 1)[0] in revisions}
+
+    def state(self) -> dict[str, Any]:
+        """Everything."""
+        return {node: _copied(kept) for node, kept in self._nodes.items()}
+
+
+def _added(known: dict[str, list[int]], key: str, totals: tuple[int, ...]) -> tuple[int, ...]:
+    before = known.get(key)
+    known[key] = list(totals)
+    return totals if before is None else tuple([now - was for now, was in zip(totals, before, strict=True)])
+
+
+def _copied(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.copy() if isinstance(value, dict | list) else value for name, value in kept.items()}

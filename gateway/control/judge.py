@@ -1,0 +1,443 @@
+"""What the evidence says of one rollout: reports of nodes go in, verdicts of guardrails come out. No clock, no I/O.
+
+Rules of evidence: docs/evidence.md. A unit errs once per guardrail and rollout, whichever worker or node saw it: one
+bitmap per guardrail, shared by the variants. A bad event counts with the weight that was in force where it was routed.
+Every number here is a sum, so the order of reports within a tick does not matter, and a state goes on where it was
+left.
+"""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from gateway.control.intake import Delta
+from gateway.shadow import COMPARED, DISAGREED
+from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED
+from router.evidence.eprocess import EventShare, log_threshold
+from router.evidence.planning import Guardrail as Plan
+from router.evidence.planning import smallest_detectable
+from router.evidence.promotion import Margin, NonInferiority
+from router.evidence.sequences import Moments, bernoulli_interval
+from router.evidence.srm import SampleRatio
+from router.hashing import MAX_DOUBLINGS, evidence_index, in_sample
+from router.rollout.observed import Verdict
+from router.rollout_document import Analysis, Guardrail, Metrics
+
+BITMAP_BITS: Final = 1 << 20
+_HALF_FULL: Final = BITMAP_BITS // 2
+MOST_LISTED: Final = 20_000
+"""Sampled units remembered one by one; above it every other one is dropped."""
+MOST_NOTES: Final = 2_000
+"""Notes of one report above which the sample is thinned: 8,000 requests per second of one worker."""
+_NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW}
+
+
+Place = tuple[int, str]
+"""Routing revision and stratum."""
+Weights = Mapping[str, Mapping[str, float]]
+"""Routing revision -> stratum -> the canary's share of the slots that randomise there."""
+
+
+class Bitmap:
+    """Units that have erred, 2^20 places."""
+
+    def __init__(self, state: str = "") -> None:
+        self._bits = bytearray(zlib.decompress(base64.b85decode(state)) if state else BITMAP_BITS // 8)
+        self.ones = int.from_bytes(self._bits, "big").bit_count()
+
+    def add(self, index: int) -> bool:
+        """Set a place; False when it was set before."""
+        at, bit = index >> 3, 1 << (index & 7)
+        if self._bits[at] & bit:
+            return False
+        self._bits[at] |= bit
+        self.ones += 1
+        return True
+
+    @property
+    def saturated(self) -> bool:
+        """Half full: from here on too many new units would look like old ones."""
+        return self.ones >= _HALF_FULL
+
+    @property
+    def digest(self) -> str:
+        """Of the bits, for the audit."""
+        return hashlib.sha256(self._bits).hexdigest()[:16]
+
+    def state(self) -> str:
+        """The bits as text, small while few are set."""
+        return base64.b85encode(zlib.compress(bytes(self._bits), 6)).decode()
+
+
+class Rail:
+    """One guardrail on events: is the canary worse, and is it surely no worse?"""
+
+    def __init__(self, rail: Metrics, *, sticky: bool, state: Mapping[str, Any] | None = None) -> None:
+        self.rail = rail
+        self.flag = _NOTES[rail.metric]
+        self.margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
+        self._sticky = sticky
+        self.harm = EventShare.from_state(state["harm"]) if state else EventShare(rail.ratio)
+        self.safety = NonInferiority.from_state(state["safety"]) if state else self._fresh()
+        self.bitmap = Bitmap(state["bitmap"] if state else "")
+        self.step_events = int(state["step_events"]) if state else 0
+        self.events: dict[str, list[int]] = dict(state["events"]) if state else {}
+
+    def _fresh(self) -> NonInferiority:
+        return NonInferiority(self.margin, sticky=self._sticky)
+
+    def new_step(self) -> None:
+        """Promotion rests on the data of the last analysed step alone; harm on all of it."""
+        self.safety = self._fresh()
+        self.step_events = 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON holds it exactly."""
+        return {
+            "harm": self.harm.state(),
+            "safety": self.safety.state(),
+            "bitmap": self.bitmap.state(),
+            "step_events": self.step_events,
+            "events": self.events,
+        }
+
+    def evidence(self) -> dict[str, Any]:
+        """What a verdict rests on, without the units: for the audit, where it is computed anew."""
+        return {
+            "metric": self.rail.metric,
+            "harm": self.harm.state(),
+            "safety": self.safety.state(),
+            "events": self.events,
+            "erred_units": self.bitmap.ones,
+            "erred_digest": self.bitmap.digest,
+        }
+
+
+class Sampled:
+    """Units of the step that are listed one by one: of each its variant, requests, bad and slow ones.
+
+    A unit is listed when it is in the sample, whose share halves with each doubling.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.doublings = int(state["doublings"]) if state else 0
+        self.units: dict[str, list[int]] = dict(state["units"]) if state else {}
+
+    def see(self, unit: int, canary: bool, flags: int) -> tuple[bool, int]:
+        """A request of a unit: whether the unit is new, and the flags that it has for the first time."""
+        key = f"{unit:x}"
+        known = self.units.get(key)
+        new = known is None
+        if known is None:
+            known = self.units[key] = [int(canary), 0, 0, 0]
+        bad, slow = bool(flags & NOTE_BAD), bool(flags & NOTE_SLOW)
+        first = (NOTE_BAD if bad and not known[2] else 0) | (NOTE_SLOW if slow and not known[3] else 0)
+        known[1] += 1
+        known[2] += bad
+        known[3] += slow
+        if len(self.units) > MOST_LISTED:
+            self.thin()
+        return new, first
+
+    def thin(self) -> None:
+        """Half of the units are listed no longer."""
+        if self.doublings < MAX_DOUBLINGS:
+            self.doublings += 1
+            self.units = {key: seen for key, seen in self.units.items() if in_sample(int(key, 16), self.doublings)}
+
+    def moments(self, canary: bool, flag: int) -> Moments:
+        """Of the rate of such requests per unit of a variant."""
+        column = 2 if flag == NOTE_BAD else 3
+        rates = [seen[column] / seen[1] for seen in self.units.values() if seen[0] == canary]
+        return Moments.of_sums(len(rates), sum(rates), sum(rate * rate for rate in rates))
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON holds it exactly."""
+        return {"doublings": self.doublings, "units": self.units}
+
+
+class Judge:
+    """All guardrails of one rollout.
+
+    Args:
+        identity: of the rollout; a new one begins with a new judge.
+        sticky: several requests may come from one unit.
+        variants: names by the index that notes carry.
+        stable, canary: names of the two that are compared.
+        state: what `state` of an earlier judge of the same rollout gave.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        analysis: Analysis,
+        *,
+        sticky: bool,
+        variants: Sequence[str],
+        stable: str,
+        canary: str,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        usable = state if state and state.get("identity") == identity else None
+        self.identity = identity
+        self.stable, self.canary = stable, canary
+        self.visit = int(usable["visit"]) if usable else 0
+        self._analysis = analysis
+        self._sticky = sticky
+        self._variants = tuple(variants)
+        rails = [rail for rail in analysis.guardrails if rail.metric in _NOTES]
+        kept = usable["rails"] if usable else {}
+        self.rails = {rail.label: Rail(rail, sticky=sticky, state=kept.get(rail.label)) for rail in rails}
+        watched = [one for one in analysis.signals if one.metric in _NOTES]
+        kept = usable["signals"] if usable else {}
+        self.signal_rails = {one.label: Rail(one, sticky=sticky, state=kept.get(one.label)) for one in watched}
+        self.counts: dict[str, list[int]] = dict(usable["counts"]) if usable else {}
+        self.step: dict[str, list[int]] = dict(usable["step"]) if usable else {}
+        self.sampled = Sampled(usable["sampled"] if usable else None)
+        self.shadow: dict[str, list[int]] = dict(usable["shadow"]) if usable else {}
+        self.tripped: list[str] = list(usable["tripped"]) if usable else []
+        self.missed = int(usable["missed"]) if usable else 0
+        self.stale = int(usable["stale"]) if usable else 0
+        self.ratio = SampleRatio.from_state(usable["ratio"]) if usable else SampleRatio()
+
+    # ---- taking in ----
+
+    def begin_step(self, visit: int) -> None:
+        """The rollout has entered a step: what is asked of the step alone begins anew."""
+        if visit == self.visit:
+            return
+        self.visit = visit
+        self.step = {}
+        self.sampled.units = {}
+        self.ratio = SampleRatio()
+        for rail in self._every_rail().values():
+            rail.new_step()
+
+    def _every_rail(self) -> dict[str, Rail]:
+        return {**self.signal_rails, **self.rails}
+
+    def take(self, delta: Delta, weights: Weights, strata: Sequence[str]) -> None:
+        """Take in what a node has counted since its last report.
+
+        Args:
+            strata: names by the index that notes carry.
+        """
+        self.missed += delta.missed
+        if len(delta.notes) > MOST_NOTES:
+            self.sampled.thin()
+        for (_, variant), counts in delta.shadow.items():
+            _add_to(self.shadow, variant, counts)
+        requests: dict[Place, int] = {}
+        for (revision, stratum, variant), counts in delta.counts.items():
+            _add_to(self.counts, f"{revision}|{stratum}|{variant}", counts)
+            if stratum == UNCOUNTED:
+                continue
+            _add_to(self.step, variant, counts)
+            if variant == self.canary:
+                requests[revision, stratum] = requests.get((revision, stratum), 0) + counts[OK] + counts[BAD]
+        lost, events = self._lost(delta), self._events(delta, weights, strata)
+        for label, rail in self._every_rail().items():
+            found = events[label]
+            for place, (canary, every) in (lost if rail.flag == NOTE_BAD else {}).items():
+                found[place] = (found.get(place, (0, 0))[0] + canary, found.get(place, (0, 0))[1] + every)
+            for place in {*found, *requests}:
+                self._feed(rail, place, found.get(place, (0, 0)), requests.get(place, 0), weights)
+
+    def _feed(self, rail: Rail, place: Place, events: tuple[int, int], requests: int, weights: Weights) -> None:
+        """Erring units of one place, (canary's, all), and the canary's requests there."""
+        canary, every = events
+        weight = weights.get(str(place[0]), {}).get(place[1])
+        if weight is None:
+            self.stale += every
+            return
+        rail.harm.add(weight, canary, every)
+        rail.step_events += every
+        if every and 0.0 < weight < 1.0:
+            _add_to(rail.events, repr(weight), (canary, every))
+        if not self._sticky:
+            # A failure may be reported a tick before or after its request is counted as ended.
+            rail.safety.add(weight, canary, every, max(canary, requests))
+
+    def _lost(self, delta: Delta) -> dict[Place, tuple[int, int]]:
+        """Requests that died with a worker: (canary's, all) by place; each is a unit of its own."""
+        found: dict[Place, tuple[int, int]] = {}
+        for (revision, stratum, variant), count in delta.lost.items():
+            if stratum != UNCOUNTED and variant in (self.canary, self.stable):
+                canary, every = found.get((revision, stratum), (0, 0))
+                found[revision, stratum] = (canary + count * (variant == self.canary), every + count)
+        return found
+
+    def _events(self, delta: Delta, weights: Weights, strata: Sequence[str]) -> dict[str, dict[Place, tuple[int, int]]]:
+        """Guardrail -> place -> (canary's, all) bad events of units that had not erred before."""
+        revisions = {int(text) & REVISION_MASK: int(text) for text in weights}
+        found: dict[str, dict[Place, tuple[int, int]]] = {label: {} for label in self._every_rail()}
+        for flags, masked, stratum_index, variant_index, unit in delta.notes:
+            if not flags:
+                continue
+            revision = revisions.get(masked)
+            if revision is None or stratum_index >= len(strata):
+                self.stale += 1
+                continue
+            variant = self._variants[variant_index] if variant_index < len(self._variants) else ""
+            if variant not in (self.canary, self.stable):
+                continue
+            place = (revision, strata[stratum_index])
+            if flags & NOTE_SEEN and in_sample(unit, self.sampled.doublings):
+                self._see(unit, variant == self.canary, flags, weights[str(revision)].get(place[1], 0.0))
+            for label, rail in self._every_rail().items():
+                if flags & rail.flag and rail.bitmap.add(evidence_index(unit)):
+                    canary, every = found[label].get(place, (0, 0))
+                    found[label][place] = (canary + (variant == self.canary), every + 1)
+        return found
+
+    def _see(self, unit: int, canary: bool, flags: int, weight: float) -> None:
+        """A request of a unit in the sample."""
+        new, first = self.sampled.see(unit, canary, flags)
+        if new and 0.0 < weight < 1.0:
+            self.ratio.add((1.0 - weight, weight), (int(not canary), int(canary)))
+        if not self._sticky or not canary or not (new or first):
+            return
+        for rail in self.rails.values():
+            bad = int(bool(first & rail.flag))
+            rail.safety.add(0.0, bad, bad, int(new))
+
+    # ---- verdicts ----
+
+    def verdicts(self, weight: float) -> dict[str, Verdict]:
+        """Every guardrail as it stands now.
+
+        Args:
+            weight: the canary's share in force.
+        """
+        found = {}
+        for rail in self._analysis.guardrails:
+            if rail.metric in _NOTES:
+                verdict = self._of_events(self.rails[rail.label], weight)
+            else:
+                verdict = self._of_shadow(rail)
+            if verdict.tripped and rail.label not in self.tripped:
+                self.tripped.append(rail.label)
+            found[rail.label] = verdict
+        return found
+
+    def _of_events(self, rail: Rail, weight: float) -> Verdict:
+        analysis, kept = self._analysis, len(self._analysis.guardrails)
+        if self._sticky:
+            rail.safety.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
+        done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
+        passes = rail.safety.crossed(analysis.beta)
+        plan = Plan(rail.margin.ratio, analysis.alpha, kept)
+        total = sum(done.values())
+        base = min(1.0, rail.step_events / total) if total else 0.0
+        return Verdict(
+            tripped=rail.harm.crossed(analysis.alpha, kept) or rail.rail.label in self.tripped,
+            passes=passes,
+            # Who is shown to be no worse would not have been missed when worse, also without a single error.
+            detectable_ratio=1.0 if passes else smallest_detectable(total, weight, base, plan),
+            insufficient=not all(done.values()),
+            saturated=rail.bitmap.saturated,
+            log_e=rail.harm.peak_log_e,
+            text=self._in_words(rail, done, kept),
+        )
+
+    def _in_words(self, rail: Rail, done: Mapping[str, int], kept: int) -> str:
+        rates = ", ".join(f"{name} {self._bad(name, rail.rail.metric):,} of {count:,}" for name, count in done.items())
+        analysis, harm, safety = self._analysis, rail.harm, rail.safety
+        return (
+            f"in this step {rates}; of {harm.all_events:,} units that erred {harm.canary_events:,} were the canary's: "
+            f"log e {harm.log_e:.2f}, rollback at {log_threshold(analysis.alpha, kept):.2f}; no worse than "
+            f"{rail.margin.ratio:g} times: {safety.peak_log_e:.2f} of {log_threshold(analysis.beta):.2f}"
+        )
+
+    def _of_shadow(self, rail: Guardrail) -> Verdict:
+        counts = self.shadow.get(self.canary, [0] * len(SHADOW_FIELDS))
+        compared, disagreed = counts[COMPARED], counts[DISAGREED]
+        limit, kept = rail.max or 0.0, len(self._analysis.guardrails)
+        if not compared:
+            return Verdict(insufficient=True, text="nothing was compared yet")
+        harm = bernoulli_interval(disagreed, compared, min(1.0, 2 * self._analysis.alpha / kept))
+        safe = bernoulli_interval(disagreed, compared, min(1.0, 2 * self._analysis.beta))
+        return Verdict(
+            tripped=harm.low > limit or rail.label in self.tripped,
+            passes=safe.high < limit,
+            detectable_ratio=1.0,
+            text=f"{disagreed:,} of {compared:,} answers differ, surely {harm.low:.2%} to {harm.high:.2%}; "
+            f"at most {limit:.2%} may",
+        )
+
+    def signals(self) -> tuple[str, ...]:
+        """Signals on events that speak against the canary now."""
+        tripped = []
+        for signal in self._analysis.signals:
+            rail = self.signal_rails.get(signal.label)
+            if rail is not None and rail.harm.log_e >= log_threshold(self._analysis.alpha):
+                tripped.append(signal.label)
+        return tuple(tripped)
+
+    # ---- numbers for the rollout ----
+
+    def requests(self, variant: str) -> int:
+        """Requests of a variant in this step that ended in an answer or a failure."""
+        counts = self.step.get(variant)
+        return counts[OK] + counts[BAD] if counts else 0
+
+    def _bad(self, variant: str, metric: str) -> int:
+        counts = self.step.get(variant)
+        return counts[BAD if metric == "error_rate" else SLOW] if counts else 0
+
+    def routed(self, variant: str) -> int:
+        """Requests of a variant in this step that were randomised to it."""
+        counts = self.step.get(variant)
+        return counts[ROUTED] if counts else 0
+
+    def units(self, variant: str) -> int:
+        """Distinct units of a variant in this step: an estimate from the sample where units come again."""
+        if not self._sticky:
+            return self.requests(variant)
+        of_canary = int(variant == self.canary)
+        listed = sum(1 for seen in self.sampled.units.values() if seen[0] == of_canary)
+        return min(self.requests(variant), listed << self.sampled.doublings)
+
+    def compared(self) -> int:
+        """Answers of the canary in the shadow that were compared."""
+        counts = self.shadow.get(self.canary)
+        return counts[COMPARED] if counts else 0
+
+    def evidence(self) -> dict[str, Any]:
+        """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it."""
+        return {
+            "identity": self.identity,
+            "alpha": self._analysis.alpha,
+            "beta": self._analysis.beta,
+            "guardrails": len(self._analysis.guardrails),
+            "rails": {label: rail.evidence() for label, rail in self.rails.items()},
+            "shadow": self.shadow.get(self.canary),
+            "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
+            "counts": self.counts,
+            "missed": self.missed,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON holds it exactly."""
+        return {
+            "identity": self.identity,
+            "visit": self.visit,
+            "rails": {label: rail.state() for label, rail in self.rails.items()},
+            "signals": {label: rail.state() for label, rail in self.signal_rails.items()},
+            "counts": self.counts,
+            "step": self.step,
+            "sampled": self.sampled.state(),
+            "shadow": self.shadow,
+            "tripped": self.tripped,
+            "missed": self.missed,
+            "stale": self.stale,
+            "ratio": self.ratio.state(),
+        }
+
+
+def _add_to(sums: dict[str, list[int]], key: str, counts: Sequence[int]) -> None:
+    before = sums.get(key)
+    sums[key] = list(counts) if before is None else [a + b for a, b in zip(before, counts, strict=True)]

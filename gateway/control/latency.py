@@ -1,0 +1,61 @@
+"""How long stable takes: a quantile of its request durations since the last time it was asked for. From counts."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from gateway.control.counts import Totals, Values
+from gateway.counters import DURATION_BOUNDS_NS, REQUEST_DURATION
+
+LEAST: Final = 200
+"""Requests below which a quantile says too little."""
+_BUCKETS: Final = len(DURATION_BOUNDS_NS) + 1
+
+
+class StableLatency:
+    """Thresholds for "slow".
+
+    Any threshold judges both variants alike; one near the wanted quantile is the most telling. So buckets in 1-2-5
+    steps, with the place in a bucket taken on a logarithmic scale, will do.
+
+    Args:
+        totals: counts of the node now.
+    """
+
+    def __init__(self, totals: Callable[[], Totals]) -> None:
+        self._totals = totals
+        self._before: dict[tuple[str, int], Values] = {}
+
+    def quantile_ns(self, model: str, version: int, quantile: float) -> int:
+        """The quantile of a version's requests since the last call, or of all while those are few; 0 = too few."""
+        now = self._histogram(model, version)
+        since = now - self._before.get((model, version), np.zeros_like(now))
+        found = quantile_of(since, quantile) or quantile_of(now, quantile)
+        if found:
+            self._before[model, version] = now
+        return found
+
+    def _histogram(self, model: str, version: int) -> Values:
+        found = np.zeros(_BUCKETS, np.int64)
+        for (name, text, variant), values in self._totals().models.items():
+            if name == model and text == str(version) and variant != "shadow":
+                found += values[REQUEST_DURATION : REQUEST_DURATION + _BUCKETS]
+        return found
+
+
+def quantile_of(histogram: Values, quantile: float) -> int:
+    """A quantile in ns of counts per bucket; 0 = fewer than `LEAST` in all."""
+    total = int(histogram.sum())
+    if total < LEAST:
+        return 0
+    wanted = quantile * total
+    below = np.cumsum(histogram)
+    bucket = int(np.searchsorted(below, wanted))
+    if bucket >= len(DURATION_BOUNDS_NS):
+        return DURATION_BOUNDS_NS[-1]
+    high = DURATION_BOUNDS_NS[bucket]
+    low = DURATION_BOUNDS_NS[bucket - 1] if bucket else high / 2
+    before = float(below[bucket - 1]) if bucket else 0.0
+    share = (wanted - before) / float(histogram[bucket])
+    return int(low * (high / low) ** share)

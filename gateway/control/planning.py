@@ -1,0 +1,120 @@
+"""What applying a policy would do: who moves, what evidence could see at each step, and how long it would take."""
+
+from typing import Any, Final
+
+from gateway.control.policies import Policies, readable
+from gateway.control.service import Service
+from gateway.tally import BAD, OK
+from router import slots as tables
+from router.diff import compare
+from router.evidence.planning import Guardrail, to_detect, to_promote
+from router.evidence.promotion import Margin
+from router.hashing import SLOTS
+from router.policy import TrafficPolicy
+from runtimes.errors import ServingError
+
+RATIOS: Final = (1.5, 2.0, 3.0, 5.0)
+ASSUMED_BAD_RATE: Final = 0.01
+"""Of stable, where too little has been counted to know it."""
+_KNOWN: Final = 1_000
+
+
+async def plan(document: object, policies: Policies, service: Service) -> dict[str, Any]:
+    """The plan of a document, for people and programs.
+
+    Raises:
+        InvalidInput: every problem of the document.
+    """
+    policy = readable(document)
+    name = policy.metadata.name
+    kept = policies.kept.get(name)
+    digests, problems = await _digests(policy, policies)
+    old_slots = tables.from_text(kept.record.slots, kept.policy.names) if kept else None
+    diff = compare(kept.policy if kept else None, old_slots, policy, digests=digests)
+    live = live_rates(service, name)
+    return {
+        "name": name,
+        "lines": diff.lines(),
+        "moved_slots": diff.moved_slots,
+        "moved_share": diff.moved_share,
+        "slots": diff.slots,
+        "new_rollout": list(diff.new_rollout),
+        "warnings": list(diff.warnings),
+        "problems": problems,
+        "live": live,
+        "steps": steps(policy, live["requests_per_second"], live["bad_rate"]),
+    }
+
+
+async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str, str], list[str]]:
+    """Digest of each reference, and what is wrong with those that cannot be used."""
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    contracts = {}
+    for variant in policy.spec.variants:
+        try:
+            _, digest = await policies.models.pin(policy.metadata.name, variant.model)
+        except ServingError as error:
+            problems.append(f"variant {variant.name}: {error.message}")
+            continue
+        found[variant.model] = digest
+        contracts[variant.name] = policies.models.contract(digest)
+    stable = contracts.get(policy.spec.stable)
+    problems += [
+        f"contract_mismatch: variant {name} has other inputs or outputs than {policy.spec.stable}"
+        for name, contract in contracts.items()
+        if stable is not None and contract != stable
+    ]
+    return found, problems
+
+
+def live_rates(service: Service, name: str) -> dict[str, Any]:
+    """Requests per second and bad rate of a model now; what too few requests say is assumed."""
+    rate = service.request_rates.get(name, 0.0)
+    ok = bad = 0
+    if service.policies is not None:
+        for counts in service.policies.counts_of(name).values():
+            ok, bad = ok + counts[OK], bad + counts[BAD]
+    known = ok + bad >= _KNOWN
+    return {
+        "requests_per_second": round(rate, 3),
+        "bad_rate": bad / (ok + bad) if known and bad else ASSUMED_BAD_RATE,
+        "bad_rate_assumed": not (known and bad),
+    }
+
+
+def steps(policy: TrafficPolicy, rate: float, bad_rate: float) -> list[dict[str, Any]]:
+    """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never."""
+    rollout = policy.spec.rollout
+    if rollout is None:
+        return []
+    analysis = rollout.analysis
+    rails = [rail for rail in analysis.guardrails if rail.metric in ("error_rate", "latency")]
+    found = []
+    for at, step in enumerate(rollout.steps):
+        slots = step.set_weight_slots
+        if slots is None or slots >= SLOTS:
+            continue
+        weight = slots / SLOTS
+        for rail in rails:
+            base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
+            guardrail = Guardrail(rail.ratio, analysis.alpha, len(analysis.guardrails))
+            detect = {f"{ratio:g}x": to_detect(ratio, weight, base, guardrail) for ratio in RATIOS}
+            margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
+            promote = to_promote(1.0, weight, base, margin, analysis.beta)
+            found.append(
+                {
+                    "step": at + 1,
+                    "weight": weight,
+                    "guardrail": rail.label,
+                    "detect_canary_requests": {key: one and round(one.canary) for key, one in detect.items()},
+                    "detect_seconds": {key: one and _seconds(one.seconds(rate)) for key, one in detect.items()},
+                    "promote_canary_requests": promote and round(promote.canary),
+                    "promote_seconds": promote and _seconds(promote.seconds(rate)),
+                }
+            )
+    return found
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

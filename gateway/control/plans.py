@@ -1,0 +1,125 @@
+"""From a policy document to what its rollout asks for, and to whether its window is open. Pure."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from router.policy import TrafficPolicy
+from router.rollout.spec import Approval, Checks, Guardrail, Hold, Kind, OnFailure, RolloutSpec, Signal, Step
+from router.rollout_document import Analysis, Metrics, Rollout
+from router.rollout_document import Step as DocumentStep
+from router.windows import read_freeze_end, read_weekly
+
+_KINDS: dict[str, Kind] = {"error_rate": "events", "latency": "latency", "shadow_disagreement": "shadow"}
+OFFERED_SIGNALS = frozenset({"error_rate", "latency"})
+
+
+def not_offered(policy: TrafficPolicy) -> list[str]:
+    """What the document may say but this version cannot do yet, in words; [] = all of it can be done."""
+    rollout = policy.spec.rollout
+    if rollout is None:
+        return []
+    found = [
+        f"spec.rollout.analysis.signals[{at}].metric: {signal.metric} is not offered yet"
+        for at, signal in enumerate(rollout.analysis.signals)
+        if signal.metric not in OFFERED_SIGNALS
+    ]
+    quantiles = {metric.quantile for metric in _latencies(rollout.analysis)}
+    if len(quantiles) > 1:
+        found.append(f"spec.rollout.analysis: one quantile of latency is judged per rollout, got {len(quantiles)}")
+    for at, text in enumerate(rollout.window.not_before):
+        try:
+            ZoneInfo(read_weekly(text).zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            found.append(f"spec.rollout.window.notBefore[{at}]: unknown time zone in {text[:80]!r}")
+    return found
+
+
+def _latencies(analysis: Analysis) -> list[Metrics]:
+    return [metric for metric in (*analysis.guardrails, *analysis.signals) if metric.metric == "latency"]
+
+
+def latency_quantile(policy: TrafficPolicy) -> float | None:
+    """The quantile of stable's latency above which a request is slow; None = latency is not judged."""
+    rollout = policy.spec.rollout
+    latencies = _latencies(rollout.analysis) if rollout is not None else []
+    return latencies[0].quantile if latencies else None
+
+
+def rollout_spec(policy: TrafficPolicy, digests: dict[str, str]) -> RolloutSpec | None:
+    """What the state machine needs to know of a policy's rollout; None = the policy names none.
+
+    Args:
+        digests: variant -> digest.
+    """
+    rollout = policy.spec.rollout
+    if rollout is None:
+        return None
+    analysis, checks = rollout.analysis, rollout.analysis.checks
+    return RolloutSpec(
+        stable_digest=digests[policy.spec.stable],
+        canary_digest=digests[rollout.to],
+        salt=policy.salt,
+        steps=tuple(_step(step) for step in rollout.steps),
+        guardrails=tuple(
+            Guardrail(name=rail.label, kind=_KINDS[rail.metric], margin=_margin(rail)) for rail in analysis.guardrails
+        ),
+        signals=tuple(Signal(name=one.label, outside_alpha=one.outside_alpha) for one in analysis.signals),
+        alpha=analysis.alpha,
+        beta=analysis.beta,
+        min_detect=analysis.min_detect,
+        max_duration_ms=rollout.max_duration_ms,
+        on_timeout=rollout.on_timeout,
+        on_failure=OnFailure(
+            do=rollout.on_failure.do,
+            fallback_to_stable=rollout.on_failure.fallback_to_stable,
+            keep_loaded_ms=rollout.on_failure.keep_loaded_ms,
+        ),
+        checks=Checks(
+            srm=checks.srm,
+            no_traffic=checks.no_traffic.do,
+            no_traffic_after_ms=checks.no_traffic.after_ms,
+            revision_skew=checks.revision_skew,
+        ),
+        four_eyes=rollout.four_eyes,
+        rollback_window=rollout.rollback_window,
+    )
+
+
+def _step(step: DocumentStep) -> Step:
+    hold, shadow = step.hold, step.shadow
+    approval = hold.approval if hold is not None else None
+    samples = (hold.min_samples if hold is not None else None) or (shadow.min_samples if shadow is not None else None)
+    return Step(
+        slots=step.set_weight_slots,
+        shadow_slots=shadow.percent_slots if shadow is not None else None,
+        hold=Hold(
+            min_units=(hold.min_units or 0) if hold is not None else 0,
+            min_samples=samples or 0,
+            min_duration_ms=(hold.min_duration_ms or 0) if hold is not None else 0,
+            approval=Approval(by=approval.by, expires_ms=approval.expires_ms or 0) if approval is not None else None,
+        ),
+    )
+
+
+def _margin(rail: Metrics) -> str:
+    """All that a guardrail's verdict depends on: another text begins the evidence anew."""
+    return msgspec.json.encode([rail.metric, rail.quantile, rail.margin, rail.max]).decode()
+
+
+def window_open(rollout: Rollout | None, now_s: float) -> bool:
+    """Whether steps may advance at this time: inside a span of the week, if any is named, and in no freeze."""
+    if rollout is None:
+        return True
+    now_ms = int(now_s * 1000)
+    frozen = any(
+        read_freeze_end(freeze.from_) <= now_ms < read_freeze_end(freeze.until) for freeze in rollout.window.freeze
+    )
+    return not frozen and (not rollout.window.not_before or any(_holds(t, now_s) for t in rollout.window.not_before))
+
+
+def _holds(text: str, now_s: float) -> bool:
+    weekly = read_weekly(text)
+    local = datetime.fromtimestamp(now_s, ZoneInfo(weekly.zone))
+    return weekly.holds(local.weekday(), 60 * local.hour + local.minute)

@@ -1,0 +1,581 @@
+"""Traffic policies of this node: kept in the store, followed there, put into the snapshot.
+
+Everything that changes a policy goes through `Policies.save`: one compare-and-set, with its audit record. Who may
+change it is asked elsewhere. What a rollout does step by step is `gateway.control.rollouts`; this knows documents.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway.control.messages import PolicyState, SigningKey, VariantPin
+from gateway.control.plans import not_offered, rollout_spec
+from gateway.control.record import KIND, MOST_REVISIONS, PolicyRecord, decode_record, encode
+from gateway.store.base import Lease, Stale, Store
+from router import slots as tables
+from router.compiled import compile_policy
+from router.document import PolicyError
+from router.hashing import SLOTS
+from router.policy import TrafficPolicy, parse, spec_digest
+from router.rollout.spec import identity
+from router.rollout.status import ACTIVE, RolloutStatus, wanted
+from runtimes.errors import Conflict, InvalidInput, ServingError
+
+SECRETS: Final = "secrets"
+_SIGNING: Final = "predictions"
+_CACHE_FILE: Final = "policies.state"
+_log: Final = logging.getLogger(__name__)
+
+
+class UnknownPolicy(ServingError):
+    """No policy has this name."""
+
+    code = "unknown_policy"
+
+
+class StalePolicy(ServingError):
+    """Somebody else has applied another document since.
+
+    Attributes:
+        view: what is in force now, for the answer's body.
+    """
+
+    code = "stale"
+
+    def __init__(self, message: str, view: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.view = view
+
+
+class Models(Protocol):
+    """What policies need to know of models; `gateway.control.service` does."""
+
+    async def pin(self, name: str, reference: str) -> tuple[int, str]:
+        """Version and digest that a reference names now, fetched and probed. Raises Conflict: it cannot be served."""
+
+    def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Inputs and outputs of a version, as its first load told them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A policy as the store has it.
+
+    Attributes:
+        revision: of the document in the store, for the next compare-and-set.
+    """
+
+    revision: int
+    record: PolicyRecord
+    policy: TrafficPolicy
+
+
+class Policies:
+    """All policies.
+
+    Args:
+        cache: where the newest records are kept beside the store, so that a start without it knows them.
+        changed: called when the snapshot has to be made anew.
+
+    Attributes:
+        kept: by name.
+        models: what they need to know of models.
+        loaded: the store or the cache has been read; before that nothing is known of any policy.
+        away: why the store does not answer; "" = it does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        cache_dir: Path,
+        *,
+        now_ms: Callable[[], int],
+        changed: Callable[[], None],
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.store = store
+        self.kept: dict[str, Kept] = {}
+        self.loaded = False
+        self.away = ""
+        self.signing: tuple[SigningKey, ...] = ()
+        self.cleared: tuple[str, ...] = ()
+        self.models = models
+        self._cache = cache_dir / _CACHE_FILE
+        self._now_ms = now_ms
+        self._changed = changed
+        self._random_bytes = random_bytes
+        self._numbers: dict[str, int] = {}
+        self._zeroed_here: frozenset[str] = frozenset()
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    # ---- following the store ----
+
+    async def open(self) -> None:
+        """Read what there is: from the store, or while it is away from what this node knew last."""
+        try:
+            await self._load_signing()
+            for document in await self.store.list(KIND):
+                self._take(document.name, document.revision, document.body)
+            self.away = ""
+        except ServingError as error:
+            self.away = error.message
+            _log.error("store_away", extra={"facts": {"reason": error.message}})
+            self._recall()
+        self.loaded = True
+        self._changed()
+
+    async def follow(self) -> None:
+        """Take over what other nodes write, for ever. Cancel: the watch ends."""
+        known = {(KIND, name): kept.revision for name, kept in self.kept.items()}
+        async for change in self.store.watch(known):
+            if change.kind != KIND:
+                continue
+            try:
+                await self.reload(change.name)
+            except ServingError as error:
+                _log.warning("policy_not_read", extra={"facts": {"policy": change.name, "reason": error.message}})
+
+    async def reload(self, name: str) -> None:
+        """Read one policy anew."""
+        document = await self.store.get(KIND, name)
+        if document is None:
+            self.kept.pop(name, None)
+        else:
+            self._take(name, document.revision, document.body)
+        self._remember()
+        self._changed()
+
+    def _take(self, name: str, revision: int, body: bytes) -> None:
+        known = self.kept.get(name)
+        if known is not None and known.revision >= revision:
+            return
+        try:
+            record = decode_record(body)
+            self.kept[name] = Kept(revision, record, parse(record.document))
+        except (msgspec.DecodeError, PolicyError) as error:
+            # What is in force stays: a record that a newer version wrote is no reason to route otherwise.
+            _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
+
+    async def _load_signing(self) -> None:
+        """Keys of prediction ids; the first node makes them."""
+        document = await self.store.get(SECRETS, _SIGNING)
+        if document is None:
+            first = (SigningKey(1, self._random_bytes(32)),)
+            try:
+                document = await self.store.put(SECRETS, _SIGNING, msgspec.json.encode(first), expected=0)
+            except Stale:
+                document = await self.store.get(SECRETS, _SIGNING)
+        assert document is not None, "it was there a moment ago"
+        self.signing = msgspec.json.decode(document.body, type=tuple[SigningKey, ...])
+
+    def _remember(self) -> None:
+        """Keep what is known beside the store; latches and shares survive a start without it."""
+        state = (self.signing, {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()})
+        temporary = self._cache.with_suffix(".new")
+        try:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(msgspec.msgpack.encode(state))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._cache)
+        except OSError as error:
+            _log.error("state_not_written", extra={"facts": {"reason": error.strerror}})
+
+    def _recall(self) -> None:
+        try:
+            kind = tuple[tuple[SigningKey, ...], dict[str, tuple[int, bytes]]]
+            self.signing, known = msgspec.msgpack.decode(self._cache.read_bytes(), type=kind)
+        except (OSError, msgspec.DecodeError):
+            return
+        for name, (revision, body) in known.items():
+            self._take(name, revision, body)
+
+    # ---- what the snapshot says ----
+
+    def states(self) -> tuple[PolicyState, ...]:
+        """Every policy as workers act on it, by name."""
+        return tuple(self._state(name, self.kept[name]) for name in sorted(self.kept))
+
+    def _state(self, name: str, kept: Kept) -> PolicyState:
+        record, names = kept.record, kept.policy.names
+        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        return PolicyState(
+            name=name,
+            number=number,
+            revision=record.revision,
+            document=record.document,
+            variants=record.variants,
+            slots=tables.from_text(record.slots, names),
+            stable=names.index(record.stable),
+            canary=names.index(record.canary) if record.canary else -1,
+            rollout=record.status.identity,
+            slow_ns=record.slow_ns,
+            shadow_slots=record.shadow_slots,
+            zeroed=record.zeroed or name in self._zeroed_here,
+            killed=record.killed,
+            doublings=int(record.evidence.get("doublings", 0)),
+        )
+
+    def zero_here(self, names: frozenset[str]) -> None:
+        """While the store is away: these canaries get nothing on this node."""
+        self._zeroed_here = names
+        self._changed()
+
+    def clear_zeros(self, rollouts: tuple[str, ...]) -> None:
+        """Workers may give the canaries of these rollouts traffic again, whatever they decided by themselves."""
+        if rollouts != self.cleared:
+            self.cleared = rollouts
+            self._changed()
+
+    def pins(self) -> dict[str, set[int]]:
+        """Versions that policies want loaded, whatever the version policy of their model says."""
+        return {
+            name: {pin.version for pin in kept.record.variants if pin.digest not in kept.record.unloaded}
+            for name, kept in self.kept.items()
+        }
+
+    def digests(self) -> set[str]:
+        """Digests that must stay in the cache: variants, and what a rollback may need."""
+        found = {pin.digest for kept in self.kept.values() for pin in kept.record.variants}
+        for kept in self.kept.values():
+            found |= wanted(kept.record.status)
+        return found
+
+    def get(self, name: str) -> Kept:
+        """A policy. Raises UnknownPolicy."""
+        kept = self.kept.get(name)
+        if kept is None:
+            raise UnknownPolicy(f"no policy {name[:128]!r}")
+        return kept
+
+    # ---- changing ----
+
+    async def save(
+        self,
+        name: str,
+        record: PolicyRecord,
+        *,
+        expected: int,
+        audit: Mapping[str, Any] | None = None,
+        fence: Lease | None = None,
+    ) -> Kept:
+        """Write a record if nobody has since; then it is in force here. Raises Stale, Fenced, StoreAway."""
+        document = await self.store.put(KIND, name, encode(record), expected=expected, audit=audit, fence=fence)
+        self._take(name, document.revision, document.body)
+        self._remember()
+        self._changed()
+        return self.kept[name]
+
+    async def apply(
+        self,
+        document: object,
+        *,
+        actor: str,
+        generation: int | None = None,
+        owner: str = "",
+        reason: str = "",
+        what: str = "apply",
+    ) -> tuple[Kept, bool]:
+        """Put a document in force; gives the policy and whether anything has changed.
+
+        Args:
+            generation: of the document that the caller has seen; 0 = there was none; None = whatever is there.
+            owner: of the watched folder; a policy that has another owner is not changed.
+
+        Raises:
+            InvalidInput: every problem of the document. Nothing was changed.
+            StalePolicy, Conflict, StoreAway
+        """
+        policy = readable(document)
+        name = policy.metadata.name
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            kept = self.kept.get(name)
+            self._check_generation(kept, generation)
+            check_owner(kept, owner)
+            pins = await self._pinned(policy)
+            if kept is not None and _is_same(kept, policy, pins, owner):
+                return kept, False
+            record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
+            audit = {
+                "actor": actor,
+                "what": what,
+                "generation": record.generation,
+                "reason": reason,
+                "owner": owner,
+                "revision_before": kept.record.revision if kept else 0,
+                "revision_after": record.revision,
+                "document_before": kept.record.document if kept else None,
+                "document": record.document,
+                "variants": {pin.variant: pin.digest for pin in pins},
+            }
+            try:
+                return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
+            except Stale as error:
+                await self.reload(name)
+                raise StalePolicy("somebody else changed the policy at the same time", self.view(name)) from error
+
+    def _check_generation(self, kept: Kept | None, generation: int | None) -> None:
+        current = kept.record.generation if kept else 0
+        if generation is not None and generation != current:
+            view = self.view(kept.policy.metadata.name) if kept else {}
+            raise StalePolicy(f"If-Match names generation {generation}, and {current} is in force", view)
+
+    async def _pinned(self, policy: TrafficPolicy) -> tuple[VariantPin, ...]:
+        """Variants with what they name now. Raises Conflict."""
+        name = policy.metadata.name
+        pins = []
+        for variant in policy.spec.variants:
+            version, digest = await self.models.pin(name, variant.model)
+            pins.append(VariantPin(variant.name, name, version, digest))
+        versions = [pin.version for pin in pins]
+        for pin in pins:
+            if versions.count(pin.version) > 1:
+                raise Conflict(f"variant {pin.variant!r}: version {pin.version} is another variant already")
+        contracts = {pin.variant: self.models.contract(pin.digest) for pin in pins}
+        wanted_contract = contracts[policy.spec.stable]
+        for variant_name, contract in contracts.items():
+            if contract != wanted_contract:
+                raise Conflict(
+                    f"contract_mismatch: variant {variant_name!r} has {_shown(contract)}, and "
+                    f"{policy.spec.stable!r} has {_shown(wanted_contract)}"
+                )
+        return tuple(pins)
+
+    def _next(
+        self,
+        kept: Kept | None,
+        policy: TrafficPolicy,
+        document: object,
+        pins: tuple[VariantPin, ...],
+        *,
+        actor: str,
+        owner: str,
+    ) -> PolicyRecord:
+        """The record of a new document. A rollout that goes on keeps its shares; otherwise they are the document's."""
+        assert isinstance(document, dict), "parsed"
+        before = kept.record if kept else None
+        digests = {pin.variant: pin.digest for pin in pins}
+        spec = rollout_spec(policy, digests)
+        goes_on = before is not None and spec is not None and identity(spec) == before.status.identity
+        ownership = _ownership(kept, policy, goes_on=goes_on)
+        stable = policy.spec.stable
+        if goes_on and before is not None and before.stable in policy.names:
+            stable = before.stable
+        shadow = policy.spec.shadow
+        record = PolicyRecord(
+            document=document,
+            revision=before.revision + 1 if before else 1,
+            generation=before.generation + 1 if before else 1,
+            applied_by=actor,
+            applied_ms=self._now_ms(),
+            owner=owner,
+            variants=pins,
+            slots=tables.to_text(ownership.owner, policy.names),
+            before=tables.to_text(ownership.before, with_gone(policy.names)),
+            stable=stable,
+            canary=before.canary if before and goes_on else policy.spec.rollout.to if policy.spec.rollout else "",
+            shadow_slots=before.shadow_slots if before and goes_on else shadow.percent_slots if shadow else 0,
+            zeroed=before.zeroed if before and goes_on else False,
+            killed=tuple(one for one in before.killed if one in policy.names and one != stable) if before else (),
+            slow_ns=before.slow_ns if before and goes_on else 0,
+            weights=before.weights if before else {},
+            status=before.status if before else RolloutStatus(),
+            evidence=before.evidence if before else {},
+            answers=before.answers if before else {},
+        )
+        return weighed(record, policy)
+
+    async def delete(self, name: str, *, actor: str, reason: str = "", force: bool = False) -> None:
+        """Remove a policy: the model's default version answers again. Raises UnknownPolicy, Conflict, StoreAway."""
+        kept = self.get(name)
+        check_owner(kept, "")
+        if not force and kept.record.status.phase in ACTIVE:
+            raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
+        audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": kept.record.document}
+        await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
+        self.kept.pop(name, None)
+        self._remember()
+        self._changed()
+
+    async def kill(self, name: str, variant: str, killed: bool, *, actor: str, reason: str) -> Kept:
+        """Take a variant out at once, whatever the document says, or let it back in. Also where a file owns the policy.
+
+        Raises:
+            UnknownPolicy, InvalidInput, Conflict, StoreAway
+        """
+        kept = self.get(name)
+        record = kept.record
+        if variant not in kept.policy.names:
+            raise InvalidInput(f"no variant is called {variant[:64]!r}; there are {', '.join(kept.policy.names)}")
+        if variant == record.stable:
+            raise Conflict(f"{variant!r} is the variant that the others fall back to; it cannot be killed")
+        out = tuple(sorted({*record.killed, variant} if killed else {*record.killed} - {variant}))
+        if out == record.killed:
+            return kept
+        changed = msgspec.structs.replace(record, killed=out, revision=record.revision + 1)
+        audit = {
+            "actor": actor,
+            "what": "kill" if killed else "unkill",
+            "variant": variant,
+            "reason": reason,
+            "revision_before": record.revision,
+            "revision_after": changed.revision,
+        }
+        try:
+            return await self.save(name, weighed(changed, kept.policy), expected=kept.revision, audit=audit)
+        except Stale:
+            # A rollout has written in between: a kill must not lose against that.
+            await self.reload(name)
+            return await self.kill(name, variant, killed, actor=actor, reason=reason)
+
+    async def rollback(self, name: str, to: int | None, *, actor: str, reason: str) -> Kept:
+        """Put an earlier document in force again, in one step.
+
+        Args:
+            to: its generation; None = after a promotion the former stable, else the document before.
+
+        Raises:
+            UnknownPolicy, Conflict: there is none, or one of its versions is gone; StoreAway.
+        """
+        kept = self.get(name)
+        if to is None and kept.record.stable != kept.policy.spec.stable:
+            document: Any = _without_rollout(kept)
+        else:
+            document = await self._document(name, to or kept.record.generation - 1)
+        found, _ = await self.apply(
+            document, actor=actor, owner=kept.record.owner, reason=reason or "rollback", what="rollback"
+        )
+        return found
+
+    async def _document(self, name: str, generation: int) -> dict[str, Any]:
+        cursor: str | None = None
+        while True:
+            page = await self.store.audit_read(name, after=cursor, newest=True, limit=200)
+            for record in page.records:
+                if record.record.get("generation") == generation and "document" in record.record:
+                    found: dict[str, Any] = record.record["document"]
+                    return found
+            cursor = page.cursor
+            if cursor is None:
+                raise Conflict(f"no document of generation {generation} is in the audit trail of {name!r}")
+
+    def counts_of(self, name: str) -> dict[str, list[int]]:
+        """Counts of the rollout under way: revision|stratum|variant -> `gateway.tally.FIELDS`."""
+        kept = self.kept.get(name)
+        judge = kept.record.evidence.get("judge") if kept else None
+        return dict(judge["counts"]) if judge else {}
+
+    # ---- showing ----
+
+    def view(self, name: str) -> dict[str, Any]:
+        """A policy for people and programs. Raises UnknownPolicy."""
+        kept = self.get(name)
+        record, status = kept.record, kept.record.status
+        table = tables.from_text(record.slots, kept.policy.names)
+        return {
+            "name": name,
+            "generation": record.generation,
+            "revision": record.revision,
+            "document": record.document,
+            "applied_by": record.applied_by,
+            "applied_ms": record.applied_ms,
+            "owner": record.owner,
+            "variants": [
+                {"name": pin.variant, "version": pin.version, "digest": pin.digest, "slots": table.count(index)}
+                for index, pin in enumerate(record.variants)
+            ],
+            "stable": record.stable,
+            "canary": record.canary,
+            "shadow_slots": record.shadow_slots,
+            "zeroed": record.zeroed,
+            "killed": list(record.killed),
+            "slots": record.slots,
+            "slots_digest": f"{tables.digest(table, kept.policy.names):016x}",
+            "rollout": status.state if status.identity else None,
+        }
+
+
+def readable(document: object) -> TrafficPolicy:
+    """A document as a policy that this version can carry out. Raises InvalidInput, with every problem on a line."""
+    try:
+        policy = parse(document)
+    except PolicyError as error:
+        raise InvalidInput(str(error)) from error
+    problems = not_offered(policy)
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return policy
+
+
+def check_owner(kept: Kept | None, owner: str) -> None:
+    """Raises Conflict when a policy belongs to a file of the watched folder, and somebody else wants to change it."""
+    if kept is not None and kept.record.owner and kept.record.owner != owner:
+        name = kept.record.owner.removeprefix("file:")
+        raise Conflict(f"the policy belongs to {name!r} in the policy folder: change it there")
+
+
+def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:
+    """The record with the weights of its revision, by stratum: evidence is judged by them."""
+    taken_out = frozenset({*record.killed, *([record.canary] if record.zeroed else [])}) - {""}
+    compiled = compile_policy(policy, tables.from_text(record.slots, policy.names), killed=taken_out)
+    weights = dict(list(record.weights.items())[-(MOST_REVISIONS - 1) :])
+    weights[str(record.revision)] = {stratum.rule: stratum.canary_weight for stratum in compiled.strata}
+    return msgspec.structs.replace(record, weights=weights)
+
+
+def _ownership(kept: Kept | None, policy: TrafficPolicy, *, goes_on: bool) -> tables.Ownership:
+    counts = policy.counts()
+    if kept is None:
+        return tables.Ownership.first(counts)
+    old = kept.policy.names
+    known = ownership_of(kept)
+    if goes_on and old == policy.names:
+        return known
+    if kept.policy.salt != policy.salt or kept.policy.spec.unit != policy.spec.unit:
+        return tables.Ownership.first(counts)
+    return known.renamed(old, policy.names, counts)
+
+
+def _without_rollout(kept: Kept) -> dict[str, Any]:
+    """The document with all users on its stable variant, as it was before the rollout."""
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(kept.record.document))
+    spec = document["spec"]
+    for part in ("rollout", "shadow"):
+        spec.pop(part, None)
+    spec["split"] = {kept.policy.spec.stable: SLOTS}
+    return document
+
+
+def ownership_of(kept: Kept) -> tables.Ownership:
+    """Who owns each slot of the default split, and who owned it before."""
+    names = kept.policy.names
+    return tables.Ownership(
+        tables.from_text(kept.record.slots, names), tables.from_text(kept.record.before, with_gone(names))
+    )
+
+
+def with_gone(names: Sequence[str]) -> list[str]:
+    """Names by index, with one for slots whose owner before is no variant any more."""
+    return [*names, *(f"?{index}" for index in range(len(names), tables.GONE)), "-"]
+
+
+def _is_same(kept: Kept, policy: TrafficPolicy, pins: tuple[VariantPin, ...], owner: str) -> bool:
+    return (
+        spec_digest(kept.policy) == spec_digest(policy)
+        and kept.policy.metadata == policy.metadata
+        and kept.record.variants == pins
+        and kept.record.owner == owner
+    )
+
+
+def _shown(contract: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str:
+    if contract is None:
+        return "an unknown contract"
+    return f"inputs {', '.join(contract[0])} and outputs {', '.join(contract[1])}"

@@ -1,0 +1,138 @@
+"""What the store keeps of a policy, and what nodes tell each other about it. Plain values; JSON keeps them exactly."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.control.messages import VariantPin
+from router.rollout.status import RolloutStatus
+
+KIND: Final = "policy"
+MOST_REVISIONS: Final = 256
+"""Revisions whose weights are remembered: evidence of an older one is dropped and counted."""
+MOST_ANSWERS: Final = 64
+
+
+class Told(Struct, frozen=True, array_like=True):
+    """What became of a command."""
+
+    ok: bool
+    text: str
+
+
+class PolicyRecord(Struct, frozen=True, kw_only=True):
+    """A policy in the store.
+
+    Attributes:
+        document: as applied.
+        revision: of its routing; grows with each change that workers have to act on.
+        generation: of the document; grows with each one that is applied.
+        applied_by, applied_ms: who applied the document, and when (Unix time).
+        owner: "file:NAME" of the watched folder that the policy belongs to; "" = it belongs to nobody.
+        variants: pinned, in the order of the document.
+        slots, before: run-length texts of the default split: who owns each slot, and who owned it before.
+        stable: name of the variant in this role; a promotion changes it.
+        canary: name of the other one; "" = no rollout is under way.
+        shadow_slots: of 10,000 requests so many are copied.
+        zeroed: the canary gets nothing, rules that name it included.
+        killed: variants that a person has taken out, beside those that the document kills.
+        unloaded: digests that were let go of after they had lost their traffic.
+        slow_ns: the threshold of the guardrail on slow requests, frozen for the step; 0 = none yet.
+        weights: routing revision -> stratum -> the canary's share of the slots that randomise there.
+        status: of the rollout.
+        evidence: state of its statistics.
+        answers: to commands, by their id.
+    """
+
+    document: dict[str, Any]
+    revision: int
+    generation: int
+    applied_by: str
+    applied_ms: int
+    variants: tuple[VariantPin, ...]
+    slots: str
+    before: str
+    stable: str
+    owner: str = ""
+    canary: str = ""
+    shadow_slots: int = 0
+    zeroed: bool = False
+    killed: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
+    slow_ns: int = 0
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    status: RolloutStatus = field(default_factory=RolloutStatus)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Told] = field(default_factory=dict)
+
+
+class Notes(Struct, frozen=True, array_like=True):
+    """A stretch of one worker's ring.
+
+    Attributes:
+        worker: start id.
+        first: number of the first note.
+        notes: (flags, revision, stratum index, variant index, unit), without gaps.
+    """
+
+    worker: str
+    first: int
+    notes: tuple[tuple[int, int, int, int, int], ...]
+
+
+class Lost(Struct, frozen=True, array_like=True):
+    """Requests that died with a worker while it executed their variant's digest."""
+
+    worker: str
+    revision: int
+    stratum: str
+    variant: str
+    requests: int
+
+
+class NodeReport(Struct, frozen=True, kw_only=True):
+    """What one node knows about one policy. Counts are totals since the node's start, so a report may come twice.
+
+    Attributes:
+        node, run: its name, and the start of its process tree that the totals are of.
+        acked: lowest routing revision that a live worker of it acts on; 0 = none of this policy.
+        fresh: every live worker was read, and there is one.
+        lagging: workers behind the newest revision.
+        ready: digests of variants that are READY in every live worker.
+        failed: digest -> why it cannot be loaded.
+        counts: (revision, stratum, variant, totals as `gateway.tally.FIELDS`).
+        shadow: (revision, variant, totals as `gateway.shadow.FIELDS`).
+        notes: read since the report before.
+        lost: of workers that died of late.
+        zeroed: (worker, reason) of those that give the canary nothing by their own decision.
+        crashes: digest -> workers lost within 60 s while they executed it.
+    """
+
+    node: str
+    run: str
+    acked: int = 0
+    fresh: bool = False
+    lagging: tuple[str, ...] = ()
+    ready: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    counts: tuple[tuple[int, str, str, tuple[int, ...]], ...] = ()
+    shadow: tuple[tuple[int, str, tuple[int, ...]], ...] = ()
+    notes: tuple[Notes, ...] = ()
+    lost: tuple[Lost, ...] = ()
+    zeroed: tuple[tuple[str, str], ...] = ()
+    crashes: dict[str, int] = field(default_factory=dict)
+
+
+def encode(value: Struct) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(value)
+
+
+def decode_record(body: bytes) -> PolicyRecord:
+    """A record from the store.
+
+    Raises:
+        msgspec.ValidationError, msgspec.DecodeError: not a record of this version.
+    """
+    return msgspec.json.decode(body, type=PolicyRecord)

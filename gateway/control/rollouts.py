@@ -1,0 +1,433 @@
+"""The loop that carries rollouts on: reads what workers have counted, asks `router.rollout` what follows, does it.
+
+Four times a second. One node leads, by a lease with a fencing token; the others send it what their workers have
+counted, through the store's streams. Whoever leads writes status, shares and evidence in one compare-and-set, at every
+change and at least each second, so that the next leader goes on where this one was.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from gateway.control.intake import Intake
+from gateway.control.judge import Judge
+from gateway.control.latency import StableLatency
+from gateway.control.messages import Status
+from gateway.control.plans import latency_quantile, rollout_spec, window_open
+from gateway.control.policies import Kept, Policies
+from gateway.control.record import NodeReport, PolicyRecord, Told, encode
+from gateway.control.reporter import Reading, Reporter
+from gateway.control.steps import ROUTING, audit_of, carried_out
+from gateway.counters import CounterPage
+from gateway.store.base import Fenced, Lease, Stale, StoreAway
+from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
+from router.rollout.machine import advance
+from router.rollout.observed import Command, LocalZero, Observed
+from router.rollout.status import ACTIVE, UNDER_WATCH
+from runtimes.errors import ServingError
+
+TICK_S: Final = 0.25
+SAVE_MS: Final = 1_000
+LEASE_S: Final = 5.0
+RENEW_MS: Final = 1_500
+SILENT_MS: Final = 3_000
+"""A node that has not reported for so long is told as unreachable,"""
+GONE_MS: Final = 60_000
+"""and after so long it does not count any more."""
+_LEASE: Final = "rollouts"
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Heard:
+    """The last report of a node, and when it came."""
+
+    at_ms: int
+    report: NodeReport
+
+
+@dataclass(slots=True)
+class Run:
+    """What the leader holds of one policy between ticks.
+
+    Attributes:
+        revision: of the stored document that this was made from or written with.
+        moved: the statistics have grown since they were saved.
+        cursor: in the stream of other nodes' reports.
+    """
+
+    revision: int
+    identity: str
+    intake: Intake
+    judge: Judge | None
+    cursor: int
+    saved_ms: int = 0
+    moved: bool = False
+    heard: dict[str, Heard] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the loop reads of this node, each tick."""
+
+    name: str
+    pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]]
+    statuses: Callable[[], Mapping[str, Status]]
+    crashes: Callable[[], Mapping[str, int]]
+    latency: StableLatency
+
+
+class Rollouts:
+    """All rollouts, as this node sees them.
+
+    Args:
+        now_ms: Unix time in ms; may jump.
+        notify: tells people: (policy, kind, reason).
+    """
+
+    def __init__(
+        self,
+        policies: Policies,
+        reporter: Reporter,
+        node: Node,
+        *,
+        now_ms: Callable[[], int],
+        notify: Callable[[str, str, str], None],
+    ) -> None:
+        self._policies = policies
+        self._store = policies.store
+        self._reporter = reporter
+        self._node = node
+        self._now_ms = now_ms
+        self._notify = notify
+        self._lease: Lease | None = None
+        self._lease_ms = 0
+        self._runs: dict[str, Run] = {}
+        self._commands: dict[str, list[Command]] = {}
+        self._sequence = 0
+        self._epoch = now_ms()
+        self._command_cursors: dict[str, int] = {}
+        self._cleared_ms: dict[str, int] = {}
+        self.zeroed_here: dict[str, str] = {}
+        self.ticked = asyncio.Event()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node decides."""
+        return self._lease is not None
+
+    async def run(self) -> None:
+        """Tick for ever. Cancel: between two ticks nothing is half done."""
+        while True:
+            try:
+                await self.tick()
+            except ServingError as error:
+                _log.warning("rollouts_wait", extra={"facts": {"reason": error.message}})
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One look at everything, and what follows from it."""
+        now_ms = self._now_ms()
+        store = await self._hold_lease(now_ms)
+        living, finals = self._node.pages()
+        reading = self._reporter.read(living, finals)
+        self._runs = {name: run for name, run in self._runs.items() if name in self._policies.kept}
+        self._forget_cleared(now_ms)
+        for name, kept in list(self._policies.kept.items()):
+            report = self._report(name, reading)
+            if self._lease is not None or not store:
+                await self._lead(name, kept, report, now_ms, store=store)
+            else:
+                await self._send(name, report)
+        self.ticked.set()
+        self.ticked = asyncio.Event()
+
+    def _report(self, name: str, reading: Reading) -> NodeReport:
+        state = next(state for state in self._policies.states() if state.name == name)
+        return self._reporter.report(state, reading, self._node.statuses(), self._node.crashes())
+
+    # ---- the lease ----
+
+    async def _hold_lease(self, now_ms: int) -> bool:
+        """Take or keep the lease; False when the store is away."""
+        if self._lease is not None and now_ms - self._lease_ms < RENEW_MS:
+            return not self._policies.away
+        try:
+            if self._lease is not None:
+                self._lease = await self._store.lease_renew(self._lease, LEASE_S)
+            if self._lease is None:
+                self._lease = await self._store.lease_acquire(_LEASE, self._node.name, LEASE_S)
+                self._runs.clear()
+        except StoreAway as error:
+            self._store_lost(error)
+            return False
+        self._lease_ms = now_ms
+        if self._policies.away:
+            await self._store_back()
+        return True
+
+    def _store_lost(self, error: StoreAway) -> None:
+        if not self._policies.away:
+            _log.error("store_away", extra={"facts": {"reason": error.message}})
+        self._policies.away = error.message
+
+    async def _store_back(self) -> None:
+        _log.info("store_back")
+        self._policies.away = ""
+        self.zeroed_here.clear()
+        self._policies.zero_here(frozenset())
+        for name in list(self._policies.kept):
+            await self._policies.reload(name)
+
+    # ---- commands ----
+
+    async def command(self, name: str, command: Command, patience_s: float = 10.0) -> Told:
+        """Give the leader a command and wait for its answer.
+
+        Raises:
+            UnknownPolicy, StoreAway: nobody leads, or the leader does not answer in time.
+        """
+        self._policies.get(name)
+        if self._lease is not None:
+            self._commands.setdefault(name, []).append(command)
+        else:
+            self._sequence += 1
+            body = encode(command)
+            await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
+        try:
+            async with asyncio.timeout(patience_s):
+                while (answer := self._policies.get(name).record.answers.get(command.id)) is None:
+                    await self.ticked.wait()
+        except TimeoutError as error:
+            raise StoreAway("no answer from the node that leads; the command may still be carried out") from error
+        return answer
+
+    async def _send(self, name: str, report: NodeReport) -> None:
+        """Not the leader: tell it what this node has counted."""
+        self._sequence += 1
+        body = encode(report)
+        await self._store.stream_append(f"evidence/{name}", self._node.name, self._epoch, self._sequence, body)
+
+    # ---- leading ----
+
+    async def _lead(self, name: str, kept: Kept, report: NodeReport, now_ms: int, *, store: bool) -> None:
+        run = self._run_of(name, kept)
+        run.heard[self._node.name] = Heard(now_ms, report)
+        reports = [report]
+        commands = self._commands.pop(name, [])
+        if store:
+            try:
+                reports += await self._others(name, run, now_ms)
+                commands += await self._remote_commands(name)
+            except StoreAway as error:
+                self._store_lost(error)
+                store = False
+        moved = [self._take(run, kept, one) for one in reports]
+        run.moved = run.moved or any(moved)
+        digests = {pin.variant: pin.digest for pin in kept.record.variants}
+        spec = rollout_spec(kept.policy, digests)
+        if spec is None and not kept.record.status.identity:
+            return
+        observed = self._observed(kept, run, commands, now_ms, store=store)
+        status, actions = advance(spec, kept.record.status, observed, now_ms)
+        await self._act(name, kept, run, status, actions, now_ms, store=store)
+
+    def _run_of(self, name: str, kept: Kept) -> Run:
+        """What is held of a policy; made anew from the store when somebody else wrote, or another rollout began."""
+        run = self._runs.get(name)
+        identity = kept.record.status.identity
+        if run is None or run.revision != kept.revision:
+            evidence = kept.record.evidence
+            run = self._runs[name] = Run(
+                kept.revision,
+                identity,
+                Intake(evidence.get("intake")),
+                self._judge(kept, evidence.get("judge")),
+                int(evidence.get("cursor", 0)),
+                heard=run.heard if run is not None else {},
+            )
+        elif run.identity != identity:
+            run.identity, run.judge = identity, self._judge(kept, None)
+        return run
+
+    @staticmethod
+    def _judge(kept: Kept, state: Mapping[str, Any] | None) -> Judge | None:
+        rollout, record = kept.policy.spec.rollout, kept.record
+        if rollout is None or not record.status.identity:
+            return None
+        return Judge(
+            record.status.identity,
+            rollout.analysis,
+            sticky=bool(kept.policy.spec.unit.from_),
+            variants=kept.policy.names,
+            stable=kept.policy.spec.stable,
+            canary=rollout.to,
+            state=state,
+        )
+
+    def _take(self, run: Run, kept: Kept, report: NodeReport) -> bool:
+        """A report into the statistics; whether it said anything new."""
+        delta = run.intake.take(report)
+        if run.judge is not None:
+            run.judge.begin_step(kept.record.status.visit)
+            strata = ["", *(rule.name for rule in kept.policy.spec.rules)]
+            run.judge.take(delta, kept.record.weights, strata)
+        return bool(delta.counts or delta.shadow or delta.notes or delta.lost)
+
+    async def _others(self, name: str, run: Run, now_ms: int) -> list[NodeReport]:
+        page = await self._store.stream_read(f"evidence/{name}", run.cursor)
+        run.cursor = page.cursor
+        found = []
+        for entry in page.entries:
+            if entry.replica == self._node.name:
+                continue
+            report = msgspec.json.decode(entry.body, type=NodeReport)
+            run.heard[report.node] = Heard(now_ms, report)
+            found.append(report)
+        run.heard = {node: heard for node, heard in run.heard.items() if now_ms - heard.at_ms < GONE_MS}
+        return found
+
+    async def _remote_commands(self, name: str) -> list[Command]:
+        page = await self._store.stream_read(f"commands/{name}", self._command_cursors.get(name, 0))
+        self._command_cursors[name] = page.cursor
+        return [msgspec.json.decode(entry.body, type=Command) for entry in page.entries]
+
+    def _observed(self, kept: Kept, run: Run, commands: list[Command], now_ms: int, *, store: bool) -> Observed:
+        record, judge = kept.record, run.judge
+        canary_digest = next((pin.digest for pin in record.variants if pin.variant == record.canary), "")
+        here = {node: heard.report for node, heard in run.heard.items() if now_ms - heard.at_ms < SILENT_MS}
+        away = tuple(sorted(set(run.heard) - set(here)))
+        weight = record.weights.get(str(record.revision), {}).get("", 0.0)
+        failed = [report.failed[canary_digest] for report in here.values() if canary_digest in report.failed]
+        routed = judge.routed(judge.canary) + judge.routed(judge.stable) if judge is not None else 0
+        return Observed(
+            token=self._lease.token if self._lease is not None else record.status.token,
+            revision=record.revision,
+            store=store,
+            fresh=bool(here) and all(report.fresh for report in here.values()),
+            acked_revision=min((report.acked for report in here.values()), default=0),
+            lagging=tuple(f"{node}/{worker}" for node, report in here.items() for worker in report.lagging),
+            unreachable=away,
+            identity=judge.identity if judge is not None else "",
+            visit=judge.visit if judge is not None else 0,
+            verdicts=judge.verdicts(weight) if judge is not None else {},
+            canary_units=judge.units(judge.canary) if judge is not None else 0,
+            stable_units=judge.units(judge.stable) if judge is not None else 0,
+            samples=self._samples(kept, judge),
+            srm_p=judge.ratio.min_p if judge is not None else 1.0,
+            expected_canary=int(weight * routed),
+            seen_canary=judge.routed(judge.canary) if judge is not None else 0,
+            signals=judge.signals() if judge is not None else (),
+            canary_ready=bool(here) and all(canary_digest in report.ready for report in here.values()),
+            canary_failed=failed[0] if failed else "",
+            signature_ok=True,
+            canary_crashes=sum(report.crashes.get(canary_digest, 0) for report in here.values()),
+            zeroed=tuple(
+                LocalZero(f"{node}/{worker}", reason) for node, one in here.items() for worker, reason in one.zeroed
+            ),
+            window_open=window_open(kept.policy.spec.rollout, now_ms / 1000),
+            applied_by=record.applied_by,
+            commands=tuple(commands),
+            evidence=json.dumps(judge.evidence()) if judge is not None else "",
+        )
+
+    @staticmethod
+    def _samples(kept: Kept, judge: Judge | None) -> int:
+        """Requests of the canary in this step; in a shadow step those that were compared."""
+        rollout, status = kept.policy.spec.rollout, kept.record.status
+        if judge is None or rollout is None or status.step >= len(rollout.steps):
+            return 0
+        return judge.compared() if rollout.steps[status.step].shadow is not None else judge.requests(judge.canary)
+
+    # ---- acting ----
+
+    async def _act(
+        self, name: str, kept: Kept, run: Run, status: Any, actions: list[Action], now_ms: int, *, store: bool
+    ) -> None:
+        """Write what was decided; do the rest only after that has succeeded."""
+        if not store:
+            self._act_without_store(name, actions)
+            return
+        routed = any(isinstance(action, ROUTING) for action in actions)
+        slow_ns = self._slow_ns(name, kept, routed=routed)
+        record = carried_out(kept, status, actions, slow_ns)
+        if not routed and slow_ns != record.slow_ns and status.phase in UNDER_WATCH:
+            record = msgspec.structs.replace(record, slow_ns=slow_ns)
+        if self._must_save(kept, run, record, actions, now_ms):
+            record = msgspec.structs.replace(record, evidence=self._evidence(run, record))
+            audit = audit_of(actions, record, kept.record)
+            try:
+                saved = await self._policies.save(name, record, expected=kept.revision, audit=audit, fence=self._lease)
+            except (Stale, Fenced) as error:
+                _log.warning("rollout_write_lost", extra={"facts": {"policy": name, "reason": error.message}})
+                if isinstance(error, Fenced):
+                    self._lease = None
+                del self._runs[name]
+                await self._policies.reload(name)
+                return
+            except StoreAway as error:
+                self._store_lost(error)
+                return
+            run.revision, run.saved_ms, run.moved = saved.revision, now_ms, False
+        for action in actions:
+            self._tell(name, record, action, now_ms)
+
+    def _must_save(self, kept: Kept, run: Run, record: PolicyRecord, actions: list[Action], now_ms: int) -> bool:
+        before, after = kept.record, record
+        if any(isinstance(action, WRITTEN) for action in actions) or after.answers != before.answers:
+            return True
+        if _place(after) != _place(before):
+            return True
+        if now_ms - run.saved_ms < SAVE_MS:
+            return False
+        return run.moved or (after.status.phase in ACTIVE and after.status != before.status)
+
+    @staticmethod
+    def _evidence(run: Run, record: PolicyRecord) -> dict[str, Any]:
+        run.intake.forget(record.weights)
+        return {
+            "intake": run.intake.state(),
+            "judge": run.judge.state() if run.judge is not None else None,
+            "cursor": run.cursor,
+            "doublings": run.judge.sampled.doublings if run.judge is not None else 0,
+        }
+
+    def _slow_ns(self, name: str, kept: Kept, *, routed: bool) -> int:
+        """The threshold in force: taken from stable when a step begins, or as soon as there is enough of it."""
+        quantile = latency_quantile(kept.policy)
+        if quantile is None:
+            return 0
+        if kept.record.slow_ns and not routed:
+            return kept.record.slow_ns
+        stable = next(pin for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
+        return self._node.latency.quantile_ns(name, stable.version, quantile) or kept.record.slow_ns
+
+    def _act_without_store(self, name: str, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, ZeroHere) and name not in self.zeroed_here:
+                self.zeroed_here[name] = action.reason
+                _log.error("canary_zeroed_here", extra={"facts": {"policy": name, "reason": action.reason}})
+                self._policies.zero_here(frozenset(self.zeroed_here))
+
+    def _tell(self, name: str, record: PolicyRecord, action: Action, now_ms: int) -> None:
+        if isinstance(action, Notify):
+            self._notify(name, action.kind, action.reason)
+        elif isinstance(action, ClearLocalZeros):
+            self._cleared_ms[record.status.identity] = now_ms
+            self._policies.clear_zeros(tuple(self._cleared_ms))
+
+    def _forget_cleared(self, now_ms: int) -> None:
+        """Workers have heard by now that they may; what they decide from here on is theirs again."""
+        kept = {identity: at_ms for identity, at_ms in self._cleared_ms.items() if now_ms - at_ms < SILENT_MS}
+        if kept != self._cleared_ms:
+            self._cleared_ms = kept
+            self._policies.clear_zeros(tuple(kept))
+
+
+def _place(record: PolicyRecord) -> tuple[object, ...]:
+    return record.status.phase, record.status.step, record.slow_ns

@@ -1,0 +1,88 @@
+"""What the actions of a rollout make of a policy's record. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway.control.policies import Kept, ownership_of, weighed, with_gone
+from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
+from router import slots as tables
+from router.hashing import SLOTS
+from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Zero
+from router.rollout.status import ACTIVE, RolloutStatus
+
+ROUTING = (SetWeight, SetShadow, Zero, Promote)
+
+
+def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], slow_ns: int) -> PolicyRecord:
+    """The record after a tick: its status, and the shares that its actions ask for.
+
+    Args:
+        slow_ns: threshold for the step that begins, where routing changes.
+    """
+    record = msgspec.structs.replace(kept.record, status=status)
+    routed = False
+    for action in actions:
+        if isinstance(action, ROUTING):
+            record, routed = _routed(kept, record, action), True
+        elif isinstance(action, Unload):
+            record = msgspec.structs.replace(record, unloaded=tuple({*record.unloaded, action.digest}))
+        elif isinstance(action, Answer):
+            answers = dict(list(record.answers.items())[-(MOST_ANSWERS - 1) :])
+            record = msgspec.structs.replace(record, answers=answers | {action.command: Told(action.ok, action.text)})
+    if status.phase in ACTIVE and record.unloaded:
+        record = msgspec.structs.replace(record, unloaded=())
+    if not routed:
+        return record
+    return weighed(msgspec.structs.replace(record, revision=record.revision + 1, slow_ns=slow_ns), kept.policy)
+
+
+def _routed(kept: Kept, record: PolicyRecord, action: SetWeight | SetShadow | Zero | Promote) -> PolicyRecord:
+    """One change of routing; idempotent."""
+    now = Kept(kept.revision, record, kept.policy)
+    names, owned = kept.policy.names, ownership_of(now)
+    stable = names.index(record.stable)
+    rollout = kept.policy.spec.rollout
+    canary_name = record.canary or (rollout.to if rollout is not None else record.stable)
+    canary = names.index(canary_name)
+    if isinstance(action, SetShadow):
+        zeroed = record.zeroed and action.slots == 0
+        return msgspec.structs.replace(record, shadow_slots=action.slots, zeroed=zeroed, canary=canary_name)
+    if isinstance(action, Promote):
+        counts = [SLOTS if index == canary else 0 for index in range(len(names))]
+        owned = owned.reshared(counts)
+        record = msgspec.structs.replace(record, stable=canary_name, canary="", zeroed=False, shadow_slots=0)
+    elif isinstance(action, Zero) or action.slots == 0:
+        owned = owned.without(canary, stable)
+        zeroed = isinstance(action, Zero) or record.zeroed
+        shadow_slots = 0 if isinstance(action, Zero) else record.shadow_slots
+        record = msgspec.structs.replace(record, zeroed=zeroed, shadow_slots=shadow_slots, canary=canary_name)
+    else:
+        counts = [0] * len(names)
+        counts[stable], counts[canary] = SLOTS - action.slots, action.slots
+        owned = owned.reshared(counts)
+        record = msgspec.structs.replace(record, zeroed=False, canary=canary_name)
+    return msgspec.structs.replace(
+        record,
+        slots=tables.to_text(owned.owner, names),
+        before=tables.to_text(owned.before, with_gone(names)),
+    )
+
+
+def audit_of(actions: Iterable[Action], record: PolicyRecord, before: PolicyRecord) -> dict[str, object] | None:
+    """One record of the audit trail for a write: what was done, by whom, on what evidence; None = nothing to tell."""
+    told = [action for action in actions if isinstance(action, Audit)]
+    if not told:
+        return None
+    last = told[-1]
+    found: dict[str, object] = msgspec.to_builtins(last)
+    return {
+        **{key: value for key, value in found.items() if key not in ("type", "revision")},
+        "kind_of": "rollout",
+        "what": last.what,
+        "also": [action.what for action in told[:-1]],
+        "revision_before": before.revision,
+        "revision_after": record.revision,
+        "slots_text_before": before.slots,
+        "slots_text_after": record.slots,
+    }

@@ -1,0 +1,117 @@
+"""Everything about traffic policies in control, put together: store, policies, rollouts, and who is told of what."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway.control.counts import Totals
+from gateway.control.latency import StableLatency
+from gateway.control.messages import Status
+from gateway.control.pinning import Pinning
+from gateway.control.policies import Policies
+from gateway.control.reporter import Reporter
+from gateway.control.rollouts import Node, Rollouts
+from gateway.control.service import Service
+from gateway.counters import CounterPage
+from gateway.store.base import Store
+from gateway.store.opening import open_store
+
+_NODE_FILE: Final = "node.id"
+_log: Final = logging.getLogger(__name__)
+
+
+class Traffic:
+    """Made once the store is open.
+
+    Args:
+        run: start of the process tree, whose counts the pages hold.
+        pages: those of living workers by start id, and the finals.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        service: Service,
+        data_dir: Path,
+        *,
+        run: str,
+        pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
+        totals: Callable[[], Totals],
+    ) -> None:
+        self.store = store
+        self._service = service
+        self._crashes: list[tuple[float, str]] = []
+        self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
+        service.policies = self.policies
+        node = node_name(data_dir)
+        self.reporter = Reporter(node, run)
+        self.rollouts = Rollouts(
+            self.policies,
+            self.reporter,
+            Node(node, pages, self._statuses, self._crashed, StableLatency(totals)),
+            now_ms=_now_ms,
+            notify=self._notify,
+        )
+
+    def _statuses(self) -> Mapping[str, Status]:
+        workers = self._service.workers.items()
+        return {start_id: worker.status for start_id, worker in workers if worker.status is not None}
+
+    def died(self, start_id: str, page: CounterPage, blamed_digest: str) -> None:
+        """A worker is dead, and its page is about to go."""
+        self.reporter.died(start_id, page, blamed_digest)
+        if blamed_digest:
+            self._crashes.append((time.monotonic(), blamed_digest))
+
+    def _crashed(self) -> Mapping[str, int]:
+        """Digest -> workers lost within 60 s while they executed it."""
+        now = time.monotonic()
+        self._crashes = [(at, digest) for at, digest in self._crashes if now - at < 60.0]
+        found: dict[str, int] = {}
+        for _, digest in self._crashes:
+            found[digest] = found.get(digest, 0) + 1
+        return found
+
+    def _notify(self, policy: str, kind: str, reason: str) -> None:
+        level = logging.WARNING if kind in ("holding", "warning", "aborted", "rolled_back") else logging.INFO
+        _log.log(level, f"rollout_{kind}", extra={"facts": {"policy": policy, "reason": reason}})
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self.store.close()
+
+
+async def open_traffic(
+    url: str | None,
+    service: Service,
+    data_dir: Path,
+    *,
+    run: str,
+    pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
+    totals: Callable[[], Totals],
+) -> Traffic:
+    """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
+    store = await open_store(url, data_dir)
+    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals)
+    await traffic.policies.open()
+    return traffic
+
+
+def node_name(data_dir: Path) -> str:
+    """This node's name among those that share a store: made once, kept in the data folder."""
+    path = data_dir / _NODE_FILE
+    try:
+        known = path.read_text().strip()
+    except OSError:
+        known = ""
+    if not known:
+        known = f"{os.uname().nodename[:40]}-{os.urandom(4).hex()}"
+        path.write_text(known + "\n")
+    return known
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

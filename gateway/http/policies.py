@@ -1,0 +1,223 @@
+"""The admin port's surface for traffic policies and rollouts."""
+
+import uuid
+from typing import Any, Final, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.routing import Route
+
+from gateway.control.planning import plan
+from gateway.control.rollouts import Rollouts
+from gateway.control.service import Service
+from gateway.control.traffic import Traffic
+from gateway.errors import HttpError
+from gateway.http.body import object_of, text_of
+from gateway.http.reply import Reply, json_reply
+from router.rollout.observed import Command, CommandKind
+from router.schema import schema
+from runtimes.errors import Conflict, InvalidInput
+from runtimes.registry.strictyaml import DocumentError, load
+
+_ACTED_S: Final = 5.0
+"""So long an answer waits for the last worker to act on a change."""
+COMMANDS: Final = ("approve", "pause", "resume", "abort", "promote", "retry")
+LOCAL: Final = "local"
+
+
+class PolicyEndpoints:
+    """The endpoints.
+
+    Args:
+        most: bytes of a body.
+    """
+
+    def __init__(self, service: Service, traffic: Traffic, most: int) -> None:
+        self._service = service
+        self._policies = traffic.policies
+        self._rollouts: Rollouts = traffic.rollouts
+        self._most = most
+
+    async def listed(self, request: Request) -> Reply:
+        """Every policy, in short."""
+        names = sorted(self._policies.kept)
+        return json_reply([self._policies.view(name) for name in names])
+
+    async def one(self, request: Request) -> Reply:
+        """One policy, with its generation as ETag."""
+        return self._view(request.path_params["name"])
+
+    def _view(self, name: str, status: int = 200, more: dict[str, Any] | None = None) -> Reply:
+        view = self._policies.view(name) | (more or {})
+        reply = json_reply(view, status)
+        reply.headers = [(b"etag", b'"%d"' % view["generation"])]
+        return reply
+
+    async def schema(self, request: Request) -> Reply:
+        """JSON schema of the document, for editors."""
+        return json_reply(schema())
+
+    async def apply(self, request: Request) -> Reply:
+        """Put a document in force; answers when every worker acts on it."""
+        name = request.path_params["name"]
+        document = await self._document(request, name)
+        generation = self._generation(request, name)
+        actor = actor_of(request)
+        kept, changed = await self._policies.apply(
+            document, actor=actor, generation=generation, reason=request.headers.get("x-reason", "")[:500]
+        )
+        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
+        return self._view(name, 200, {"changed": changed, "in_force_everywhere": acted})
+
+    async def plan(self, request: Request) -> Reply:
+        """What applying a document would do; nothing is changed."""
+        name = request.path_params["name"]
+        document = await self._document(request, name)
+        return json_reply(await plan(document, self._policies, self._service))
+
+    async def _document(self, request: Request, name: str) -> object:
+        text = await text_of(request, self._most)
+        try:
+            document = load(text, "the policy")
+        except DocumentError as error:
+            raise InvalidInput(str(error)) from error
+        named = document.get("metadata", {}).get("name") if isinstance(document, dict) else None
+        if isinstance(named, str) and named != name:
+            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named[:128]!r}")
+        return document
+
+    def _generation(self, request: Request, name: str) -> int:
+        """The generation that the caller has seen. Raises HttpError 428 when a policy is there and none is named."""
+        given, new = request.headers.get("if-match"), request.headers.get("if-none-match")
+        if new == "*":
+            return 0
+        if given is None:
+            if name not in self._policies.kept:
+                return 0
+            message = f"the policy {name!r} exists: send If-Match with the ETag that you have seen"
+            raise HttpError(428, "precondition_required", message)
+        number = given.strip().removeprefix("W/").strip('"')
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise InvalidInput(f'If-Match: expected the ETag of the policy, such as "3", got {given[:40]!r}')
+        return int(number)
+
+    async def delete(self, request: Request) -> Reply:
+        """Remove a policy."""
+        name = request.path_params["name"]
+        force = request.query_params.get("force") in ("1", "true")
+        await self._policies.delete(name, actor=actor_of(request), reason=_reason(request), force=force)
+        return json_reply({})
+
+    async def kill(self, request: Request) -> Reply:
+        """`{"variant": "canary", "killed": true}`: a variant gets nothing, at once, whatever the document says."""
+        body = await object_of(request, self._most)
+        name, variant, killed = request.path_params["name"], body.get("variant"), body.get("killed", True)
+        if not isinstance(variant, str) or not isinstance(killed, bool):
+            raise InvalidInput("expected variant, a name, and killed, true or false")
+        actor, reason = actor_of(request), str(body.get("reason", ""))[:500]
+        kept = await self._policies.kill(name, variant, killed, actor=actor, reason=reason)
+        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
+        return self._view(name, 200, {"in_force_everywhere": acted})
+
+    async def rollback(self, request: Request) -> Reply:
+        """`{"to": 2}` (a generation; without it the one before): apply an earlier document again."""
+        body = await object_of(request, self._most)
+        name, wanted = request.path_params["name"], body.get("to")
+        if wanted is not None and (type(wanted) is not int or wanted < 1):
+            raise InvalidInput("to: expected the generation of an earlier document, a whole number from 1")
+        kept = await self._policies.rollback(name, wanted, actor=actor_of(request), reason=str(body.get("reason", "")))
+        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
+        return self._view(name, 200, {"in_force_everywhere": acted})
+
+    # ---- rollouts ----
+
+    async def rollouts(self, request: Request) -> Reply:
+        """Every policy that has a rollout."""
+        found = [
+            self._rollout(name) for name, kept in sorted(self._policies.kept.items()) if kept.record.status.identity
+        ]
+        return json_reply(found)
+
+    async def rollout(self, request: Request) -> Reply:
+        """One rollout: where it stands, and what it waits for."""
+        return json_reply(self._rollout(request.path_params["name"]))
+
+    def _rollout(self, name: str) -> dict[str, Any]:
+        kept = self._policies.get(name)
+        record, status = kept.record, kept.record.status
+        if not status.identity:
+            raise Conflict(f"the policy {name!r} has no rollout")
+        rollout = kept.policy.spec.rollout
+        shown: dict[str, Any] = msgspec.to_builtins(status)
+        for hidden in ("cursors", "evidence", "done"):
+            shown.pop(hidden, None)
+        shown |= {
+            "name": name,
+            "state": status.state,
+            "revision": record.revision,
+            "generation": record.generation,
+            "applied_by": record.applied_by,
+            "stable": record.stable,
+            "canary": record.canary,
+            "variants": [msgspec.structs.asdict(pin) for pin in record.variants],
+            "steps": len(rollout.steps) if rollout is not None else 0,
+            "slow_ms": record.slow_ns / 1e6,
+            "leads": self._rollouts.leads,
+            "store_away": self._policies.away,
+        }
+        return shown
+
+    async def command(self, request: Request) -> Reply:
+        """approve, pause, resume, abort, promote or retry; answers when it is in force everywhere."""
+        name, kind = request.path_params["name"], request.url.path.rpartition("/")[2]
+        body = await object_of(request, self._most)
+        actor, labels = actor_of(request), labels_of(request)
+        command = Command(
+            id=uuid.uuid4().hex,
+            kind=cast(CommandKind, kind),
+            actor=actor,
+            labels=labels,
+            reason=str(body.get("reason", ""))[:500],
+            identity=str(body.get("identity", "")),
+            step=body["step"] if type(body.get("step")) is int else None,
+        )
+        told = await self._rollouts.command(name, command)
+        if not told.ok:
+            raise Conflict(told.text)
+        acted = await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
+        return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
+
+
+def actor_of(request: Request) -> str:
+    """Name of whoever asks, for the audit."""
+    actor = request.scope["state"].get("actor")
+    return LOCAL if actor is None else str(actor.name)
+
+
+def labels_of(request: Request) -> tuple[str, ...]:
+    """Labels of their key."""
+    actor = request.scope["state"].get("actor")
+    return () if actor is None else tuple(sorted(actor.labels))
+
+
+def _reason(request: Request) -> str:
+    return request.query_params.get("reason", "")[:500]
+
+
+def policy_routes(service: Service, traffic: Traffic, most: int) -> list[Route]:
+    """Routes of the admin port."""
+    endpoints = PolicyEndpoints(service, traffic, most)
+    policy, rollout = "/admin/v1/policies/{name}", "/admin/v1/rollouts/{name}"
+    return [
+        Route("/admin/v1/policies", endpoints.listed),
+        Route("/admin/v1/policies.schema", endpoints.schema),
+        Route(policy, endpoints.one),
+        Route(policy, endpoints.apply, methods=["PUT"]),
+        Route(policy, endpoints.delete, methods=["DELETE"]),
+        Route(f"{policy}/plan", endpoints.plan, methods=["POST"]),
+        Route(f"{policy}/kill", endpoints.kill, methods=["POST"]),
+        Route(f"{policy}/rollback", endpoints.rollback, methods=["POST"]),
+        Route("/admin/v1/rollouts", endpoints.rollouts),
+        Route(rollout, endpoints.rollout),
+        *[Route(f"{rollout}/{kind}", endpoints.command, methods=["POST"]) for kind in COMMANDS],
+    ]

@@ -1,0 +1,239 @@
+"""Shadow: a copy of a request, executed on another variant after its answer, and compared with it tensor by tensor.
+
+Never in anybody's way: the copy is made after the outputs are there, waits at the lowest priority, is dropped when too
+many wait or shadows take too much of the loop, and nobody hears of its failure but the counts. What it says about a
+variant is counted in the worker's page (`FIELDS`); no input or output is kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.counters import CounterPage
+from gateway.exchange import Exchange
+from gateway.meter import Meter
+from gateway.served import Codec, ServedVersion
+from runtimes.batching.job import DONE
+from runtimes.errors import ServingError
+from runtimes.tensors import Array, Signature, f32_from_bf16
+
+SHIFT_BINS: Final = 21
+"""Of the score's shift: from -1 to 1 in steps of 0.1, clipped; the middle one is no shift."""
+MICRO: Final = 1_000_000
+FIELDS: Final = (
+    "compared", "disagreed", "failed", "dropped", "rows", "argmax", "tolerance", "topk", "shift_micro",
+    "shift_squared_micro", *(f"shift_{i}" for i in range(SHIFT_BINS)),
+)  # fmt: skip
+"""Requests compared, and of those that disagreed; that failed in the shadow; that were not tried. Then rows: compared,
+of another argmax, outside the tolerance, of another top k; sums of the score's shift and its square in millionths; its
+histogram."""
+COMPARED, DISAGREED, FAILED, DROPPED, ROWS, ARGMAX, TOLERANCE, TOPK, SHIFT, SHIFT_SQUARED, SHIFTS = range(11)
+Floats = npt.NDArray[np.float64]
+_SHARE: Final = 0.2
+"""Of the loop's time, for all executions of shadows on this worker."""
+_TIME_S: Final = 5
+_BURST_NS: Final = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """When two answers agree.
+
+    Attributes:
+        argmax: the largest value of each row stands at the same place.
+        atol, rtol: |a - b| <= atol + rtol |b| for every value; None = not asked.
+        topk: the k largest of each row are the same ones; 0 = not asked.
+    """
+
+    argmax: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    topk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a comparison found, in rows; `shifts` is the score's of each row."""
+
+    rows: int
+    argmax: int
+    tolerance: int
+    topk: int
+    shifts: Array
+
+    @property
+    def disagrees(self) -> bool:
+        """Any row is outside what was asked."""
+        return bool(self.argmax or self.tolerance or self.topk)
+
+
+def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature, wanted: Comparison) -> Difference:
+    """Compare a shadow's outputs with the primary's, for the same rows.
+
+    Shapes: equal lists of arrays with the rows in dim 0; other shapes disagree wholly. Values that are not finite agree
+    with the same such value.
+    """
+    rows = len(ours[0]) if ours and ours[0].ndim else 1
+    argmax = np.zeros(rows, bool)
+    tolerance = np.zeros(rows, bool)
+    topk = np.zeros(rows, bool)
+    shifts = np.zeros(rows)
+    for index, (b, a) in enumerate(zip(ours, theirs, strict=True)):
+        if a.shape != b.shape:
+            return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts)
+        if a.dtype == object or a.dtype.kind == "b":
+            tolerance |= _unequal(a, b, rows)
+            continue
+        x, y = _numbers(a, signature, index, rows), _numbers(b, signature, index, rows)
+        if wanted.atol is not None or wanted.rtol is not None:
+            close = np.isclose(x, y, rtol=wanted.rtol or 0.0, atol=wanted.atol or 0.0, equal_nan=True)
+            tolerance |= ~close.all(axis=1)
+        if wanted.argmax and x.shape[1] > 1:
+            argmax |= x.argmax(axis=1) != y.argmax(axis=1)
+        if 0 < wanted.topk < x.shape[1]:
+            topk |= _other_top(x, y, wanted.topk)
+        if index == 0 and x.shape[1]:
+            with np.errstate(invalid="ignore"):
+                shifts = np.nan_to_num(x[:, -1] - y[:, -1], nan=0.0, posinf=1.0, neginf=-1.0)
+    return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts)
+
+
+def _numbers(array: Array, signature: Signature, index: int, rows: int) -> Floats:
+    if signature.outputs[index].datatype.name == "BF16":
+        array = f32_from_bf16(array.view(np.uint16))
+    return np.asarray(array, dtype=np.float64).reshape(rows, -1)
+
+
+def _unequal(a: Array, b: Array, rows: int) -> Array:
+    found: Array = (a.reshape(rows, -1) != b.reshape(rows, -1)).any(axis=1)
+    return found
+
+
+def _other_top(x: Floats, y: Floats, k: int) -> Array:
+    top = [np.sort(np.argsort(-values, axis=1, kind="stable")[:, :k], axis=1) for values in (x, y)]
+    found: Array = (top[0] != top[1]).any(axis=1)
+    return found
+
+
+class _Copy(Exchange):
+    """A copy of a request on its way through the shadow's runtime.
+
+    Attributes:
+        primary: outputs of the answer that was given.
+    """
+
+    primary: Sequence[Array] = ()
+
+
+class Shadow(ServedVersion):
+    """Executes copies on one variant and counts how they compare.
+
+    Args:
+        variant: its index in the policy; requests that it answered itself are not copied.
+        most_inflight: copies that wait or run on this worker.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        variant: int,
+        wanted: Comparison,
+        *,
+        counts: memoryview,
+        most_inflight: int,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self.codec = codec
+        self.runtime = codec.runtime
+        self.meter: Meter = codec.meter("shadow")
+        self.evidence = None
+        self.inflight = 0
+        self._variant = variant
+        self._wanted = wanted
+        self._counts = counts
+        self._most = most_inflight
+        self._now_ns = now_ns
+        self._credit_ns = float(_BURST_NS)
+        self._credited_ns = 0
+
+    def offer(self, jobs: Sequence[Exchange], outputs: Sequence[Array], variant: int) -> None:
+        """Copy those of the jobs that the policy wants copied; their outputs are about to be answered."""
+        if variant == self._variant:
+            return
+        row = 0
+        for job in jobs:
+            if job.shadowed:
+                own = outputs if len(jobs) == 1 else [array[row : row + job.rows] for array in outputs]
+                self._submit(job, own)
+            row += job.rows
+
+    def _submit(self, job: Exchange, outputs: Sequence[Array]) -> None:
+        now = self._now_ns()
+        self._earn(now)
+        if self.inflight >= self._most or self._credit_ns <= 0 or self.runtime.state != "READY":
+            self._counts[DROPPED] += 1
+            return
+        copy = _Copy()
+        copy.served = self
+        copy.inputs, copy.rows, copy.size_bytes, copy.bucket = job.inputs, job.rows, job.size_bytes, job.bucket
+        copy.deadline_ns = now + _TIME_S * 1_000_000_000
+        copy.priority = 1 << 20
+        copy.started_ns = now
+        # Copies, because a view would keep the whole batch.
+        copy.primary = [array.copy() for array in outputs]
+        try:
+            self.runtime.batcher.submit(copy, now)
+        except ServingError:
+            self._counts[DROPPED] += 1
+            return
+        self.inflight += 1
+
+    def _earn(self, now: int) -> None:
+        earned = _SHARE * (now - self._credited_ns) if self._credited_ns else 0.0
+        self._credit_ns = min(float(_BURST_NS), self._credit_ns + earned)
+        self._credited_ns = now
+
+    def completed(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int) -> None:
+        """Compare each copy with the answer that was given."""
+        begun = self._now_ns()
+        row = 0
+        for job in jobs:
+            own = outputs if len(jobs) == 1 else [array[row : row + job.rows] for array in outputs]
+            row += job.rows
+            if job.state == DONE:
+                continue
+            job.state = DONE
+            self.inflight -= 1
+            assert isinstance(job, _Copy), "nothing else waits here"
+            self._count(compare(own, job.primary, self.runtime.signature, self._wanted))
+        # The execution, roughly, and all of the comparison.
+        self._credit_ns -= self._now_ns() - begun + self.runtime.batcher.cost.predict_ns(row)
+
+    def _count(self, found: Difference) -> None:
+        counts = self._counts
+        counts[COMPARED] += 1
+        counts[DISAGREED] += found.disagrees
+        counts[ROWS] += found.rows
+        counts[ARGMAX] += found.argmax
+        counts[TOLERANCE] += found.tolerance
+        counts[TOPK] += found.topk
+        clipped = np.clip(found.shifts, -1.0, 1.0)
+        counts[SHIFT] += int(clipped.sum() * MICRO)
+        counts[SHIFT_SQUARED] += int((clipped**2).sum() * MICRO)
+        for place in np.rint((clipped + 1) * (SHIFT_BINS // 2)).astype(int).tolist():
+            counts[SHIFTS + place] += 1
+
+    def failed(self, exchange: Exchange, error: ServingError) -> None:
+        """A copy failed: counted, and nobody hears of it."""
+        self._counts[FAILED if error.executed else DROPPED] += 1
+        exchange.state = DONE
+        self.inflight -= 1
+
+
+def shadow_counts(page: CounterPage, model: str, revision: int, variant: str) -> memoryview:
+    """The counts of one variant's shadow in one revision of a policy; nobody sees those that find no room."""
+    block = page.block("shadow", (model, str(revision), variant), len(FIELDS))
+    return block if len(block) == len(FIELDS) else memoryview(bytearray(8 * len(FIELDS))).cast("q")

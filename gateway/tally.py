@@ -1,0 +1,113 @@
+"""Evidence of one worker: how each variant of a policy fared, in the worker's shared page.
+
+Two kinds of blocks (`gateway.counters`), read by control also after the worker's death (ADR 2):
+
+    evidence   labels (model name, policy revision, stratum, variant): counts of requests. Stratum "-" holds those
+               that are no evidence: not randomised, forced, or overridden.
+    notes      a ring of noteworthy single requests, two int64 each: what happened, and the unit's hash. Control
+               finds erring units in it (a unit errs once per rollout, however often) and a sample of all units.
+
+The ring is bounded: what control did not read in time is overwritten, and control counts the gap. A gap thins both
+variants alike, since one ring holds both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.counters import CounterPage
+
+FIELDS: Final = ("routed", "ok", "bad", "slow", "neutral", "fallback")
+ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
+"""routed = ok + bad + neutral once all are finished; slow are some of the ok, fallback some of the bad."""
+
+NOTE_BAD, NOTE_SLOW, NOTE_SEEN = 1, 2, 4
+"""What happened to the request: flags."""
+
+RING_NOTES: Final = 16_384
+"""256 KiB. At 250 ms between reads: 65,000 erring requests per second."""
+UNCOUNTED: Final = "-"
+REVISION_MASK: Final = (1 << 24) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One noteworthy request.
+
+    Attributes:
+        flags: NOTE_*.
+        number, revision: of the policy that routed it; the revision's lower 24 bits.
+        stratum, variant: indices in that policy.
+        unit: hash of its unit, 63 bits.
+    """
+
+    flags: int
+    number: int
+    revision: int
+    stratum: int
+    variant: int
+    unit: int
+
+
+class NoteRing:
+    """The ring of one worker: written by the worker, read by control."""
+
+    def __init__(self, page: CounterPage) -> None:
+        self._values = page.block("notes", (), 1 + 2 * RING_NOTES)
+
+    @property
+    def written(self) -> int:
+        """Notes ever written."""
+        return int(self._values[0])
+
+    def write(self, flags: int, place: int, unit: int) -> None:
+        """Add a note; `place` as `place_of` makes it."""
+        values = self._values
+        written = values[0]
+        at = 1 + 2 * (written % RING_NOTES)
+        values[at] = place | flags
+        values[at + 1] = unit & 0x7FFF_FFFF_FFFF_FFFF
+        # Last: a reader never sees half a note.
+        values[0] = written + 1
+
+    def read(self, start: int) -> tuple[list[Note], int, int]:
+        """Notes from number `start` on: they, where to read on, and how many were overwritten before."""
+        end = self.written
+        first = max(start, end - RING_NOTES)
+        notes = [_note(*self._pair(number)) for number in range(first, end)]
+        # What the worker has overwritten while this was read is no note of its number any more.
+        spoilt = max(0, min(self.written - RING_NOTES, end) - first)
+        return notes[spoilt:], end, first - start + spoilt
+
+    def _pair(self, number: int) -> tuple[int, int]:
+        at = 1 + 2 * (number % RING_NOTES)
+        return int(self._values[at]), int(self._values[at + 1])
+
+
+def place_of(number: int, revision: int, stratum: int, variant: int) -> int:
+    """Where a request was routed, as one number that leaves room for the flags; never 0.
+
+    Args:
+        number: of the policy on this node, from 1 to 65,535.
+        stratum, variant: indices below 128.
+    """
+    assert 0 < number < 1 << 16, "control gives out small numbers"
+    assert max(stratum, variant) < 128, "a policy has fewer strata and variants"
+    return number << 46 | (revision & REVISION_MASK) << 22 | stratum << 15 | variant << 8
+
+
+def _note(what: int, unit: int) -> Note:
+    return Note(what & 0xFF, what >> 46, what >> 22 & REVISION_MASK, what >> 15 & 0x7F, what >> 8 & 0x7F, unit)
+
+
+def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:
+    """The counts of one variant in one stratum of one revision; nobody sees those that find no room in the page."""
+    block = page.block("evidence", (model, str(revision), stratum, variant), len(FIELDS))
+    return block if len(block) == len(FIELDS) else memoryview(bytearray(8 * len(FIELDS))).cast("q")
+
+
+def tallies(page: CounterPage) -> Iterator[tuple[tuple[str, int, str, str], memoryview]]:
+    """Every such block of a page: (model, revision, stratum, variant) and its counts."""
+    for key, block in page.blocks():
+        if key[0] == "evidence":
+            yield (key[1], int(key[2]), key[3], key[4]), block
