@@ -21,7 +21,7 @@ OnTimeout = Literal["hold", "promote", "rollback"]
 Kind = Literal["events", "latency", "outputs", "shadow"]
 
 
-class Approval(Struct, frozen=True, kw_only=True):
+class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A person must agree before the step is left.
 
     Attributes:
@@ -33,7 +33,7 @@ class Approval(Struct, frozen=True, kw_only=True):
     expires_ms: int = 0
 
 
-class Hold(Struct, frozen=True, kw_only=True):
+class Hold(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What must have come together before a step is left; all of it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     approval: Approval | None = None
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One stage: either canary slots or a shadow, each of 10,000.
 
     Attributes:
@@ -208,7 +208,7 @@ def identity(spec: RolloutSpec | None) -> str:
 
 
 def plan_digest(spec: RolloutSpec) -> str:
-    """Digest of the steps: 32 hex digits."""
+    """Digest of the steps: 32 hex digits. Defaults are left out, so that a field of a later version changes nothing."""
     return _digest(spec.steps)
 
 

@@ -119,7 +119,7 @@ class Turn:
 
     def rest(self) -> None:
         """No rollout is wanted."""
-        self.set(identity="", stable_digest="", canary_digest="", plan="", step=0, **_CLEAN)
+        self.set(identity="", stable_digest="", canary_digest="", plan="", step=0, slots=0, **_CLEAN)
         self.move("IDLE", "the policy names no rollout")
 
     def begin(self, spec: RolloutSpec, reason: str, actor: str) -> None:
