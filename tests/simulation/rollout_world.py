@@ -20,7 +20,7 @@ from router.rollout.actions import (
     ZeroHere,
 )
 from router.rollout.observed import Command, CommandKind, LocalZero, Observed, Verdict
-from router.rollout.spec import ALL_SLOTS, RolloutSpec, identity
+from router.rollout.spec import RolloutSpec
 from router.rollout.status import RolloutStatus, decode, encode, recover
 from tests.rollout.laws import Laws, Tick, tick
 from tests.rollout.tower import MINUTE, RELEASE, SECOND, a_spec, shadow, step
@@ -147,12 +147,10 @@ class World:
         for worker in self.workers:
             worker.alive = True
         for _ in range(200):
-            phase, paused = self.status.phase, self.status.paused
-            if phase == "DECIDING" and not self.commands:
-                self._say("approve")
-            held = "timeout" in self.status.holding or any(worker.zeroed for worker in self.workers)
-            if (paused or held) and not self.commands:
-                self._say("resume")
+            status = self.status
+            held = status.paused or "timeout" in status.holding or any(worker.zeroed for worker in self.workers)
+            if not self.commands and (held or status.phase == "DECIDING"):
+                self._say("resume" if held else "approve")
             self.run(1, 0.0)
         return self
 
@@ -350,15 +348,3 @@ def _routed(document: Document, one: Tick) -> Document:
 
 def _records(actions: list[Action]) -> list[Audit]:
     return [action for action in actions if isinstance(action, Audit)]
-
-
-def ended(world: World) -> str:
-    """Where a calm world must have come to."""
-    status, spec = world.status, world.spec
-    if spec is None or spec.canary_digest == spec.stable_digest:
-        return "IDLE" if not (spec and status.phase == "PROMOTED") else "PROMOTED"
-    assert status.identity == identity(spec)
-    return status.phase
-
-
-__all__ = ["ALL_SLOTS", "World", "ended"]
