@@ -21,6 +21,7 @@ from gateway.wire import fast_json, oip_json
 from gateway.wire.request import InferRequest, Limits
 from router.errors import UnknownRoute
 from router.table import ModelRoute, RoutingTable
+from runtimes import sizes
 from runtimes.batching.job import DONE, NEW
 from runtimes.errors import (
     Draining,
@@ -140,6 +141,8 @@ class Dataplane:
     def _admit(self, exchange: Exchange, served: ServedVersion, request: InferRequest) -> None:
         runtime = served.runtime
         now_ns = self.now_ns()
+        if runtime.most is not None:
+            sizes.check(runtime.signature, runtime.most, request.inputs)
         exchange.request = request
         exchange.inputs = request.inputs
         exchange.rows = request.rows
