@@ -191,7 +191,7 @@ class Worker:
             await load
         except ServingError as error:
             facts = {"model": wanted.name, "version": wanted.version, "reason": error.message}
-            _log.error("load_failed", extra={"facts": facts})
+            _log.debug("load_failed", extra={"facts": facts})
         self._tell()
         return self._drain.phase == Phase.SERVING
 
