@@ -278,6 +278,16 @@ def usable_cpus() -> int:
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
+def usable_memory_bytes() -> int:
+    """Memory that this process may use: the machine's, cut by a cgroup's limit."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return whole
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
 def worker_count(config: Config) -> int:
     """Workers to run; 0 = one process for everything."""
     workers = config.server.workers

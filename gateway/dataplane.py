@@ -23,6 +23,7 @@ from gateway.served import Results, ServedVersion
 from gateway.wire import fast_json, oip_json
 from gateway.wire.request import InferRequest, Limits
 from router.errors import UnknownRoute
+from runtimes import sizes
 from runtimes.batching.job import DONE, NEW
 from runtimes.errors import (
     Draining,
@@ -168,6 +169,8 @@ class Dataplane:
             served = self._decide_late(exchange, exchange.route, served)
         runtime = served.runtime
         now_ns = self.now_ns()
+        if runtime.most is not None:
+            sizes.check(runtime.signature, runtime.most, request.inputs)
         exchange.inputs = request.inputs
         exchange.rows = request.rows
         exchange.size_bytes = len(exchange.body)

@@ -20,7 +20,7 @@ from typing import Any, Final
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
 
-from gateway.config import Config, drain_delay_ms, threads_per_execution, worker_count
+from gateway.config import Config, drain_delay_ms, threads_per_execution, usable_memory_bytes, worker_count
 from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
@@ -90,6 +90,7 @@ class Worker:
             time.perf_counter_ns,
             threads_per_execution(config),
             budget_ns,
+            usable_memory_bytes(),
             lambda wanted: running(page, wanted.digest, wanted.name, wanted.version),
         )
         self.dataplane = Dataplane(
@@ -191,7 +192,7 @@ class Worker:
             await load
         except ServingError as error:
             facts = {"model": wanted.name, "version": wanted.version, "reason": error.message}
-            _log.error("load_failed", extra={"facts": facts})
+            _log.debug("load_failed", extra={"facts": facts})
         self._tell()
         return self._drain.phase == Phase.SERVING
 

@@ -2,6 +2,9 @@
 
 So a pause of the server shows in full (no coordinated omission). One thread, raw sockets, one request at a time on each
 connection; a request that finds none free waits, and its wait counts. Bounded: rate x seconds requests, then a grace.
+
+It spins instead of sleeping and makes few objects, so that one core paces 25,000 requests per second: what it costs is
+read in `PacedResult.lag_p99_us`, how late it was itself.
 """
 
 import gc
@@ -12,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from loadtests.models import USERS, Payload, http_request
 from loadtests.verdicts import percentile
@@ -19,10 +23,11 @@ from loadtests.verdicts import percentile
 GRACE_S = 3.0  # for answers still out when the schedule ends
 MAX_RECONNECTS = 1000
 READ_BYTES = 65536
+SPIN_S = 100e-6
+_LENGTH, _MODEL, _CLOSING = b"\r\ncontent-length:", b"\r\nx-tidegate-model:", b"\r\nconnection:"
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer; `model` is what x-tidegate-model said, empty without it."""
 
     intended_s: float
@@ -55,7 +60,7 @@ class PacedResult:
         return next((a.intended_s for a in self.answers if a.model != self.answers[0].model), None)
 
 
-@dataclass
+@dataclass(slots=True)
 class Connection:
     """One keep-alive connection; `intended_s` is that of the request that is out, None when free."""
 
@@ -77,17 +82,24 @@ def parse_answer(received: bytes) -> tuple[int, str, bool] | None:
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return None
-    head = received[:end].lower()
-    if len(received) < end + 4 + int(_header(head, b"content-length") or b"0"):
+    size = _header(received, _LENGTH, end)
+    if not size and received.find(_LENGTH, 0, end) < 0:
+        # Some servers write names with capitals.
+        head = received[:end].lower()
+        received = head + received[end:]
+        size = _header(received, _LENGTH, end)
+    if len(received) < end + 4 + int(size or b"0"):
         return None
-    return int(received[9:12]), _header(head, b"x-tidegate-model").decode(), _header(head, b"connection") == b"close"
+    return int(received[9:12]), _header(received, _MODEL, end).decode(), _header(received, _CLOSING, end) == b"close"
 
 
-def _header(head: bytes, name: bytes) -> bytes:
-    start = head.find(b"\r\n" + name + b":")
+def _header(received: bytes, name: bytes, end: int) -> bytes:
+    """Value of a header in the head that ends there; `name` with the line end before it and the colon."""
+    start = received.find(name, 0, end)
     if start < 0:
         return b""
-    return head[start + len(name) + 3 :].split(b"\r\n", 1)[0].strip()
+    start += len(name)
+    return received[start : received.find(b"\r\n", start, end + 2)].strip()
 
 
 class PacedClient:
@@ -146,9 +158,10 @@ class PacedClient:
             self._lost(connection, f"send: {type(error).__name__}")
 
     def _receive(self, started: float, wait_s: float) -> None:
-        # select() waits to the microsecond, epoll_wait() only to the millisecond: wait with one, ask the other.
-        if wait_s > 0:
-            select.select([self._epoll], [], [], wait_s)
+        # select() waits to the microsecond, epoll_wait() only to the millisecond: wait with one, ask the other. A wait
+        # shorter than a sleeper takes to wake is spent asking.
+        if wait_s > SPIN_S:
+            select.select([self._epoll], [], [], wait_s - SPIN_S)
         for descriptor, _ in self._epoll.poll(0):
             self._read(self._connections[descriptor], started)
 
@@ -161,7 +174,7 @@ class PacedClient:
         if not data:
             self._lost(connection, "closed before the answer")
             return
-        connection.received += data
+        connection.received = connection.received + data if connection.received else data
         answer = parse_answer(connection.received)
         if answer is not None:
             self._answered(connection, answer, time.perf_counter() - started)

@@ -14,7 +14,7 @@ WORK, REACH, MOST = "version swap at half capacity", "0 failures; p99 <= 2 x the
 POLL = {"TIDEGATE_MODELS__POLL_INTERVAL_MS": "500", "TIDEGATE_MODELS__QUIET_PERIOD_MS": "500"}
 LEAST_S = 5.0  # poll + quiet period + load + some of the new version
 PUT_AT_S = 0.5
-MOST_RATE = 12_000.0  # what one Python thread paces well; a capacity above twice this is not asked for in full
+MOST_RATE = 25_000.0  # what one thread paces well; a capacity above twice this is not asked for in full
 NEAR_S = 0.5  # on both sides of the change
 
 

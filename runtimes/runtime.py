@@ -32,6 +32,7 @@ from runtimes.execution.session import OnnxSession
 from runtimes.execution.warmup import Learnt, warm_up
 from runtimes.execution.watchdog import CEILING_NS, Guard, Watchdog, limit_ns
 from runtimes.registry.modelconfig import ModelConfig
+from runtimes.sizes import Sizes, largest, size_for
 from runtimes.tensors import DYNAMIC, Array, Signature
 
 LOADING: Final = "LOADING"
@@ -84,6 +85,7 @@ class Environment:
     Attributes:
         intra_op_threads: ONNX Runtime threads of one execution, from the node's thread plan.
         turn_budget_ns: executions on the loop may take so long in one turn.
+        memory_bytes: of this machine; bounds the sizes of dynamic dimensions.
         marks: two int64 for a version, where the thread that executes it and the one that loads it leave their idents
             while they do: a crash can then be laid at its door.
     """
@@ -94,6 +96,7 @@ class Environment:
     now_ns: Callable[[], int]
     intra_op_threads: int
     turn_budget_ns: int
+    memory_bytes: int
     marks: Callable[[WantedVersion], memoryview] = _private
 
 
@@ -104,6 +107,7 @@ class Prepared:
     session: OnnxSession
     learnt: Learnt
     value_dependent: frozenset[str]
+    most: Sizes | None = None
 
 
 def prepare(wanted: WantedVersion, environment: Environment, warming: Callable[[], None]) -> Prepared:
@@ -129,6 +133,9 @@ def _prepare(wanted: WantedVersion, environment: Environment, warming: Callable[
     path = Path(wanted.directory) / wanted.file
     threads = wanted.config.execution.intra_op_threads or environment.intra_op_threads
     session = OnnxSession(path, intra_op_threads=threads)
+    config = wanted.config
+    otherwise = config.max_dynamic_size or size_for(environment.memory_bytes)
+    most = largest(session.signature, config.max_dims, otherwise)
     warming()
     guard = Guard()
     guard.limit_ns = _WARMUP_LIMIT_NS
@@ -150,7 +157,7 @@ def _prepare(wanted: WantedVersion, environment: Environment, warming: Callable[
         )
     finally:
         environment.watchdog.remove(guard)
-    return Prepared(session, learnt, operators(path) & VALUE_DEPENDENT)
+    return Prepared(session, learnt, operators(path) & VALUE_DEPENDENT, most)
 
 
 def _batch_sizes(config: ModelConfig) -> list[int]:
@@ -169,6 +176,7 @@ class Runtime:
         notes: what its owner should know (why rows are not merged, why it runs in the pool).
         load_ns: from the wish to READY.
         terminations: executions that the watchdog ended.
+        most: bounds of its inputs' sizes; None = all are fixed.
     """
 
     def __init__(self, wanted: WantedVersion, environment: Environment) -> None:
@@ -185,6 +193,7 @@ class Runtime:
         self.terminations = 0
         self.default_deadline_ns = 0
         self.fixed_inner = True
+        self.most: Sizes | None = None
         self._environment = environment
         self._marks = environment.marks(wanted)
         self._guard = Guard()
@@ -203,6 +212,7 @@ class Runtime:
         environment, batching = self._environment, self.config.batching
         self._session = prepared.session
         self.signature = prepared.session.signature
+        self.most = prepared.most
         inputs = self.signature.inputs
         self.fixed_inner = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in inputs)
         cost = plan.CostModel.fit(prepared.learnt.run_ns) if prepared.learnt.run_ns else _UNKNOWN_COST

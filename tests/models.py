@@ -88,6 +88,18 @@ def dynamic_width() -> bytes:
     return build([node], [("x", "FP32", ("N", "M"))], [("y", "FP32", ("N", "M"))])
 
 
+def outer() -> bytes:
+    """y = the sum of all products of two values of a row: memory grows with the square of its length."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "last"], ["a"]),
+        helper.make_node("Unsqueeze", ["x", "middle"], ["b"]),
+        helper.make_node("Mul", ["a", "b"], ["ab"]),
+        helper.make_node("ReduceSum", ["ab", "both"], ["y"], keepdims=0),
+    ]
+    weights = {"last": np.int64([2]), "middle": np.int64([1]), "both": np.int64([1, 2])}
+    return build(nodes, [("x", "FP32", ("N", "L"))], [("y", "FP32", ("N",))], weights)
+
+
 def scalar() -> bytes:
     """y = x + x without any dimension."""
     return build([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", ())], [("y", "FP32", ())])

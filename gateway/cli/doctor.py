@@ -32,7 +32,7 @@ def doctor(admin: AdminUrl = None, as_json: Json = False) -> None:
             "this machine", ["check", "result", "advice"], [(c["check"], c["result"], c["advice"]) for c in checks]
         )
         print_table("libraries", ["name", "version"], list(_libraries().items()))
-        _print_server(server)
+        _print_server(server, admin_url(admin))
     if any(check["failed"] for check in checks):
         raise Failure("something has to be put right before a server can run")
 
@@ -93,15 +93,19 @@ def _server(admin: str | None) -> dict[str, Any] | None:
     return {**server, "worker_processes": workers}
 
 
-def _print_server(server: dict[str, Any] | None) -> None:
+def _print_server(server: dict[str, Any] | None, where: str) -> None:
     if server is None:
-        print("no server answers at the admin port")
+        print(f"no server answers at {where}; start one with `tidegate serve`")
         return
     print(
         f"server {server['version']}: mode {server['control_mode']}, repository {server['repository']}, "
         f"revision {server['revision']}, {'ready' if server['ready'] else 'NOT ready'}"
         + (", EPHEMERAL state" if server["ephemeral"] else "")
     )
+    for line in server["waits_for"]:
+        print(f"  waits for {line}")
+    for line in server["passed_over"]:
+        print(f"  passed over: {line}")
     columns = ["slot", "pid", "listening", "connections", "loop lag ms", "memory", "restarts", "last reason", "models"]
     rows = [
         (

@@ -68,7 +68,10 @@ def inspect(model: Reference, admin: AdminUrl = None, as_json: Json = False) -> 
     if as_json:
         print_json(found)
         return
-    print(f"{found['name']}: default version {found['default_version']}, in the repository {found['in_repository']}")
+    default = found["default_version"]
+    answers = "nothing answers" if default is None else f"default version {default}"
+    offered = ", ".join(map(str, found["in_repository"])) or "none"
+    print(f"{found['name']}: {answers}; versions in the repository: {offered}")
     rows = [
         (v["version"], v["state"], _marks(found, v["version"]), v["digest"], v["load_ms"], v["reason"])
         for v in found["versions"]

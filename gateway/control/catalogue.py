@@ -19,6 +19,7 @@ from runtimes.registry.probe import ProbeResult
 from runtimes.registry.versions import missing, selected
 
 Place = tuple[str, int]
+_NOT_YET: Final = frozenset({0})
 EVERYTHING: Final = "*"
 
 
@@ -230,7 +231,9 @@ class Catalogue:
     def _desired(self, model: SeenModel) -> Desired:
         config = model.config
         if config is None:
-            return Desired(ModelConfig(), failed={0: "; ".join(model.problems)})
+            reason = "; ".join(model.problems)
+            # Without a reason its files are still being written.
+            return Desired(ModelConfig(), failed={0: reason}) if reason else Desired(ModelConfig(), pending=_NOT_YET)
         targets: list[WantedModel] = []
         pending: set[int] = set()
         failed: dict[int, str] = {}
@@ -250,7 +253,7 @@ class Catalogue:
         for version in missing(config.version_policy, sorted(offered)):
             failed.setdefault(version, "check: the version policy names it, but it is not in the repository")
         if not model.versions:
-            failed[0] = "; ".join(model.problems)
+            failed[0] = "; ".join(model.problems) or "no version in it"
         return Desired(config, tuple(targets), frozenset(pending), failed, offered)
 
     def _wanted(self, seen: SeenVersion, copy: CachedVersion, config: ModelConfig) -> WantedModel:

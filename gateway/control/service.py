@@ -249,6 +249,8 @@ class Service:
                 level = logging.WARNING if state.reason else logging.INFO
                 _log.log(level, "model_state", extra={"facts": facts})
         for name, version in known.keys() - {(state.name, state.version) for state in after.states}:
+            if version == 0:
+                continue  # It stood for a name whose versions were not known yet.
             _log.info("model_unloaded", extra={"facts": {"model": name, "version": version}})
 
     # ---- the repository ----
@@ -328,6 +330,18 @@ class Service:
         ]
         return statistics(self.totals(), versions)
 
+    def waits_for(self) -> list[str]:
+        """What was wanted at the start and keeps the node from being ready, each with its reason."""
+        if self._start_names is None:
+            return ["the first look at the repository"]
+        if self.snapshot.ready:
+            return []
+        routes = self.snapshot.routes
+        waiting = [(name, routes.get(name)) for name in self._start_names]
+        found = [f"{name}: {route.reason if route else 'not in the repository'}"
+                 for name, route in waiting if route is None or route.default is None]  # fmt: skip
+        return [*found, *(f"repository: {problem}" for problem in [self.source_problem] if problem)]
+
     def call_metrics(self) -> bytes:
         """The node's metrics page."""
         return self._metrics_page(self)
@@ -349,7 +363,7 @@ class Service:
                     "in_repository": [version.version for version in seen.versions] if seen else [],
                     "feature_names": dict(seen.config.feature_names) if seen and seen.config else {},
                     "problems": list(seen.problems) if seen else [],
-                    "warnings": list(seen.warnings) if seen else [],
+                    "warnings": [*seen.warnings, *_dangling(seen)] if seen else [],
                     "versions": [_state_facts(state) for state in self.snapshot.states if state.name == name],
                 }
             )
@@ -473,6 +487,17 @@ def _soon(work: Any) -> None:
 
 def _holds(worker: Worker, name: str) -> bool:
     return worker.status is not None and any(state.name == name for state in worker.status.models)
+
+
+def _dangling(seen: SeenModel) -> list[str]:
+    """A line for each alias that points nowhere."""
+    there = {version.version for version in seen.versions}
+    aliases = seen.config.aliases if seen.config else {}
+    return [
+        f"alias {alias!r} points to version {version}, which is not in the repository"
+        for alias, version in sorted(aliases.items())
+        if version not in there
+    ]
 
 
 def _worker_facts(worker: Worker) -> dict[str, Any]:

@@ -29,7 +29,15 @@ class Admin:
     async def server(self, request: Request) -> Reply:
         """What this node is: version, data folder, mode, plan."""
         snapshot = self._service.snapshot
-        return json_reply({**self._facts, "revision": snapshot.revision, "ready": snapshot.ready})
+        return json_reply(
+            {
+                **self._facts,
+                "revision": snapshot.revision,
+                "ready": snapshot.ready,
+                "waits_for": self._service.waits_for(),
+                "passed_over": list(self._service.catalogue.problems),
+            }
+        )
 
     async def workers(self, request: Request) -> Reply:
         """Every worker."""

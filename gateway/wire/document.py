@@ -28,9 +28,12 @@ def parse(text: bytes, limits: Limits) -> dict[str, Any]:
     return document
 
 
-def check_no_overflow(text: bytes) -> None:
-    """Raises InvalidInput when a literal such as 1e999 is beyond FP64; a bare Infinity is none."""
-    _decode(text, _FINITE)
+def check_no_overflow(text: bytes, name: str) -> None:
+    """Raises InvalidInput, naming the input, when a literal such as 1e999 is no number; a bare Infinity is one."""
+    try:
+        _decode(text, _FINITE)
+    except InvalidInput as error:
+        raise InvalidInput(f"input {name!r}: {error.message}") from error
 
 
 def _decode(text: bytes, decoder: json.JSONDecoder) -> Any:
@@ -77,7 +80,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(literal: str) -> float:
     value = float(literal)
     if value in (float("inf"), float("-inf")):
-        raise InvalidInput(f"number {literal[:40]} does not fit FP64")
+        raise InvalidInput(f"number {literal[:40]} is too large")
     return value
 
 

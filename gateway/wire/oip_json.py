@@ -164,7 +164,7 @@ def _numbers(spec: TensorSpec, shape: tuple[int, ...], values: Sequence[Any], te
             f"input {spec.name!r}: value {shown(wrong)} at index {index} does not fit {spec.datatype.name}"
         ) from None
     if kind == "d" and np.isinf(array).any():
-        check_no_overflow(text)
+        check_no_overflow(text, spec.name)
     return Wide(array.tobytes(), kind, shape)
 
 

@@ -73,6 +73,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         aliases: alias -> version, e.g. {"stable": 3}.
         feature_names: input name -> names of its columns.
         deadline_ms: for requests that give none; None = max(10 s, 20 x warm-up p90).
+        max_dims: input name -> largest size of each of its dimensions, rows included.
+        max_dynamic_size: largest size of every other dynamic dimension but the rows; None = from the memory.
         finite: outputs must be finite; NaN or infinity fails the request that caused it.
     """
 
@@ -83,4 +85,6 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     warmup: Warmup = Warmup()
     feature_names: dict[str, tuple[str, ...]] = {}
     deadline_ms: Positive | None = None
+    max_dims: dict[str, tuple[Positive, ...]] = {}
+    max_dynamic_size: Positive | None = None
     finite: bool = False

@@ -33,6 +33,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
         models.write(folder, "lookup", models.lookup(), config=COMPANY),
         models.write(folder, "divide", models.divide(), config=COMPANY),
         models.write(folder, "wide", models.dynamic_width(), config=COMPANY),
+        models.write(folder, "outer", models.outer()),
+        models.write(folder, "bounded", models.outer(), config="max_dims: {x: [4, 16]}\n"),
         models.write(folder, "allocate", models.allocate()),
         models.write(folder, "endless", models.endless()),
     ]
@@ -90,6 +92,39 @@ def values(answer: Answer) -> list[float]:
 
 def executions(tree: Tree, model: str) -> float:
     return tree.counter("tidegate_executions_total", model=model)
+
+
+def ones(model: str, *shape: int, query: bytes = b"") -> bytes:
+    item = tensor("x", "FP32", list(shape), [1] * int(np.prod(shape)))
+    return post(document(item), path=b"/v2/models/%b/infer%b" % (model.encode(), query))
+
+
+def test_d06_a_length_whose_square_needs_more_than_the_memory_is_refused(tree: Tree) -> None:
+    before = executions(tree, "outer")
+    answer = ask(tree, ones("outer", 1, 100_000))
+    assert code(answer) == (400, "invalid_input")
+    assert "in dimension 1, got shape [1, 100000]" in json.loads(answer.body)["error"]
+    assert executions(tree, "outer") == before
+    assert values(ask(tree, ones("outer", 1, 100))) == [10_000]
+
+
+@pytest.mark.parametrize("query", [b"", b"?x=1"])
+def test_d06_declared_sizes_hold_in_every_form(tree: Tree, query: bytes) -> None:
+    assert values(ask(tree, ones("bounded", 4, 16, query=query))) == [256] * 4
+    head = {"inputs": [{"name": "x", "shape": [1, 17], "datatype": "FP32", "parameters": {"binary_data_size": 68}}]}
+    raw = bytes(4 * 17)
+    too_large = {
+        "a size of at most 16 in dimension 1, got shape [1, 17]": [
+            ones("bounded", 1, 17, query=query),
+            binary("bounded", head, raw, query=query),
+            post(raw, b"inference-header-content-length: 0", path=b"/v2/models/bounded/infer" + query),
+        ],
+        "a size of at most 4 in dimension 0, got shape [5, 16]": [ones("bounded", 5, 16, query=query)],
+    }
+    for told, requests in too_large.items():
+        for answer in [ask(tree, request) for request in requests for _ in range(3)]:
+            assert code(answer) == (400, "invalid_input")
+            assert told in json.loads(answer.body)["error"]
 
 
 @pytest.mark.parametrize("at", [0, 7, 15])

@@ -135,7 +135,7 @@ def test_a_half_written_upload_is_not_loaded(tree: Tree, folder: Path) -> None:
                 index = json.loads(tree.call("POST", "/v2/repository/index", {})[1])
                 assert all(entry.get("reason", "") == "" for entry in index)
     tree.until("version 2", lambda: tree.infer("affine", [1, 3])["model_version"] == "2")
-    assert tree.logged("load_failed") == []
+    assert [line for line in tree.logged("model_state") if line["reason"]] == []
 
 
 def test_a_repository_that_is_away_is_no_reason_to_unload(tree: Tree, folder: Path) -> None:
