@@ -26,6 +26,10 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     # the node link
     "control_away": 503,
+    # keys
+    "unauthorized": 401,
+    "unknown_key": 404,
+    "keys_unusable": 503,
     # HTTP itself
     "bad_http": 400,
     "not_found": 404,

@@ -20,7 +20,7 @@ from typing import Any, Final
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
 
-from gateway.config import Config, drain_delay_ms, threads_per_execution, worker_count
+from gateway.config import Config, asks_for_keys, drain_delay_ms, threads_per_execution, worker_count
 from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
@@ -28,6 +28,7 @@ from gateway.dataplane import Dataplane
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
 from gateway.http.edge import Edge
+from gateway.http.gate import Gate
 from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
@@ -103,14 +104,15 @@ class Worker:
         )
         self.fleet = Fleet(environment, self.dataplane.sink_for, self._swap)
         limits = edge_limits(config)
-        self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor)
+        gate = Gate() if asks_for_keys(config) else None
+        self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)
         self.link = WorkerEnd(
             Hello(identity.slot, identity.pid, identity.start_id),
             on_attached=self._on_attached,
             on_snapshot=self._on_snapshot,
             on_hint=self._on_hint,
         )
-        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"))
+        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"), gate)
         self._server = Server(
             UvicornConfig(
                 build_app(surface, limits, self._executor),
@@ -154,6 +156,9 @@ class Worker:
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        if self.edge.gate is not None:
+            # At once: a load may hold up the rest of the snapshot for minutes, and a key may have been revoked.
+            self.edge.gate.apply(snapshot.keys)
         self._wake.set()
 
     def _on_hint(self, hint: Hint) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from gateway.keys import KeyFacts
 from runtimes.registry.modelconfig import ModelConfig
 
 
@@ -71,6 +72,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         routes: model name -> route; names without any version known are absent (404).
         ready: every model wanted at start has a READY version (or degraded start is allowed). Latches.
         states: node-wide view, for the index and for reasons in errors.
+        keys: those in force, where keys are asked for.
     """
 
     revision: int
@@ -78,6 +80,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     routes: dict[str, Route]
     ready: bool
     states: tuple[ModelState, ...] = ()
+    keys: tuple[KeyFacts, ...] = ()
 
 
 class Answer(Struct, frozen=True, tag="answer"):

@@ -96,10 +96,10 @@ def decide(desired: Mapping[str, Desired], before: Snapshot, view: NodeView, *, 
         models += [*wanted.targets, *kept]
         routes[name] = _route(name, wanted, kept, before, view)
         states += _states(name, wanted, kept, view)
-    after = Snapshot(before.revision, tuple(models), routes, ready, tuple(states))
+    after = Snapshot(before.revision, tuple(models), routes, ready, tuple(states), before.keys)
     if after == before:
         return before
-    return Snapshot(before.revision + 1, after.models, routes, ready, after.states)
+    return Snapshot(before.revision + 1, after.models, routes, ready, after.states, before.keys)
 
 
 def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
@@ -19,6 +21,7 @@ from gateway.control.link import ControlEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status, WantedModel
 from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
+from gateway.keys import KeyFacts
 from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
 from runtimes.registry.aliases import write_alias
 from runtimes.registry.directory import SourceAway
@@ -158,9 +161,7 @@ class Service:
         after = reconcile.decide(desired, self.snapshot, view, ready=ready)
         if after is not self.snapshot:
             self._log_changes(self.snapshot, after)
-            self.snapshot = after
-            self._remember(self)
-            self._link.broadcast(after)
+            self._put(after)
         _soon(self._notify())
 
     def crashed(self, digest: str, now_s: float) -> None:
@@ -179,6 +180,22 @@ class Service:
             wait_s = min(held.values()) - now_s + 0.1
             self._release = asyncio.get_running_loop().call_later(wait_s, self.publish)
         return desired
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._remember(self)
+        self._link.broadcast(snapshot)
+
+    def set_keys(self, keys: tuple[KeyFacts, ...]) -> None:
+        """Put these keys in force on every worker; waits for nothing else that is to be decided."""
+        if keys == self.snapshot.keys:
+            return
+        after = msgspec.structs.replace(self.snapshot, keys=keys)
+        if after.revision:
+            self._put(msgspec.structs.replace(after, revision=after.revision + 1))
+        else:
+            # Nothing was decided yet: the first snapshot will carry them.
+            self.snapshot = after
 
     def _hears_someone(self) -> bool:
         """Whether any worker says what it holds: once one has spoken, silence is no reason to change."""
