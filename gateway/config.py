@@ -6,6 +6,7 @@ are read as YAML. Relative paths start at the working directory; `~` is the user
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from runtimes.registry.strictyaml import (
 )
 
 PREFIX: Final = "TIDEGATE_"
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -39,10 +41,12 @@ class Server(Section, frozen=True):
     """Where the server listens, and how it comes and goes.
 
     Attributes:
-        host: address of the data port and the admin port; another than a loopback one needs `trusted_network`.
+        host: address of the data port and the admin port; another than a loopback one needs keys or `trusted_network`.
         port: of the Open Inference Protocol; 0 = any free one.
         admin_port: of the admin API; 0 = any free one; null = none.
         workers: processes that answer; null = one per usable CPU; 0 = everything in one process.
+        auth: keys = both ports ask for a key; none = nobody is asked for one.
+        admin_hosts: names that the admin port answers to beside those of this machine and `host`; without a port.
         trusted_network: nobody is asked for a key, and that is meant so.
         behind_proxy: a balancer stands in front: connections are kept longer and a drain is announced first.
         keep_alive_ms: an idle connection lives so long; null = 5 s, 65 s behind a proxy.
@@ -55,6 +59,8 @@ class Server(Section, frozen=True):
     port: Port = 8080
     admin_port: Port | None = 8081
     workers: Annotated[int, Meta(ge=0, le=256)] | None = None
+    auth: Literal["none", "keys"] = "none"
+    admin_hosts: tuple[str, ...] = ()
     trusted_network: bool = False
     behind_proxy: bool = False
     keep_alive_ms: Positive | None = None
@@ -139,7 +145,7 @@ class Data(Section, frozen=True):
     """State on disk.
 
     Attributes:
-        dir: model cache, lock and, later, store and keys; null = the user's data folder (XDG).
+        dir: model cache, lock and keys; null = the user's data folder (XDG).
         ephemeral: use a temporary folder when `dir` cannot be written; it is gone after the stop.
     """
 
@@ -230,11 +236,14 @@ def check(config: Config) -> None:
         raise ConfigError(f"server.host: expected an address or a name, got {server.host[:80]!r}")
     if not config.models.repository:
         raise ConfigError("models.repository: expected a folder or a model file, got nothing")
-    if not is_loopback(server.host) and not server.trusted_network:
+    if not is_loopback(server.host) and not server.trusted_network and server.auth != "keys":
         raise ConfigError(
-            f"server.host: {server.host} is reachable from elsewhere, and nobody would be asked for a key: "
-            "set server.trusted_network: true if that is meant, or bind to 127.0.0.1"
+            f"server.host: {server.host} is reachable from elsewhere, and nobody would be asked for a key: set "
+            "server.auth: keys, or server.trusted_network: true if that is meant, or bind to 127.0.0.1"
         )
+    for name in server.admin_hosts:
+        if not _HOST_NAME.fullmatch(name) and not is_address(name):
+            raise ConfigError(f"server.admin_hosts: expected names or addresses without a port, got {name[:80]!r}")
     if server.port and server.port == server.admin_port:
         raise ConfigError(f"server.admin_port: {server.admin_port} is the data port already")
     if limits.fast_body_bytes > limits.json_body_bytes:
@@ -247,12 +256,36 @@ def check(config: Config) -> None:
         raise ConfigError("models.load: only models.control_mode: explicit loads by name")
 
 
+def is_address(host: str) -> bool:
+    """Whether this is an address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def asks_for_keys(config: Config) -> bool:
+    """Whether both ports ask for a key."""
+    return config.server.auth == "keys"
+
+
+def keys_in_words(config: Config) -> str:
+    """Whether keys are asked for, as a sentence."""
+    host = config.server.host
+    if asks_for_keys(config):
+        return "both ports ask for a key"
+    if is_loopback(host):
+        return f"nobody is asked for a key: only this machine reaches {host}"
+    return f"{host} is reachable from elsewhere as a trusted network: NOBODY IS ASKED FOR A KEY"
 
 
 def drain_delay_ms(server: Server) -> int:

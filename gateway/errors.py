@@ -32,6 +32,10 @@ STATUS: Final[dict[str, int]] = {
     "fenced": 409,
     "store_away": 503,
     "store_unusable": 503,
+    # keys
+    "unauthorized": 401,
+    "unknown_key": 404,
+    "keys_unusable": 503,
     # HTTP itself
     "bad_http": 400,
     "not_found": 404,

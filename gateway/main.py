@@ -9,13 +9,16 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import lifeline, logs
-from gateway.config import Config, ConfigError, worker_count
+from gateway.config import Config, ConfigError, asks_for_keys, worker_count
 from gateway.datadir import DataDir, open_data_dir
 from gateway.drain import LAST_WORDS_NS
+from gateway.keyfile import KeyFile, KeysUnusable
+from gateway.keys import facts_of
 from gateway.seats import Command
 from gateway.slots import Slots, bind
 from gateway.supervisor import REFUSED, Settings, Supervisor
@@ -33,7 +36,10 @@ _REMOVED: Final = ("ORT_LOAD_CONFIG_FROM_MODEL",)
 
 
 class Prepared:
-    """Everything that may be refused before a process is started: sockets, data folder, repository.
+    """Everything that may be refused before a process is started: sockets, data folder, keys, repository.
+
+    Attributes:
+        keys: how many are in force; 0 where nobody is asked for one.
 
     Raises:
         ConfigError
@@ -43,6 +49,7 @@ class Prepared:
         self.config = config
         self.data_dir: DataDir | None = None
         self.slots: Slots | None = None
+        self.keys = 0
         self.admin: socket.socket | None = None
         repository = Path(config.models.repository).expanduser()
         if not repository.exists():
@@ -56,6 +63,7 @@ class Prepared:
                 port = config.server.admin_port
                 self.admin = _bound(config, "admin_port", lambda: bind(config.server.host, port, shared=False))
             self.data_dir = open_data_dir(config.data)
+            self.keys = _usable_keys(config, self.data_dir)
         except ConfigError:
             self.close()
             raise
@@ -91,6 +99,15 @@ class Prepared:
             self.admin.close()
         if self.data_dir is not None:
             self.data_dir.close()
+
+
+def _usable_keys(config: Config, data_dir: DataDir) -> int:
+    if not asks_for_keys(config):
+        return 0
+    try:
+        return len(facts_of(KeyFile(data_dir.path).read(), time.time()))
+    except KeysUnusable as error:
+        raise ConfigError(f"data.dir: {data_dir.path}: {error.message}") from error
 
 
 def _address(config: Config) -> tuple[str, int]:

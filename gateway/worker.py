@@ -20,7 +20,14 @@ from typing import Any, Final
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
 
-from gateway.config import Config, drain_delay_ms, threads_per_execution, usable_memory_bytes, worker_count
+from gateway.config import (
+    Config,
+    asks_for_keys,
+    drain_delay_ms,
+    threads_per_execution,
+    usable_memory_bytes,
+    worker_count,
+)
 from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
@@ -28,6 +35,7 @@ from gateway.dataplane import Dataplane
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
 from gateway.http.edge import Edge
+from gateway.http.gate import Gate
 from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
@@ -82,17 +90,6 @@ class Worker:
         self._on_stopped = on_stopped
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="bodies")
         self._watchdog = Watchdog(time.perf_counter_ns)
-        budget_ns = config.execution.inline_turn_budget_us * 1000
-        environment = Environment(
-            loop,
-            TurnScheduler(loop, time.perf_counter_ns, budget_ns=budget_ns),
-            self._watchdog,
-            time.perf_counter_ns,
-            threads_per_execution(config),
-            budget_ns,
-            usable_memory_bytes(),
-            lambda wanted: running(page, wanted.digest, wanted.name, wanted.version),
-        )
         self.dataplane = Dataplane(
             page=page,
             limits=wire_limits(config),
@@ -102,17 +99,18 @@ class Worker:
             call_soon_threadsafe=loop.call_soon_threadsafe,
             log=request_log(),
         )
-        self.fleet = Fleet(environment, self.dataplane.sink_for, self._swap)
+        self.fleet = Fleet(self._environment(config, page), self.dataplane.sink_for, self._swap)
         self.dataplane.book.on_zeroed = self._tell
         limits = edge_limits(config)
-        self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor)
+        gate = Gate() if asks_for_keys(config) else None
+        self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)
         self.link = WorkerEnd(
             Hello(identity.slot, identity.pid, identity.start_id),
             on_attached=self._on_attached,
             on_snapshot=self._on_snapshot,
             on_hint=self._on_hint,
         )
-        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"))
+        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"), gate)
         self._server = Server(
             UvicornConfig(
                 build_app(surface, limits, self._executor),
@@ -138,6 +136,19 @@ class Worker:
         self._tick_due_ns = 0
         self._lag_ns = 0
 
+    def _environment(self, config: Config, page: CounterPage) -> Environment:
+        budget_ns = config.execution.inline_turn_budget_us * 1000
+        return Environment(
+            self._loop,
+            TurnScheduler(self._loop, time.perf_counter_ns, budget_ns=budget_ns),
+            self._watchdog,
+            time.perf_counter_ns,
+            threads_per_execution(config),
+            budget_ns,
+            usable_memory_bytes(),
+            lambda wanted: running(page, wanted.digest, wanted.name, wanted.version),
+        )
+
     # ---- what control says ----
 
     def start(self) -> None:
@@ -156,6 +167,9 @@ class Worker:
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        if self.edge.gate is not None:
+            # At once: a load may hold up the rest of the snapshot for minutes, and a key may have been revoked.
+            self.edge.gate.apply(snapshot.keys)
         self._wake.set()
 
     def _on_hint(self, hint: Hint) -> None:

@@ -23,12 +23,16 @@ class Tree:
 
     Attributes:
         port, admin_port: where it listens.
+        key: shown with every request; "" = none.
+        data_dir: its data folder, unless an argument named another.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", port: int, admin_port: int, log: Path) -> None:
         self.process = process
         self.port = port
         self.admin_port = admin_port
+        self.key = ""
+        self.data_dir = log.parent / "data"
         self._log = log
 
     @property
@@ -52,7 +56,8 @@ class Tree:
         """Any request with a JSON body."""
         port = self.admin_port if admin else self.port
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, method=method)
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.client import Url, data_url
+from gateway.cli.client import Url, data_url, key_header
 from gateway.cli.infer import describe, model_path, random_inputs
 from gateway.cli.output import Failure, Json, print_json, print_table
 
@@ -54,7 +54,8 @@ def bench(
 async def _load(url: str, body: bytes, connections: int, seconds: float) -> tuple[list[float], int, float]:
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    head = f"POST {parts.path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    key = "".join(f"{name}: {value}\r\n" for name, value in key_header().items())
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: {host}\r\n{key}content-length: {len(body)}\r\n\r\n".encode()
     latencies: list[float] = []
     started = time.perf_counter()
     errors = await asyncio.gather(

@@ -28,6 +28,37 @@ def admin_url(given: str | None) -> str:
     return (given or os.environ.get("TIDEGATE_ADMIN_URL") or "http://127.0.0.1:8081").rstrip("/")
 
 
+def key_header() -> dict[str, str]:
+    """The header that shows the key of TIDEGATE_KEY; nothing without one. Raises Failure, which never tells the key."""
+    key = os.environ.get("TIDEGATE_KEY", "")
+    if not key:
+        return {}
+    from gateway.keys import KEY
+
+    if not KEY.fullmatch(key):
+        raise Failure("TIDEGATE_KEY holds no key: expected tg_ and 43 of A-Z a-z 0-9 - _", 2)
+    return {"authorization": f"Bearer {key}"}
+
+
+class Refused(Failure):
+    """The server answered with an error.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Our servers send nobody elsewhere, and a key is shown to nobody else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No."""
+
+
 class Answer:
     """An HTTP answer."""
 
@@ -48,12 +79,13 @@ def call(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_
     """Call the server; proxies of the environment are not asked.
 
     Raises:
-        Failure: nobody answers, or an error comes back; its message is the server's.
+        Failure: nobody answers, or an error comes back (`Refused`); its message is the server's.
     """
     data = None if body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json", **key_header()}
     try:
-        request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        request = urllib.request.Request(url, data, headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
         with opener.open(request, timeout=timeout_s) as answer:
             return Answer(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as error:
@@ -62,7 +94,8 @@ def call(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_
             message = json.loads(found.body)["error"]
         except (ValueError, KeyError, TypeError):
             message = found.body[:200].decode("utf-8", "replace")
-        raise Failure(f"{message} (HTTP {error.code})") from error
+        hint = "; the key is read from TIDEGATE_KEY" if error.code == 401 else ""
+        raise Refused(f"{message} (HTTP {error.code}){hint}", error.code) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Failure(f"no server answers at {url}: {reason}; start one with `tidegate serve`") from error

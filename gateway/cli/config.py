@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.output import Failure, Json, print, print_json, print_table
-from gateway.config import Config, ConfigError, Loaded, load_config
+from gateway.config import Config, ConfigError, Loaded, keys_in_words, load_config
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Configuration file [TIDEGATE_CONFIG].")]
@@ -35,6 +35,7 @@ def show(file: File = None, as_json: Json = False) -> None:
         for key, value in keys.items()
     ]
     print_table("configuration", ["key", "value", "from"], rows)
+    print(f"keys: {keys_in_words(loaded.config)}")
 
 
 @app.command("schema")

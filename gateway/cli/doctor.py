@@ -3,12 +3,14 @@
 import os
 import platform
 import resource
+import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from gateway.cli.client import AdminUrl, admin_url, call
+from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.output import Failure, Json, bytes_text, print, print_json, print_table
-from gateway.config import ConfigError, load_config, usable_cpus
+from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, load_config, usable_cpus
 
 _LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlette", "orjson", "pysimdjson", "msgspec")
 
@@ -48,8 +50,6 @@ def _libraries() -> dict[str, str]:
 
 
 def _checks() -> list[dict[str, Any]]:
-    from pathlib import Path
-
     from gateway.datadir import default_path
 
     try:
@@ -74,7 +74,23 @@ def _checks() -> list[dict[str, Any]]:
         ),
         _check("open files", str(files), "" if files >= wanted else f"raise the limit to {wanted}: ulimit -n"),
         _check("repository", str(repository), "" if repository.exists() else "does not exist yet"),
+        _keys(config, folder),
     ]
+
+
+def _keys(config: Config, folder: Path) -> dict[str, Any]:
+    """Whether keys are asked for, in words, and whether their file can be used."""
+    from gateway.keyfile import KeyFile, KeysUnusable
+    from gateway.keys import facts_of
+
+    words = keys_in_words(config)
+    try:
+        count = len(facts_of(KeyFile(folder).read(), time.time()))
+    except KeysUnusable as error:
+        return _check("keys", words, error.message, failed=asks_for_keys(config))
+    if not asks_for_keys(config):
+        return _check("keys", words)
+    return _check("keys", f"{words}; {count} in force", "" if count else "tidegate keys create NAME --scope infer")
 
 
 def _check(check: str, result: str, advice: str = "", *, failed: bool = False) -> dict[str, Any]:
@@ -86,6 +102,10 @@ def _server(admin: str | None) -> dict[str, Any] | None:
     try:
         server = call("GET", f"{base}/admin/v1/server", timeout_s=2.0).json()
         workers = call("GET", f"{base}/admin/v1/workers", timeout_s=2.0).json()
+    except Refused as refused:
+        raise Failure(
+            f"a server answers at {base}, but {refused.message}; doctor needs a key with scope view"
+        ) from refused
     except Failure:
         if admin is not None:
             raise
@@ -101,6 +121,7 @@ def _print_server(server: dict[str, Any] | None, where: str) -> None:
         f"server {server['version']}: mode {server['control_mode']}, repository {server['repository']}, "
         f"revision {server['revision']}, {'ready' if server['ready'] else 'NOT ready'}"
         + (", EPHEMERAL state" if server["ephemeral"] else "")
+        + (", asks for a key" if server["auth"] == "keys" else ", NOBODY IS ASKED FOR A KEY")
     )
     for line in server["waits_for"]:
         print(f"  waits for {line}")

@@ -11,7 +11,8 @@ from gateway.cli.output import Failure, print
 from gateway.config import (
     Config,
     ConfigError,
-    is_loopback,
+    asks_for_keys,
+    keys_in_words,
     load_config,
     threads_per_execution,
     usable_cpus,
@@ -32,6 +33,7 @@ def serve(
     load: Annotated[list[str] | None, typer.Option(help="Model to load at start in mode explicit; repeatable.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder for state [XDG data folder].")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration file [TIDEGATE_CONFIG].")] = None,
+    auth: Annotated[str | None, typer.Option(help="none | keys: whether both ports ask for a key [none].")] = None,
     trusted_network: Annotated[
         bool | None, typer.Option("--trusted-network", help="Nobody is asked for a key.")
     ] = None,
@@ -53,6 +55,7 @@ def serve(
         "models.control_mode": model_control_mode,
         "models.load": load or None,
         "data.dir": data_dir,
+        "server.auth": auth,
         "server.trusted_network": trusted_network,
         "data.ephemeral": ephemeral,
         "models.allow_degraded_start": allow_degraded_start,
@@ -90,8 +93,7 @@ def _opening(config: Config, prepared: Any) -> list[str]:
     lines.append(f"plan: {cpus} CPUs, {what}, {threads} threads per execution, mode {config.models.control_mode}")
     if prepared.data_dir.ephemeral:
         lines.append(f"state is ephemeral: {prepared.data_dir.path} is removed at the stop")
-    if not is_loopback(host):
-        lines.append(f"{host} is reachable from elsewhere as a trusted network: NOBODY IS ASKED FOR A KEY")
+    lines.append(keys_in_words(config) + _how_many(config, prepared.keys))
     if _is_empty(Path(config.models.repository).expanduser()):
         lines.append(
             f"{config.models.repository} holds no model yet: copy one to {config.models.repository}/NAME/1/model.onnx "
@@ -102,6 +104,12 @@ def _opening(config: Config, prepared: Any) -> list[str]:
             )
         )
     return lines
+
+
+def _how_many(config: Config, keys: int) -> str:
+    if not asks_for_keys(config):
+        return ""
+    return f"; {keys} in force" if keys else "; there is none yet: tidegate keys create NAME --scope infer"
 
 
 def _is_empty(repository: Path) -> bool:

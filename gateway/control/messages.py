@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from gateway.keys import KeyFacts
 from runtimes.registry.modelconfig import ModelConfig
 
 
@@ -130,6 +131,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         policies: in force, by name.
         signing: keys of prediction ids, newest first.
         cleared: rollouts whose canary workers may give traffic again, whatever they decided by themselves.
+        keys: those in force, where keys are asked for.
     """
 
     revision: int
@@ -140,6 +142,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     policies: tuple[PolicyState, ...] = ()
     signing: tuple[SigningKey, ...] = ()
     cleared: tuple[str, ...] = ()
+    keys: tuple[KeyFacts, ...] = ()
 
 
 class Answer(Struct, frozen=True, tag="answer"):

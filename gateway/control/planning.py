@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from gateway.control.policies import Policies, readable
+from gateway.control.documents import readable
+from gateway.control.policies import Policies
 from gateway.control.service import Service
 from gateway.tally import BAD, OK
 from router import slots as tables

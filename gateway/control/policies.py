@@ -7,22 +7,30 @@ change it is asked elsewhere. What a rollout does step by step is `gateway.contr
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from gateway.control.documents import (
+    Kept,
+    check_owner,
+    is_same,
+    next_ownership,
+    readable,
+    shown_contract,
+    weighed,
+    with_gone,
+    without_rollout,
+)
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
-from gateway.control.plans import not_offered, rollout_spec
-from gateway.control.record import KIND, MOST_REVISIONS, PolicyRecord, decode_record, encode
+from gateway.control.plans import rollout_spec
+from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.store.base import Lease, Stale, Store
 from router import slots as tables
-from router.compiled import compile_policy
 from router.document import PolicyError
-from router.hashing import SLOTS
-from router.policy import TrafficPolicy, parse, spec_digest
+from router.policy import TrafficPolicy, parse
 from router.rollout.spec import identity
 from router.rollout.status import ACTIVE, RolloutStatus, wanted
 from runtimes.errors import Conflict, InvalidInput, ServingError
@@ -61,19 +69,6 @@ class Models(Protocol):
 
     def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Inputs and outputs of a version, as its first load told them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A policy as the store has it.
-
-    Attributes:
-        revision: of the document in the store, for the next compare-and-set.
-    """
-
-    revision: int
-    record: PolicyRecord
-    policy: TrafficPolicy
 
 
 class Policies:
@@ -300,7 +295,7 @@ class Policies:
             self._check_generation(kept, generation)
             check_owner(kept, owner)
             pins = await self._pinned(policy)
-            if kept is not None and _is_same(kept, policy, pins, owner):
+            if kept is not None and is_same(kept, policy, pins, owner):
                 return kept, False
             record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
             audit = {
@@ -343,8 +338,8 @@ class Policies:
         for variant_name, contract in contracts.items():
             if contract != wanted_contract:
                 raise Conflict(
-                    f"contract_mismatch: variant {variant_name!r} has {_shown(contract)}, and "
-                    f"{policy.spec.stable!r} has {_shown(wanted_contract)}"
+                    f"contract_mismatch: variant {variant_name!r} has {shown_contract(contract)}, and "
+                    f"{policy.spec.stable!r} has {shown_contract(wanted_contract)}"
                 )
         return tuple(pins)
 
@@ -364,7 +359,7 @@ class Policies:
         digests = {pin.variant: pin.digest for pin in pins}
         spec = rollout_spec(policy, digests)
         goes_on = before is not None and spec is not None and identity(spec) == before.status.identity
-        ownership = _ownership(kept, policy, goes_on=goes_on)
+        ownership = next_ownership(kept, policy, goes_on=goes_on)
         stable = policy.spec.stable
         if goes_on and before is not None and before.stable in policy.names:
             stable = before.stable
@@ -446,7 +441,7 @@ class Policies:
         """
         kept = self.get(name)
         if to is None and kept.record.stable != kept.policy.spec.stable:
-            document: Any = _without_rollout(kept)
+            document: Any = without_rollout(kept)
         else:
             document = await self._document(name, to or kept.record.generation - 1)
         found, _ = await self.apply(
@@ -500,82 +495,3 @@ class Policies:
             "slots_digest": f"{tables.digest(table, kept.policy.names):016x}",
             "rollout": status.state if status.identity else None,
         }
-
-
-def readable(document: object) -> TrafficPolicy:
-    """A document as a policy that this version can carry out. Raises InvalidInput, with every problem on a line."""
-    try:
-        policy = parse(document)
-    except PolicyError as error:
-        raise InvalidInput(str(error)) from error
-    problems = not_offered(policy)
-    if problems:
-        raise InvalidInput("\n".join(problems))
-    return policy
-
-
-def check_owner(kept: Kept | None, owner: str) -> None:
-    """Raises Conflict when a policy belongs to a file of the watched folder, and somebody else wants to change it."""
-    if kept is not None and kept.record.owner and kept.record.owner != owner:
-        name = kept.record.owner.removeprefix("file:")
-        raise Conflict(f"the policy belongs to {name!r} in the policy folder: change it there")
-
-
-def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:
-    """The record with the weights of its revision, by stratum: evidence is judged by them."""
-    taken_out = frozenset({*record.killed, *([record.canary] if record.zeroed else [])}) - {""}
-    compiled = compile_policy(policy, tables.from_text(record.slots, policy.names), killed=taken_out)
-    weights = dict(list(record.weights.items())[-(MOST_REVISIONS - 1) :])
-    weights[str(record.revision)] = {stratum.rule: stratum.canary_weight for stratum in compiled.strata}
-    return msgspec.structs.replace(record, weights=weights)
-
-
-def _ownership(kept: Kept | None, policy: TrafficPolicy, *, goes_on: bool) -> tables.Ownership:
-    counts = policy.counts()
-    if kept is None:
-        return tables.Ownership.first(counts)
-    old = kept.policy.names
-    known = ownership_of(kept)
-    if goes_on and old == policy.names:
-        return known
-    if kept.policy.salt != policy.salt or kept.policy.spec.unit != policy.spec.unit:
-        return tables.Ownership.first(counts)
-    return known.renamed(old, policy.names, counts)
-
-
-def _without_rollout(kept: Kept) -> dict[str, Any]:
-    """The document with all users on its stable variant, as it was before the rollout."""
-    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(kept.record.document))
-    spec = document["spec"]
-    for part in ("rollout", "shadow"):
-        spec.pop(part, None)
-    spec["split"] = {kept.policy.spec.stable: SLOTS}
-    return document
-
-
-def ownership_of(kept: Kept) -> tables.Ownership:
-    """Who owns each slot of the default split, and who owned it before."""
-    names = kept.policy.names
-    return tables.Ownership(
-        tables.from_text(kept.record.slots, names), tables.from_text(kept.record.before, with_gone(names))
-    )
-
-
-def with_gone(names: Sequence[str]) -> list[str]:
-    """Names by index, with one for slots whose owner before is no variant any more."""
-    return [*names, *(f"?{index}" for index in range(len(names), tables.GONE)), "-"]
-
-
-def _is_same(kept: Kept, policy: TrafficPolicy, pins: tuple[VariantPin, ...], owner: str) -> bool:
-    return (
-        spec_digest(kept.policy) == spec_digest(policy)
-        and kept.policy.metadata == policy.metadata
-        and kept.record.variants == pins
-        and kept.record.owner == owner
-    )
-
-
-def _shown(contract: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str:
-    if contract is None:
-        return "an unknown contract"
-    return f"inputs {', '.join(contract[0])} and outputs {', '.join(contract[1])}"

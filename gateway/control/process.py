@@ -15,9 +15,10 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from gateway.config import Config, threads_per_execution, worker_count
+from gateway.config import Config, asks_for_keys, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
+from gateway.control.keys import KeyDesk
 from gateway.control.messages import Snapshot, WantedModel
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
@@ -25,8 +26,12 @@ from gateway.control.traffic import Traffic, open_traffic
 from gateway.counters import CRASHES, MODEL_VALUES, WORKER_FIELDS, CounterPage
 from gateway.http.admin import build_admin
 from gateway.http.door import Door
+from gateway.http.gate import Gate
 from gateway.http.guarded import GuardedProtocol
 from gateway.http.limits import admin_limits
+from gateway.http.origin import Names
+from gateway.keyfile import KeyFile
+from gateway.keys import KeyFacts
 from gateway.lifeline import HUNG, Message
 from gateway.logs import request_log
 from gateway.metrics import MetricsPage, Node
@@ -84,9 +89,15 @@ class Control:
         self._store_url = config.store.url
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
+        self._gate = Gate() if asks_for_keys(config) else None
+        self._names = Names(config.server.host, config.server.admin_hosts)
+        self._keys = KeyDesk(KeyFile(self._data_dir), self._put_keys)
+        self._put_keys(self.service.snapshot.keys)
+        self._keys.look_first()
         self._admin_facts = {
             **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
             "version": self._build["version"],
+            "auth": config.server.auth,
             "control_mode": config.models.control_mode,
             "repository": config.models.repository,
             "workers": worker_count(config),
@@ -107,6 +118,12 @@ class Control:
         )
         look = partial(probe, timeout_s=models.probe_timeout_ms / 1000, memory_bytes=models.probe_memory_bytes)
         return Catalogue(source, ModelCache(self._data_dir / "models", models.cache_bytes), look, explicit)
+
+    def _put_keys(self, keys: tuple[KeyFacts, ...]) -> None:
+        """In force here and on every worker, where keys are asked for."""
+        if self._gate is not None:
+            self._gate.apply(keys)
+            self.service.set_keys(keys)
 
     # ---- counts ----
 
@@ -197,6 +214,7 @@ class Control:
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())
+        self._spawn(self._keys.run())
         if admin is not None:
             self._spawn(self._serve_admin(admin, traffic))
 
@@ -206,9 +224,13 @@ class Control:
         call_later = asyncio.get_running_loop().call_later
         door = Door(self._admin_limits, counts, request_log(), call_later=call_later)
         door.start()
+        body_bytes = self._admin_limits.json_body_bytes
+        app = build_admin(
+            self.service, traffic, self._keys, self._admin_facts, body_bytes, gate=self._gate, names=self._names
+        )
         server = uvicorn.Server(
             uvicorn.Config(
-                build_admin(self.service, traffic, self._admin_facts, self._admin_limits.json_body_bytes),
+                app,
                 http=partial(GuardedProtocol, door),  # type: ignore[arg-type]  # any factory of protocols will do
                 ws="none",
                 lifespan="off",

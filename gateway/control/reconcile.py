@@ -127,6 +127,7 @@ def decide(
         traffic.policies,
         traffic.signing,
         traffic.cleared,
+        before.keys,
     )
     return before if after == before else msgspec.structs.replace(after, revision=before.revision + 1)
 

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.documents import Kept
 from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.plans import latency_quantile, rollout_spec, window_open
-from gateway.control.policies import Kept, Policies
+from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode
 from gateway.control.reporter import Reading, Reporter
 from gateway.control.steps import ROUTING, audit_of, carried_out

@@ -12,14 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
+from gateway.control.facts import Worker, index_facts, state_facts, worker_facts
 from gateway.control.link import ControlEnd
-from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status, WantedModel
+from gateway.control.messages import Beat, Hello, Hint, Snapshot, Status, WantedModel
 from gateway.control.policies import Policies
 from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
+from gateway.keys import KeyFacts
 from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
 from runtimes.registry.aliases import write_alias
 from runtimes.registry.directory import SeenModel, SourceAway
@@ -28,19 +32,6 @@ from runtimes.registry.names import ALIAS_RULE, is_alias, is_name
 LOAD_TIMEOUT_S: Final = 600.0
 """A load, from the call to the last worker's word."""
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Worker:
-    """A worker as control knows it."""
-
-    slot: int
-    pid: int
-    start_id: str
-    restarts: int = 0
-    reason: str = ""
-    status: Status | None = None
-    beat: Beat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +156,7 @@ class Service:
         after = reconcile.decide(desired, self.snapshot, view, ready=ready, traffic=self._traffic())
         if after is not self.snapshot:
             self._log_changes(self.snapshot, after)
-            self.snapshot = after
-            self._remember(self)
-            self._link.broadcast(after)
+            self._put(after)
         _soon(self._notify())
 
     def _traffic(self) -> reconcile.Traffic | None:
@@ -231,6 +220,22 @@ class Service:
             wait_s = min(held.values()) - now_s + 0.1
             self._release = asyncio.get_running_loop().call_later(wait_s, self.publish)
         return desired
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._remember(self)
+        self._link.broadcast(snapshot)
+
+    def set_keys(self, keys: tuple[KeyFacts, ...]) -> None:
+        """Put these keys in force on every worker; waits for nothing else that is to be decided."""
+        if keys == self.snapshot.keys:
+            return
+        after = msgspec.structs.replace(self.snapshot, keys=keys)
+        if after.revision:
+            self._put(msgspec.structs.replace(after, revision=after.revision + 1))
+        else:
+            # Nothing was decided yet: the first snapshot will carry them.
+            self.snapshot = after
 
     def _hears_someone(self) -> bool:
         """Whether any worker says what it holds: once one has spoken, silence is no reason to change."""
@@ -309,17 +314,7 @@ class Service:
 
     def call_index(self, ready: bool = False) -> list[dict[str, str]]:
         """The repository index: every version that is wanted, every name that is not."""
-        entries: list[dict[str, str]] = []
-        told: set[str] = set()
-        for state in self.snapshot.states:
-            told.add(state.name)
-            if state.version and (not ready or state.state == reconcile.READY):
-                entry = {"name": state.name, "version": str(state.version), "state": state.state}
-                entries.append(entry | ({"reason": state.reason} if state.reason else {}))
-            elif not ready:
-                entries.append({"name": state.name, "state": state.state, "reason": state.reason})
-        entries += [{"name": name} for name in self.catalogue.names if name not in told and not ready]
-        return sorted(entries, key=lambda entry: (entry["name"], int(entry.get("version", 0))))
+        return index_facts(self.snapshot.states, self.catalogue.names, ready=ready)
 
     def call_statistics(self, name: str = "", version: int | None = None) -> dict[str, Any]:
         """Triton's statistics of the versions that are READY."""
@@ -348,7 +343,7 @@ class Service:
 
     def call_workers(self) -> list[dict[str, Any]]:
         """Every worker, by slot."""
-        return [_worker_facts(worker) for worker in sorted(self.workers.values(), key=lambda worker: worker.slot)]
+        return [worker_facts(worker) for worker in sorted(self.workers.values(), key=lambda worker: worker.slot)]
 
     def call_models(self) -> list[dict[str, Any]]:
         """Every name with its versions, aliases, default and what there is to say about it."""
@@ -364,7 +359,7 @@ class Service:
                     "feature_names": dict(seen.config.feature_names) if seen and seen.config else {},
                     "problems": list(seen.problems) if seen else [],
                     "warnings": [*seen.warnings, *_dangling(seen)] if seen else [],
-                    "versions": [_state_facts(state) for state in self.snapshot.states if state.name == name],
+                    "versions": [state_facts(state) for state in self.snapshot.states if state.name == name],
                 }
             )
         return found
@@ -498,30 +493,3 @@ def _dangling(seen: SeenModel) -> list[str]:
         for alias, version in sorted(aliases.items())
         if version not in there
     ]
-
-
-def _worker_facts(worker: Worker) -> dict[str, Any]:
-    beat, status = worker.beat, worker.status
-    return {
-        "pid": worker.pid,
-        "slot": worker.slot,
-        "listening": bool(status and status.listening),
-        "connections": beat.connections if beat else 0,
-        "loop_lag_ms": round(beat.loop_lag_ns / 1e6, 3) if beat else None,
-        "rss_bytes": beat.rss_bytes if beat else None,
-        "inflight": beat.inflight if beat else 0,
-        "models": [f"{state.name}:{state.version} {state.state}" for state in status.models] if status else [],
-        "revision": status.revision if status else 0,
-        "restarts": worker.restarts,
-        "last_reason": worker.reason,
-    }
-
-
-def _state_facts(state: ModelState) -> dict[str, Any]:
-    return {
-        "version": state.version,
-        "state": state.state,
-        "reason": state.reason,
-        "digest": state.digest,
-        "load_ms": round(state.load_ns / 1e6, 1),
-    }

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.control.policies import Kept, ownership_of, weighed, with_gone
+from gateway.control.documents import Kept, ownership_of, weighed, with_gone
 from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
 from router import slots as tables
 from router.hashing import SLOTS

@@ -1,18 +1,23 @@
-"""The admin port: workers, models, aliases, load and unload, metrics. Runs in control.
+"""The admin port: workers, models, aliases, load and unload, keys, metrics. Runs in control.
 
-Whoever reaches this port may do everything: it is bound to this machine unless the operator said otherwise.
+Where nobody is asked for a key, whoever reaches this port may do everything; pages of other hosts may nothing.
 """
 
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
 
+from gateway.control.keys import KeyDesk
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
+from gateway.http.access import Guard, actor_of, admin_needs, guarded
 from gateway.http.body import object_of
 from gateway.http.failures import exception_handlers
+from gateway.http.gate import Gate
+from gateway.http.origin import Names
 from gateway.http.policies import policy_routes
 from gateway.http.reply import Reply, json_reply
 from runtimes.errors import InvalidInput, UnknownModel
@@ -21,8 +26,9 @@ from runtimes.errors import InvalidInput, UnknownModel
 class Admin:
     """The endpoints."""
 
-    def __init__(self, service: Service, facts: dict[str, Any], body_bytes: int) -> None:
+    def __init__(self, service: Service, keys: KeyDesk, facts: dict[str, Any], body_bytes: int) -> None:
         self._service = service
+        self._keys = keys
         self._facts = facts
         self._body_bytes = body_bytes
 
@@ -44,8 +50,9 @@ class Admin:
         return json_reply(self._service.call_workers())
 
     async def models(self, request: Request) -> Reply:
-        """Every model."""
-        return json_reply(self._service.call_models())
+        """Every model that the caller's key covers."""
+        covers = actor_of(request).covers
+        return json_reply([model for model in self._service.call_models() if covers(model["name"])])
 
     async def model(self, request: Request) -> Reply:
         """One model."""
@@ -78,6 +85,19 @@ class Admin:
         await self._service.call_alias(request.path_params["name"], request.path_params["alias"], None)
         return await self.model(request)
 
+    async def keys(self, request: Request) -> Reply:
+        """Every key that was ever made, without what lets in."""
+        return json_reply(await self._keys.list())
+
+    async def create_key(self, request: Request) -> Reply:
+        """`{"name": ..., "scopes": [...], "models": [...], "labels": [...], "expires": "90d"}`; told once."""
+        asked = await object_of(request, self._body_bytes)
+        return json_reply(await self._keys.create(asked, actor_of(request).name), 201)
+
+    async def revoke_key(self, request: Request) -> Reply:
+        """Revoke a key for good."""
+        return json_reply(await self._keys.revoke(request.path_params["name"], actor_of(request).name))
+
     async def metrics(self, request: Request) -> Reply:
         """The node's metrics page."""
         page = self._service.call_metrics()
@@ -88,14 +108,25 @@ class Admin:
         return json_reply({"live": True})
 
 
-def build_admin(service: Service, traffic: Traffic, facts: dict[str, Any], body_bytes: int) -> Starlette:
+def build_admin(
+    service: Service,
+    traffic: Traffic,
+    keys: KeyDesk,
+    facts: dict[str, Any],
+    body_bytes: int,
+    *,
+    gate: Gate | None,
+    names: Names,
+) -> Starlette:
     """The application of the admin port.
 
     Args:
+        gate: the keys in force; None = nobody is asked for one.
+        names: what the port answers to.
         facts: shown at `/admin/v1/server`.
         body_bytes: bound of a body without a length; one with a length was judged before it comes here.
     """
-    admin = Admin(service, facts, body_bytes)
+    admin = Admin(service, keys, facts, body_bytes)
     model = "/admin/v1/models/{name}"
     routes = [
         Route("/admin/v1/server", admin.server),
@@ -107,10 +138,15 @@ def build_admin(service: Service, traffic: Traffic, facts: dict[str, Any], body_
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
+        Route("/admin/v1/keys", admin.keys),
+        Route("/admin/v1/keys", admin.create_key, methods=["POST"]),
+        Route("/admin/v1/keys/{name}", admin.revoke_key, methods=["DELETE"]),
         Route("/metrics", admin.metrics),
         Route("/v2/health/live", admin.live),
     ]
-    app = Starlette(routes=routes, exception_handlers=exception_handlers())
+    guarded(routes, admin_needs)
+    guard = Middleware(Guard, gate, names)
+    app = Starlette(routes=routes, middleware=[guard], exception_handlers=exception_handlers())
     app.router.redirect_slashes = False
     return app
 

@@ -4,8 +4,10 @@ from concurrent.futures import Executor
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from gateway.http.access import Guard, data_needs, guarded
 from gateway.http.failures import exception_handlers
 from gateway.http.inference import Inference
 from gateway.http.limits import EdgeLimits
@@ -55,6 +57,8 @@ def build_app(surface: Surface, limits: EdgeLimits, executor: Executor) -> Starl
             )
         ],
     ]
-    app = Starlette(routes=routes, exception_handlers=exception_handlers())
+    guarded(routes, data_needs)
+    guards = [Middleware(Guard, surface.gate)] if surface.gate is not None else []
+    app = Starlette(routes=routes, middleware=guards, exception_handlers=exception_handlers())
     app.router.redirect_slashes = False
     return app

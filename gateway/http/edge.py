@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 
 from gateway.dataplane import Dataplane
 from gateway.http.door import Door
+from gateway.http.gate import Gate
 from gateway.http.limits import EdgeLimits
 from gateway.http.meanings import Meanings
 
@@ -17,6 +18,7 @@ class Edge(Door):
     Attributes:
         head_ok: status line and headers that every plain answer begins with, refreshed each second.
         executor: compresses large answers.
+        gate: the keys in force; None = nobody is asked for one.
         meanings: of the names of headers, for the policies in force.
         slow_lane_only: every request takes the slow lane (the differential tests use it).
     """
@@ -28,11 +30,13 @@ class Edge(Door):
         *,
         call_later: Callable[..., object],
         executor: Executor,
+        gate: Gate | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.dataplane = dataplane
         self.executor = executor
+        self.gate = gate
         self.slow_lane_only = False
         self.meanings = Meanings(dataplane.header_names)
         self.head_ok = b""
@@ -48,4 +52,6 @@ class Edge(Door):
     def refresh(self) -> None:
         """Prepare what changes with the time of day."""
         super().refresh()
+        if self.gate is not None:
+            self.gate.tick(self._wall_s())
         self.head_ok = b"HTTP/1.1 200 OK\r\ndate: %s\r\ncontent-type: application/json\r\n" % self.date

@@ -19,6 +19,7 @@ from gateway.http.meanings import (
     HOST,
     ID,
     JSON_LENGTH,
+    KEY,
     LENGTH,
     NOTHING,
     READ,
@@ -123,11 +124,10 @@ class FastExchange(Exchange):
 
 def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExchange | None:
     """The exchange of a plain request; None for any other, which the slow lane then judges."""
-    length = -1
     host = close = False
-    request_id = trace = coding = b""
+    request_id = trace = coding = key = b""
     json_length: int | None = None
-    timeout_ms = 0
+    length, timeout_ms = -1, 0
     edge = protocol.edge
     meanings = edge.meanings
     if meanings.names is not edge.dataplane.header_names:
@@ -166,8 +166,12 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
         elif meaning == CONNECTION:
             # HTTP/1.0 that asks to be kept: it is not.
             close = close or protocol.parser.get_http_version() != "1.1"
+        elif meaning == KEY and not key:
+            key = value
         else:
             return None
+    if edge.gate is not None and not edge.gate.passes(key, route[0]):
+        return None
     if not 0 <= length <= edge.limits.fast_body_bytes or not (host or protocol.parser.get_http_version() == "1.0"):
         return None
     close = close or not protocol.parser.should_keep_alive()
@@ -186,6 +190,5 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
     if close:
         exchange.keep_alive = False
     if not edge.dataplane.reserve(length):
-        exchange.error = edge.dataplane.bytes_refused(length)
-        exchange.size = 0
+        exchange.error, exchange.size = edge.dataplane.bytes_refused(length), 0
     return exchange

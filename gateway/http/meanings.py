@@ -2,7 +2,7 @@
 
 from typing import Final
 
-NOTHING, LENGTH, HOST, ID, JSON_LENGTH, TIMEOUT, TRACE, SLOWS, ENCODING, CONNECTION = range(10)
+NOTHING, LENGTH, HOST, ID, JSON_LENGTH, TIMEOUT, TRACE, SLOWS, ENCODING, CONNECTION, KEY = range(11)
 READ: Final = 16
 """Flag: a policy reads this header."""
 _NAMES_KEPT: Final = 4096
@@ -17,7 +17,7 @@ _MEANING: Final = {
     b"content-encoding": SLOWS,
     b"expect": SLOWS,
     b"accept-encoding": ENCODING,
-    b"authorization": SLOWS,
+    b"authorization": KEY,
     b"connection": CONNECTION,
 }
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from gateway.http.access import actor_of
 from gateway.http.reply import Reply, json_reply
 from gateway.http.surface import Surface
 from runtimes.errors import InvalidInput, ModelNotReady, UnknownModel
@@ -40,9 +41,10 @@ class Metadata:
         return json_reply({"name": "tidegate", "version": self._surface.version, "extensions": list(EXTENSIONS)})
 
     async def models(self, request: Request) -> Reply:
-        """Names that resolve now."""
-        routes = self._surface.dataplane.routes.table.routes
-        return json_reply({"models": [name for name in sorted(routes) if routes[name].default is not None]})
+        """Names that resolve now and that the caller's key covers."""
+        routes, covers = self._surface.dataplane.routes.table.routes, actor_of(request).covers
+        names = [name for name in sorted(routes) if routes[name].default is not None and covers(name)]
+        return json_reply({"models": names})
 
     async def model(self, request: Request) -> Reply:
         """Inputs and outputs."""

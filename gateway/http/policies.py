@@ -12,6 +12,7 @@ from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
 from gateway.errors import HttpError
+from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply
 from router.rollout.observed import Command, CommandKind
@@ -22,7 +23,6 @@ from runtimes.registry.strictyaml import DocumentError, load
 _ACTED_S: Final = 5.0
 """So long an answer waits for the last worker to act on a change."""
 COMMANDS: Final = ("approve", "pause", "resume", "abort", "promote", "retry")
-LOCAL: Final = "local"
 
 
 class PolicyEndpoints:
@@ -40,7 +40,8 @@ class PolicyEndpoints:
 
     async def listed(self, request: Request) -> Reply:
         """Every policy, in short."""
-        names = sorted(self._policies.kept)
+        covers = actor_of(request).covers
+        names = [name for name in sorted(self._policies.kept) if covers(name)]
         return json_reply([self._policies.view(name) for name in names])
 
     async def one(self, request: Request) -> Reply:
@@ -62,7 +63,7 @@ class PolicyEndpoints:
         name = request.path_params["name"]
         document = await self._document(request, name)
         generation = self._generation(request, name)
-        actor = actor_of(request)
+        actor = actor_of(request).name
         kept, changed = await self._policies.apply(
             document, actor=actor, generation=generation, reason=request.headers.get("x-reason", "")[:500]
         )
@@ -105,7 +106,7 @@ class PolicyEndpoints:
         """Remove a policy."""
         name = request.path_params["name"]
         force = request.query_params.get("force") in ("1", "true")
-        await self._policies.delete(name, actor=actor_of(request), reason=_reason(request), force=force)
+        await self._policies.delete(name, actor=actor_of(request).name, reason=_reason(request), force=force)
         return json_reply({})
 
     async def kill(self, request: Request) -> Reply:
@@ -114,7 +115,7 @@ class PolicyEndpoints:
         name, variant, killed = request.path_params["name"], body.get("variant"), body.get("killed", True)
         if not isinstance(variant, str) or not isinstance(killed, bool):
             raise InvalidInput("expected variant, a name, and killed, true or false")
-        actor, reason = actor_of(request), str(body.get("reason", ""))[:500]
+        actor, reason = actor_of(request).name, str(body.get("reason", ""))[:500]
         kept = await self._policies.kill(name, variant, killed, actor=actor, reason=reason)
         acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
         return self._view(name, 200, {"in_force_everywhere": acted})
@@ -125,7 +126,9 @@ class PolicyEndpoints:
         name, wanted = request.path_params["name"], body.get("to")
         if wanted is not None and (type(wanted) is not int or wanted < 1):
             raise InvalidInput("to: expected the generation of an earlier document, a whole number from 1")
-        kept = await self._policies.rollback(name, wanted, actor=actor_of(request), reason=str(body.get("reason", "")))
+        kept = await self._policies.rollback(
+            name, wanted, actor=actor_of(request).name, reason=str(body.get("reason", ""))
+        )
         acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
         return self._view(name, 200, {"in_force_everywhere": acted})
 
@@ -171,7 +174,7 @@ class PolicyEndpoints:
         """approve, pause, resume, abort, promote or retry; answers when it is in force everywhere."""
         name, kind = request.path_params["name"], request.url.path.rpartition("/")[2]
         body = await object_of(request, self._most)
-        actor, labels = actor_of(request), labels_of(request)
+        actor, labels = actor_of(request).name, tuple(sorted(actor_of(request).labels))
         command = Command(
             id=uuid.uuid4().hex,
             kind=cast(CommandKind, kind),
@@ -188,18 +191,6 @@ class PolicyEndpoints:
         return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
 
 
-def actor_of(request: Request) -> str:
-    """Name of whoever asks, for the audit."""
-    actor = request.scope["state"].get("actor")
-    return LOCAL if actor is None else str(actor.name)
-
-
-def labels_of(request: Request) -> tuple[str, ...]:
-    """Labels of their key."""
-    actor = request.scope["state"].get("actor")
-    return () if actor is None else tuple(sorted(actor.labels))
-
-
 def _reason(request: Request) -> str:
     return request.query_params.get("reason", "")[:500]
 
@@ -210,7 +201,7 @@ def policy_routes(service: Service, traffic: Traffic, most: int) -> list[Route]:
     policy, rollout = "/admin/v1/policies/{name}", "/admin/v1/rollouts/{name}"
     return [
         Route("/admin/v1/policies", endpoints.listed),
-        Route("/admin/v1/policies.schema", endpoints.schema),
+        Route("/admin/v1/schemas/policy", endpoints.schema),
         Route(policy, endpoints.one),
         Route(policy, endpoints.apply, methods=["PUT"]),
         Route(policy, endpoints.delete, methods=["DELETE"]),

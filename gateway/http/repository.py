@@ -1,5 +1,6 @@
-"""Triton's model repository extension: index for everybody, load and unload for this machine only.
+"""Triton's model repository extension: index for everybody, load and unload for whom the operator trusts.
 
+Who may load: a key with scope admin where keys are asked for, a caller on this machine where they are not.
 Source: Triton's extension_model_repository.md. Load and unload answer in mode explicit alone, which control checks.
 """
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from gateway.errors import HttpError
 from gateway.http.body import read_body
+from gateway.http.origin import refuse_pages_of_others
 from gateway.http.reply import Reply, json_reply
 from gateway.http.surface import Surface
 from runtimes.errors import Forbidden, InvalidInput, Unsupported
@@ -34,7 +36,7 @@ class Repository:
 
     async def load(self, request: Request) -> Reply:
         """Load a model, or load it anew; answers when every worker has it."""
-        _require_loopback(request)
+        self._require_trust(request)
         parameters = (await self._parameters(request)).get("parameters", {})
         if parameters:
             raise Unsupported("load takes no parameters here: models and their settings come from the repository")
@@ -43,7 +45,7 @@ class Repository:
 
     async def unload(self, request: Request) -> Reply:
         """Unload a model; answers when no worker has it."""
-        _require_loopback(request)
+        self._require_trust(request)
         await self._parameters(request)
         await self._surface.call("unload", {"name": request.path_params["name"]}, _LOAD_S)
         return Reply(200)
@@ -51,6 +53,13 @@ class Repository:
     async def named(self, request: Request) -> Reply:
         """There is one repository, and it has no name."""
         raise Unsupported("a named repository is not supported; leave the name out")
+
+    def _require_trust(self, request: Request) -> None:
+        """Where keys are asked for, one with scope admin was shown already: nearness adds nothing to it."""
+        if self._surface.gate is None:
+            _require_loopback(request)
+            headers = request.headers
+            refuse_pages_of_others(headers.get("host", ""), headers.getlist("origin"), headers.getlist("referer"))
 
     async def _parameters(self, request: Request) -> dict[str, Any]:
         dataplane = self._surface.dataplane

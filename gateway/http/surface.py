@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.control.messages import Snapshot
 from gateway.dataplane import Dataplane
+from gateway.http.gate import Gate
 from runtimes.fleet import Fleet
 
 Call = Callable[[str, dict[str, Any], float], Awaitable[Any]]
@@ -19,6 +20,7 @@ class Surface:
     Attributes:
         snapshot: the one in force.
         version: of Tidegate.
+        gate: the keys in force; None = nobody is asked for one.
     """
 
     dataplane: Dataplane
@@ -26,3 +28,4 @@ class Surface:
     call: Call
     snapshot: Callable[[], Snapshot]
     version: str
+    gate: Gate | None = None

@@ -1,0 +1,112 @@
+"""Documents of policies and what follows from them: readable or not, whose they are, shares and weights. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gateway.control.messages import VariantPin
+from gateway.control.plans import not_offered
+from gateway.control.record import MOST_REVISIONS, PolicyRecord
+from router import slots as tables
+from router.compiled import compile_policy
+from router.document import PolicyError
+from router.hashing import SLOTS
+from router.policy import TrafficPolicy, parse, spec_digest
+from runtimes.errors import Conflict, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A policy as the store has it.
+
+    Attributes:
+        revision: of the document in the store, for the next compare-and-set.
+    """
+
+    revision: int
+    record: PolicyRecord
+    policy: TrafficPolicy
+
+
+def readable(document: object) -> TrafficPolicy:
+    """A document as a policy that this version can carry out. Raises InvalidInput, with every problem on a line."""
+    try:
+        policy = parse(document)
+    except PolicyError as error:
+        raise InvalidInput(str(error)) from error
+    problems = not_offered(policy)
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return policy
+
+
+def check_owner(kept: Kept | None, owner: str) -> None:
+    """Raises Conflict when a policy belongs to a file of the watched folder, and somebody else wants to change it."""
+    if kept is not None and kept.record.owner and kept.record.owner != owner:
+        name = kept.record.owner.removeprefix("file:")
+        raise Conflict(f"the policy belongs to {name!r} in the policy folder: change it there")
+
+
+def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:
+    """The record with the weights of its revision, by stratum: evidence is judged by them."""
+    taken_out = frozenset({*record.killed, *([record.canary] if record.zeroed else [])}) - {""}
+    compiled = compile_policy(policy, tables.from_text(record.slots, policy.names), killed=taken_out)
+    weights = dict(list(record.weights.items())[-(MOST_REVISIONS - 1) :])
+    weights[str(record.revision)] = {stratum.rule: stratum.canary_weight for stratum in compiled.strata}
+    return msgspec.structs.replace(record, weights=weights)
+
+
+def next_ownership(kept: Kept | None, policy: TrafficPolicy, *, goes_on: bool) -> tables.Ownership:
+    """Owners under a new document: those of a rollout that goes on, else the fewest units move."""
+    counts = policy.counts()
+    if kept is None:
+        return tables.Ownership.first(counts)
+    old = kept.policy.names
+    known = ownership_of(kept)
+    if goes_on and old == policy.names:
+        return known
+    if kept.policy.salt != policy.salt or kept.policy.spec.unit != policy.spec.unit:
+        return tables.Ownership.first(counts)
+    return known.renamed(old, policy.names, counts)
+
+
+def without_rollout(kept: Kept) -> dict[str, Any]:
+    """The document with all users on its stable variant, as it was before the rollout."""
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(kept.record.document))
+    spec = document["spec"]
+    for part in ("rollout", "shadow"):
+        spec.pop(part, None)
+    spec["split"] = {kept.policy.spec.stable: SLOTS}
+    return document
+
+
+def ownership_of(kept: Kept) -> tables.Ownership:
+    """Who owns each slot of the default split, and who owned it before."""
+    names = kept.policy.names
+    return tables.Ownership(
+        tables.from_text(kept.record.slots, names), tables.from_text(kept.record.before, with_gone(names))
+    )
+
+
+def with_gone(names: Sequence[str]) -> list[str]:
+    """Names by index, with one for slots whose owner before is no variant any more."""
+    return [*names, *(f"?{index}" for index in range(len(names), tables.GONE)), "-"]
+
+
+def is_same(kept: Kept, policy: TrafficPolicy, pins: tuple[VariantPin, ...], owner: str) -> bool:
+    """Whether a document and what it refers to are in force already."""
+    return (
+        spec_digest(kept.policy) == spec_digest(policy)
+        and kept.policy.metadata == policy.metadata
+        and kept.record.variants == pins
+        and kept.record.owner == owner
+    )
+
+
+def shown_contract(contract: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str:
+    """A contract in words."""
+    if contract is None:
+        return "an unknown contract"
+    return f"inputs {', '.join(contract[0])} and outputs {', '.join(contract[1])}"
