@@ -99,6 +99,7 @@ KEPT: list[tuple[Rule, str, str]] = [
     (rules.homes, "gateway.worker", "from uvicorn import Server"),
     (rules.homes, "gateway.cli.doctor", "from importlib.metadata import version\nversion('onnxruntime')"),
     (rules.bare, "gateway.supervisor", "import os\nfrom gateway import lifeline\nfrom gateway.slots import Slots"),
+    (rules.pure_router, "router.policy", "import msgspec\nfrom router.document import Section"),
     (rules.sizes, "gateway.supervisor", "x = 1\n" * 199),
     (rules.described, "gateway.empty", ""),
     (rules.described, "gateway.a", _DOC + "class _A:\n    def f(self) -> None:\n        pass"),
