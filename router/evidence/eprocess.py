@@ -11,8 +11,8 @@ a grid of ratios, mixed over start times, is a process E that starts at 1 and wh
 ratio is on the allowed side of R0. So P(E ever reaches 1/alpha) <= alpha (Ville), however often anybody looks, and w
 may be chosen from what was seen.
 
-Sources: conditional test of counts, Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data" (2022);
-mixture over start times, Shin, Ramdas and Rinaldo, "E-detectors" (2022). What counts as an event: docs/evidence.md.
+Source: the conditional test of counts in Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data" (2022);
+margin, changing weights and starts follow from the argument above. What counts as an event: docs/evidence.md.
 """
 
 import math
@@ -122,9 +122,11 @@ class EventShare:
             return self.log_e
         self.canary_events += int(canary_events)
         self.all_events += int(all_events)
-        likelihoods = self.log_likelihoods
-        for i, (of_canary, of_each) in enumerate(self._steps.get(weight) or self._new_steps(weight)):
-            likelihoods[i] += canary_events * of_canary - all_events * of_each
+        steps = self._steps.get(weight) or self._new_steps(weight)
+        self.log_likelihoods = [
+            before + canary_events * of_canary - all_events * of_each
+            for before, (of_canary, of_each) in zip(self.log_likelihoods, steps, strict=True)
+        ]
         self.since_start += int(all_events)
         if self.events_per_start and self.since_start >= self.events_per_start:
             self._start()

@@ -1,11 +1,11 @@
 """How long until evidence speaks: requests to detect a fault, requests to promote, the smallest fault in sight. Pure.
 
 Evidence of a bad event grows on average by the divergence between the canary's share of the events under the fault,
-q = R w / (R w + 1 - w), and under the margin, q0; the number of events is then what has to be reached over what each
-gives. All is computed with the guardrail's own margin, alpha and number of guardrails, and for the process as it is:
-its grid of ratios and the weight of the start in question have to be paid for. None means never, and is shown so.
+q = R w / (R w + 1 - w), and under the margin, q0. The plan is where the process itself, its grid of ratios mixed and
+its start paid for, gets to when each ratio follows its mean path, with the guardrail's own margin, alpha and number
+of guardrails. None means never, and is to be shown so.
 
-Source: Wald's identity for the expected stopping time of a likelihood ratio (1945).
+Source: Wald's identity for the expected stopping time of a likelihood ratio (1945), taken for a mixture of them.
 """
 
 import math
@@ -16,10 +16,13 @@ from typing import Final
 from router.evidence.checks import check_open
 from router.evidence.eprocess import HARM_MULTIPLES, log_threshold
 from router.evidence.promotion import BELOW_MULTIPLES, SAFE_MULTIPLES, Margin
+from router.evidence.special import log_sum
 
 POWER_80: Final = 0.8416212335729143
 """Standard normal quantile of 0.8: what `minDetect` asks for."""
 _MOST: Final = 1e15
+
+Drift = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,8 @@ class Guardrail:
     multiples: Sequence[float] = HARM_MULTIPLES
 
     def log_needed(self) -> float:
-        """What one ratio's likelihood from one start has to reach."""
-        start = math.log(self.starts * (self.starts + 1.0))
-        return log_threshold(self.alpha, self.guardrails) + math.log(len(self.multiples)) + start
+        """What the mean over ratios, from the latest start alone, has to reach."""
+        return log_threshold(self.alpha, self.guardrails) + math.log(self.starts * (self.starts + 1.0))
 
 
 def share(ratio: float, weight: float) -> float:
@@ -88,37 +90,67 @@ def to_detect(
     """
     guardrail = guardrail or Guardrail()
     _check(ratio, weight, base_rate)
-    rate = base_rate * (1.0 - weight + weight * ratio)
-    if ratio <= guardrail.null_ratio or not 0.0 < weight < 1.0 or rate == 0.0:
+    if ratio <= guardrail.null_ratio or not 0.0 < weight < 1.0:
         return None
-    events = _events(ratio, guardrail, weight, z)
-    return None if events is None else _requests(events / min(rate, 1.0), weight)
+    ways = _by_share(ratio, weight, base_rate, guardrail.null_ratio, guardrail.multiples)
+    return _requests(_first([(1.0, ways)], guardrail.log_needed(), z), weight)
 
 
-def _events(ratio: float, guardrail: Guardrail, weight: float, z: float) -> float | None:
-    """Events until some ratio of the grid gets there: the fault itself is seldom one of them."""
-    q, null = share(ratio, weight), share(guardrail.null_ratio, weight)
-    found = []
-    for multiple in guardrail.multiples:
-        at = share(guardrail.null_ratio * multiple, weight)
+def _by_share(
+    ratio: float, weight: float, base_rate: float, null_ratio: float, multiples: Sequence[float]
+) -> list[Drift]:
+    """Per ratio of a grid: mean and variance, per request, of what is added to its log likelihood ratio."""
+    rate = min(1.0, base_rate * (1.0 - weight + weight * ratio))
+    q, null = share(ratio, weight), share(null_ratio, weight)
+    ways = []
+    for multiple in multiples:
+        at = share(null_ratio * multiple, weight)
         hit, miss = math.log(at / null), math.log((1.0 - at) / (1.0 - null))
-        found.append(
-            _first_passage(guardrail.log_needed(), q * hit + (1.0 - q) * miss, q * (1.0 - q) * (hit - miss) ** 2, z)
-        )
-    return min((events for events in found if events is not None), default=None)
+        mean = q * hit + (1.0 - q) * miss
+        ways.append((rate * mean, rate * (q * hit**2 + (1.0 - q) * miss**2) - (rate * mean) ** 2))
+    return ways
 
 
-def _first_passage(needed: float, drift: float, variance: float, z: float) -> float | None:
-    """n with n drift - z sqrt(n variance) = needed; None when it does not drift there."""
-    if drift <= 1e-12:
+def _by_absolute(bad_rate: float, weight: float, limit: float) -> list[Drift]:
+    """The same for the absolute margin; without variance, which nobody asks for."""
+    bad = min(bad_rate, 1.0)
+    null = math.log1p(-limit)
+    return [
+        (weight * (bad * math.log(m) + (1.0 - bad) * (math.log1p(-m * limit) - null)), 0.0) for m in BELOW_MULTIPLES
+    ]
+
+
+def _first(parts: Sequence[tuple[float, Sequence[Drift]]], needed: float, z: float = 0.0) -> float | None:
+    """Requests at which a mixture of grids reaches `needed`, each ratio z deviations below its mean path; None = never.
+
+    Args:
+        parts: weight in the mixture and its ratios, for each grid.
+    """
+    if not any(mean > 0.0 for _, ways in parts for mean, _ in ways):
         return None
-    deviation = z * math.sqrt(variance)
-    root = (deviation + math.sqrt(deviation**2 + 4.0 * drift * needed)) / (2.0 * drift)
-    return root**2
+
+    def reached(n: float) -> bool:
+        each = [
+            math.log(part / len(ways)) + n * mean - z * math.sqrt(n * max(0.0, variance))
+            for part, ways in parts
+            for mean, variance in ways
+        ]
+        return log_sum(each) >= needed
+
+    high = 1.0
+    while not reached(high):
+        high *= 2.0
+        if high > _MOST:
+            return None
+    low = high / 2.0
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
 
 
-def _requests(total: float, weight: float) -> Requests | None:
-    return Requests(total, total * weight) if total < _MOST else None
+def _requests(total: float | None, weight: float) -> Requests | None:
+    return None if total is None else Requests(total, total * weight)
 
 
 def would_detect(
@@ -158,7 +190,7 @@ def to_promote(
 ) -> Requests | None:
     """Expected requests until a canary whose bad rate is `ratio` times stable's is shown good enough. None = never.
 
-    The sooner of the two ways: within the ratio to stable, or below the absolute margin.
+    Either way counts: within the ratio to stable, or below the absolute margin.
 
     Raises:
         ValueError: as `to_detect`, or a beta outside 0..1.
@@ -168,33 +200,14 @@ def to_promote(
     check_open(beta, "beta", 1.0)
     if not 0.0 < weight < 1.0:
         return None
-    halves = 1 if margin.absolute is None else 2
-    ways = [_by_ratio(ratio, weight, base_rate, margin, math.log(halves / beta))]
-    if margin.absolute is not None:
-        ways.append(_by_absolute(ratio * base_rate, weight, margin.absolute, math.log(halves / beta)))
-    possible = [way for way in ways if way is not None and way < _MOST]
-    return _requests(min(possible), weight) if possible else None
-
-
-def _by_ratio(ratio: float, weight: float, base_rate: float, margin: Margin, needed: float) -> float | None:
-    rate = base_rate * (1.0 - weight + weight * ratio)
-    if rate == 0.0:
-        return None
-    safe = Guardrail(margin.ratio, multiples=SAFE_MULTIPLES)
-    q, null = share(ratio, weight), share(margin.ratio, weight)
-    drifts = []
-    for multiple in safe.multiples:
-        at = share(margin.ratio * multiple, weight)
-        drifts.append(q * math.log(at / null) + (1.0 - q) * math.log((1.0 - at) / (1.0 - null)))
-    events = _first_passage(needed + math.log(len(drifts)), max(drifts), 0.0, 0.0)
-    return None if events is None else events / min(rate, 1.0)
-
-
-def _by_absolute(rate: float, weight: float, limit: float, needed: float) -> float | None:
-    bad = min(rate, 1.0)
-    drifts = [bad * math.log(m) + (1.0 - bad) * (math.log1p(-m * limit) - math.log1p(-limit)) for m in BELOW_MULTIPLES]
-    canary = _first_passage(needed + math.log(len(drifts)), max(drifts), 0.0, 0.0)
-    return None if canary is None else canary / weight
+    by_ratio = _by_share(ratio, weight, base_rate, margin.ratio, SAFE_MULTIPLES) if ratio else []
+    if margin.absolute is None:
+        parts = [(1.0, by_ratio)]
+    else:
+        # Without any bad event the ratio's half stands still at 1.
+        by_ratio = by_ratio or [(0.0, 0.0)]
+        parts = [(0.5, by_ratio), (0.5, _by_absolute(ratio * base_rate, weight, margin.absolute))]
+    return _requests(_first(parts, log_threshold(beta)), weight)
 
 
 def _check(ratio: float, weight: float, base_rate: float, *, safe: bool = False) -> None:
