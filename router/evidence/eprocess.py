@@ -108,6 +108,8 @@ class EventShare:
     def add(self, weight: float, canary_events: int, all_events: int) -> float:
         """Take in one batch: the bad events of one (revision, stratum) since the last call. Returns `log_e`.
 
+        The batches of one tick go in an order that does not follow from their counts: a start may fall between them.
+
         Args:
             weight: the canary's share, 0..1, in force when the requests were routed. At 0 and 1 nothing was randomised:
                 such a batch is no evidence and is not counted.

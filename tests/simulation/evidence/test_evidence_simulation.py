@@ -23,7 +23,7 @@ SMALL = [
     "C2 at the margin",
     "C2 at the margin, sticky",
     "B3",
-    "T5 x5.0",
+    "T5 x5",
     "T6 1%",
     "T6 means",
     "T7 healthy",
