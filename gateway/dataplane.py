@@ -8,19 +8,20 @@ Nothing here touches a store, a disk or a log on success, and nothing awaits. Bo
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Final
+from typing import Any
 
 from gateway.control.messages import Snapshot
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX, CounterPage
 from gateway.errors import refusal
+from gateway.exchange import Exchange
 from gateway.logs import RequestLog
-from gateway.served import Exchange, ServedVersion
+from gateway.routes import NO_ROUTES, RouteBook
+from gateway.served import Results, ServedVersion
 from gateway.wire import fast_json, oip_json
 from gateway.wire.request import InferRequest, Limits
 from router.errors import UnknownRoute
-from router.table import ModelRoute, RoutingTable
 from runtimes import sizes
 from runtimes.batching.job import DONE, NEW
 from runtimes.errors import (
@@ -35,8 +36,6 @@ from runtimes.errors import (
 from runtimes.fleet import Fleet
 from runtimes.runtime import Runtime
 
-_EMPTY: Final = RoutingTable({}, 0)
-
 
 class Dataplane:
     """All requests of one worker.
@@ -47,6 +46,7 @@ class Dataplane:
         bytes_in_flight: bound on the bodies that this worker holds at once.
 
     Attributes:
+        header_names: lower-case names of the headers that policies read.
         paths: raw URL -> (model name, selector) of every infer URL that resolves: the fast lane's table.
         draining: readiness is 503 and answers carry `connection: close`; requests are still served.
     """
@@ -64,11 +64,9 @@ class Dataplane:
         now_ns: Callable[[], int] = time.perf_counter_ns,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self.table = _EMPTY
-        self.paths: Mapping[bytes, tuple[str, str]] = {}
+        self.paths = NO_ROUTES.paths
         self.draining = False
         self.counts = page.block("worker", (), len(WORKER_FIELDS))
-        self._page = page
         self._limits = limits
         self._inline_body_bytes = inline_body_bytes
         self._bytes_limit = bytes_in_flight
@@ -77,9 +75,10 @@ class Dataplane:
         self._call_soon_threadsafe = call_soon_threadsafe
         self.log = log
         self.now_ns = now_ns
-        self._now_ms = now_ms
-        self._served: dict[tuple[str, str], ServedVersion] = {}
-        self._by_runtime: dict[Runtime, ServedVersion] = {}
+        self._book = RouteBook(page, limits, log, now_ns, now_ms)
+        self.routes = NO_ROUTES
+        self._served = NO_ROUTES.served
+        self.header_names: frozenset[bytes] = frozenset()
 
     @property
     def bytes_held(self) -> int:
@@ -89,7 +88,7 @@ class Dataplane:
     @property
     def inflight(self) -> int:
         """Requests that found a version and are not answered yet."""
-        return sum(served.inflight for served in self._by_runtime.values())
+        return self._book.inflight
 
     # ---- one request ----
 
@@ -139,17 +138,18 @@ class Dataplane:
         return self._decode_slowly(exchange, served)
 
     def _admit(self, exchange: Exchange, served: ServedVersion, request: InferRequest) -> None:
+        exchange.request = request
         runtime = served.runtime
         now_ns = self.now_ns()
         if runtime.most is not None:
             sizes.check(runtime.signature, runtime.most, request.inputs)
-        exchange.request = request
         exchange.inputs = request.inputs
         exchange.rows = request.rows
         exchange.size_bytes = len(exchange.body)
         if not runtime.fixed_inner:
             exchange.bucket = _bucket(request)
-        exchange.priority = served.priority(request.priority) if request.priority else served.default_priority
+        codec = served.codec
+        exchange.priority = codec.priority(request.priority) if request.priority else codec.default_priority
         timeout_ns = runtime.default_deadline_ns
         if request.timeout_us or exchange.timeout_ms:
             timeout_ns = _timeout_ns(exchange, request)
@@ -168,16 +168,16 @@ class Dataplane:
             exchange.state = DONE
             return
         served.runtime.batcher.cancel(exchange)
-        served.cancelled()
+        served.cancelled(exchange)
 
     def refuse(self, exchange: Exchange, error: ServingError) -> None:
         """Answer with an error and count it."""
         if exchange.state == DONE:
             return
-        exchange.state = DONE
         if exchange.served is not None:
-            exchange.served.refused(exchange, error)
+            exchange.served.failed(exchange, error)
             return
+        exchange.state = DONE
         self.counts[WORKER_INDEX["unknown_model_total"]] += 1
         status, headers, body = refusal(error, exchange.request_id)
         self.log.refused(status, error.code, exchange.request_id, "", error)
@@ -255,30 +255,13 @@ class Dataplane:
 
     def apply(self, snapshot: Snapshot, fleet: Fleet) -> None:
         """Put the routes of a snapshot in force: one reference is swapped, requests in flight keep what they have."""
-        waiting: dict[str, dict[int, str]] = {}
-        for state in snapshot.states:
-            waiting.setdefault(state.name, {})[state.version] = state.reason or f"it is {state.state.lower()}"
-        routes = {
-            name: ModelRoute(route.default, route.versions, route.aliases, route.reason, waiting.get(name, {}))
-            for name, route in snapshot.routes.items()
-        }
-        table = RoutingTable(routes, snapshot.revision)
-        served: dict[tuple[str, str], ServedVersion] = {}
-        for name, selector in table.selectors():
-            version = table.decide(name, selector).version
-            runtime = fleet.get(name, version) if version is not None else None
-            if runtime is not None:
-                served[name, selector] = self._by_runtime[runtime]
-        self.table = table
-        self._served = served
-        self.paths = {_path(name, selector): (name, selector) for name, selector in served}
+        self.routes = routes = self._book.build(snapshot, fleet)
+        self._served = routes.served
+        self.paths = routes.paths
 
-    def sink_for(self, runtime: Runtime) -> ServedVersion:
-        """The receiver of a runtime's results: what answers and counts for it."""
-        served = ServedVersion(runtime, self._page, self._limits, self.log, self.now_ns, self._now_ms)
-        self._by_runtime = {known: s for known, s in self._by_runtime.items() if known.state != "CLOSED"}
-        self._by_runtime[runtime] = served
-        return served
+    def sink_for(self, runtime: Runtime) -> Results:
+        """The receiver of a runtime's results: hands them to what answers and counts."""
+        return self._book.sink_for(runtime)
 
     def find(self, name: str, selector: str) -> ServedVersion:
         """What serves a model and selector.
@@ -290,7 +273,7 @@ class Dataplane:
         if served is not None:
             return served
         try:
-            target = self.table.decide(name, selector)
+            target = self.routes.table.decide(name, selector)
         except UnknownRoute as error:
             raise UnknownModel(error.message) from error
         version = "" if target.version is None else f" version {target.version}"
@@ -316,12 +299,8 @@ def _bucket(request: InferRequest) -> tuple[Any, ...]:
     return tuple([None if array is None else array.shape[1:] for array in request.inputs])
 
 
-def _path(name: str, selector: str) -> bytes:
-    middle = f"/versions/{selector}" if selector else ""
-    return f"/v2/models/{name}{middle}/infer".encode()
-
-
 def _our_fault(error: Exception) -> ServingError:
     failed = ExecutionFailed("the server failed for a reason of its own")
     failed.__cause__ = error
+    failed.executed = True
     return failed

@@ -1,152 +1,134 @@
-"""One version as the gateway serves it: turns executed rows into answers and counts them.
+"""One version as the gateway serves it, under one variant: turns executed rows into answers and counts them.
 
-It is the sink of the runtime's batcher: `executed` hears of each execution once, `completed` answers the requests in
-it. Encoding is done for the whole batch at once; counting is plain adds on the worker's shared page.
+`Results` is the sink of a runtime's batcher; it hands each batch to those who wait for it. `ServedVersion` answers
+requests: encoding is done for the whole batch at once; counting is plain adds on the worker's shared page.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 
-from gateway.counters import (
-    BATCH_ROWS,
-    BATCH_STATS,
-    CODE_INDEX,
-    COMPUTE_INFER_NS,
-    COMPUTE_INPUT_NS,
-    COMPUTE_OUTPUT_NS,
-    CPU_NS,
-    DURATION_BOUNDS_NS,
-    EXECUTION_DURATION,
-    EXECUTIONS,
-    FAIL,
-    FAIL_NS,
-    INFERENCES,
-    INFLIGHT,
-    LAST_INFERENCE_MS,
-    MODEL_VALUES,
-    QUEUE_DURATION,
-    QUEUE_NS,
-    QUEUE_ROWS,
-    REASON_INDEX,
-    REQUEST_DURATION,
-    ROWS_BOUNDS,
-    SUCCESS_NS,
-    TERMINATED,
-    CounterPage,
-)
+from gateway.counters import CounterPage
 from gateway.errors import refusal
+from gateway.exchange import JSON, Exchange
 from gateway.logs import RequestLog
+from gateway.meter import Meter
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
-from gateway.wire.request import InferRequest, Limits
+from gateway.wire.request import Limits
 from runtimes.batching.batcher import Batch
 from runtimes.batching.job import DONE, Job
-from runtimes.errors import DeadlineExceeded, ExecutionFailed, QueueFull, ServingError
+from runtimes.errors import DeadlineExceeded, ExecutionFailed, ServingError
 from runtimes.runtime import Runtime
 from runtimes.tensors import DYNAMIC, Array
 
-JSON: Final = b"application/json"
-_SUM: Final = len(DURATION_BOUNDS_NS) + 1
-_Encoded = tuple[bytes, tuple[tuple[bytes, bytes], ...], bytes]
+Header = tuple[bytes, bytes]
+_Encoded = tuple[bytes, tuple[Header, ...], bytes]
 """Content type, further headers, body."""
-_ROWS_SUM: Final = len(ROWS_BOUNDS) + 1
-_REASON_OF_CODE: Final = {"deadline_exceeded": "expired", "draining": "draining", "model_not_ready": "not_ready"}
+NO_VARIANT: Final = "-"
 
 
-class Exchange(Job):
-    """One inference request in flight; each HTTP lane derives its own and implements `respond`.
-
-    Attributes:
-        model_name, selector: from the URL; selector is "", digits or an alias.
-        json_length: of `Inference-Header-Content-Length`; None when the header is absent.
-        request_id: the client's x-request-id if it may be echoed, else ours.
-        timeout_ms: of `x-request-timeout-ms`; 0 = none.
-        started_ns: when the request was complete.
-        served, request: set on the way.
-    """
-
-    model_name: str = ""
-    selector: str = ""
-    body: bytes = b""
-    json_length: int | None = None
-    request_id: bytes = b""
-    timeout_ms: int = 0
-    started_ns: int = 0
-    served: "ServedVersion | None" = None
-    request: InferRequest | None = None
-
-    def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send the answer; called exactly once, on the loop, unless the exchange was cancelled."""
-        raise AssertionError("a lane must say how it responds")
-
-    def respond_ok(self, served: "ServedVersion", body: bytes) -> None:
-        """Send a plain JSON answer with status 200; a lane may have a shorter way."""
-        self.respond(200, JSON, served.headers, body)
-
-
-class ServedVersion:
-    """Answers for one runtime.
+class Codec:
+    """What all variants of one runtime share: how its requests are read and its answers written.
 
     Attributes:
-        headers: those that every answer of this version carries.
-        head: the same as bytes, up to the value of x-request-id.
         decoder: of plain JSON bodies.
         default_priority: level of a request that asks for none.
+        meters: counts by variant.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        page: CounterPage,
-        limits: Limits,
-        log: RequestLog,
-        now_ns: Callable[[], int],
-        now_ms: Callable[[], int],
-    ) -> None:
+    def __init__(self, runtime: Runtime, page: CounterPage, limits: Limits) -> None:
         self.runtime = runtime
-        self.headers: tuple[tuple[bytes, bytes], ...] = (
-            (b"x-tidegate-model", f"{runtime.name}:{runtime.version}".encode()),
-            (b"x-tidegate-variant", b"-"),
-        )
-        self.head = b"".join(b"%s: %s\r\n" % pair for pair in self.headers) + b"x-request-id: "
-        self.inflight = 0
-        self._log = log
-        self._name = f"{runtime.name}:{runtime.version}"
-        self._now_ns = now_ns
-        self._now_ms = now_ms
-        self._counts = page.block("model", (runtime.name, runtime.version_text, "-"), MODEL_VALUES)
+        self.name = f"{runtime.name}:{runtime.version}"
         self.decoder = FastDecoder(runtime.signature, limits)
-        self._encoder = BatchEncoder(runtime.name, runtime.version_text, runtime.signature)
+        self.encoder = BatchEncoder(runtime.name, runtime.version_text, runtime.signature)
         batching = runtime.config.batching
         self._levels = batching.priority_levels
         self.default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
+        self.meters: dict[str, Meter] = {}
+        self._page = page
+
+    def meter(self, variant: str) -> Meter:
+        """Counts under a variant."""
+        found = self.meters.get(variant)
+        if found is None:
+            found = self.meters[variant] = Meter(self.runtime, variant, self._page)
+        return found
 
     def priority(self, asked: int) -> int:
         """Level of a request that asks for one, within the model's levels."""
         return min(asked, self._levels)
 
-    # ---- results of the batcher ----
 
-    def executed(self, batch: Batch) -> None:
-        """Count one execution."""
-        counts, executed, rows = self._counts, batch.executed, batch.rows
-        counts[EXECUTIONS] += 1
-        counts[EXECUTION_DURATION + bisect_left(DURATION_BOUNDS_NS, executed.run_ns)] += 1
-        counts[EXECUTION_DURATION + _SUM] += executed.run_ns
-        counts[BATCH_ROWS + bisect_left(ROWS_BOUNDS, rows)] += 1
-        counts[BATCH_ROWS + _ROWS_SUM] += rows
-        counts[COMPUTE_INPUT_NS] += executed.gather_ns * len(batch.jobs)
-        counts[COMPUTE_INFER_NS] += executed.run_ns * len(batch.jobs)
-        counts[CPU_NS] += executed.cpu_ns
-        at = BATCH_STATS + 4 * (rows if rows <= 128 else 0)
-        counts[at] += 1
-        counts[at + 1] += executed.gather_ns
-        counts[at + 2] += executed.run_ns
+class Evidence(Protocol):
+    """What a policy wants to know of the requests that it routed."""
 
-    def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
+    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
+        """Requests of one batch are about to be answered; outputs hold the rows of these jobs alone, in their
+        order. Names each prediction in the head of its answer."""
+
+    def failed(self, exchange: Exchange, error: ServingError) -> bool:
+        """One failed; True = somebody else answers it."""
+
+    def left(self, exchange: Exchange) -> None:
+        """The caller of one has gone."""
+
+
+class ServedVersion:
+    """Answers for one runtime under one variant.
+
+    Args:
+        more: headers that follow the variant's, e.g. the policy's revision.
+        evidence: of the policy that routes here; None = no policy does.
+
+    Attributes:
+        headers: those that every answer of this version carries.
+        head: the same as bytes, up to `Exchange.lead`.
+        meter: counts of this variant.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        log: RequestLog,
+        now_ns: Callable[[], int],
+        now_ms: Callable[[], int],
+        *,
+        variant: str = NO_VARIANT,
+        more: Sequence[Header] = (),
+        evidence: Evidence | None = None,
+    ) -> None:
+        self.codec = codec
+        self.runtime = codec.runtime
+        self.meter = codec.meter(variant)
+        self.variant = variant
+        self.decoder = codec.decoder
+        self.evidence = evidence
+        self.headers: tuple[Header, ...] = (
+            (b"x-tidegate-model", codec.name.encode()),
+            (b"x-tidegate-variant", variant.encode()),
+            *more,
+        )
+        written = b"".join(b"%s: %s\r\n" % pair for pair in self.headers)
+        self.head = written + (b"x-prediction-id: " if evidence is not None else b"x-request-id: ")
+        self._encoder = codec.encoder
+        self._log = log
+        self._now_ns = now_ns
+        self._now_ms = now_ms
+
+    def __repr__(self) -> str:
+        return f"<ServedVersion {self.codec.name} {self.variant}>"
+
+    def headers_of(self, exchange: Exchange) -> Sequence[Header]:
+        """Headers of an answer to this exchange."""
+        if exchange.lead:
+            return [*self.headers, (b"x-prediction-id", exchange.lead.partition(b"\r\n")[0])]
+        return self.headers
+
+    # ---- results ----
+
+    def completed(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int) -> None:
         """Answer every request of a batch that still has a reader; counted before it is sent, so that no kill in
         between can make a client's count the larger one."""
         encode_from = self._now_ns()
@@ -155,15 +137,21 @@ class ServedVersion:
         if bodies is None or not _all_plain(jobs, now):
             self._complete_each(jobs, outputs, bodies, started_ns, now - encode_from)
             return
-        exchanges = cast(Sequence[Exchange], jobs)
-        for job in exchanges:
+        for job in jobs:
             job.state = DONE
-        self._count(exchanges, started_ns, now, now - encode_from)
-        for job, body in zip(exchanges, bodies, strict=True):
+        self.meter.answered(jobs, started_ns, now, now - encode_from, self._now_ms())
+        if self.evidence is not None:
+            self.evidence.answered(jobs, outputs, now)
+        for job, body in zip(jobs, bodies, strict=True):
             job.respond_ok(self, body)
 
     def _complete_each(
-        self, jobs: Sequence[Job], outputs: list[Array], bodies: list[bytes] | None, started_ns: int, encode_ns: int
+        self,
+        jobs: Sequence[Exchange],
+        outputs: Sequence[Array],
+        bodies: list[bytes] | None,
+        started_ns: int,
+        encode_ns: int,
     ) -> None:
         """The same for a batch in which somebody left, was too late, or wants another form than plain JSON."""
         now = self._now_ns()
@@ -174,89 +162,51 @@ class ServedVersion:
             start, end = end, end + job.rows
             if job.state == DONE:
                 continue
-            assert isinstance(job, Exchange), "only exchanges are submitted"
             assert job.request is not None, "an executed request was decoded"
             if now > job.deadline_ns:
-                self.failed(job, DeadlineExceeded("the deadline passed while the request was executed"))
-                continue
-            if bodies is not None and job.request.plain:
-                job.state = DONE
-                plain.append((job, bodies[i]))
+                self.failed(job, _too_late())
                 continue
             own = outputs if len(jobs) == 1 else [array[start:end] for array in outputs]
-            if (encoded := self._encode_alone(job, own)) is not None:
-                job.state = DONE
+            if bodies is not None and job.request.plain:
+                plain.append((job, bodies[i]))
+            elif (encoded := self._encode_alone(job, own)) is not None:
                 others.append((job, encoded))
-        self._count([job for job, _ in plain] + [job for job, _ in others], started_ns, now, encode_ns)
+            else:
+                continue
+            job.state = DONE
+            if self.evidence is not None:
+                self.evidence.answered([job], own, now)
+        answered = [job for job, _ in plain] + [job for job, _ in others]
+        self.meter.answered(answered, started_ns, now, encode_ns, self._now_ms())
         for job, body in plain:
             job.respond_ok(self, body)
         for job, (content_type, headers, body) in others:
-            job.respond(200, content_type, [*self.headers, *headers], body)
+            job.respond(200, content_type, [*self.headers_of(job), *headers], body)
 
-    def _count(self, jobs: Sequence[Exchange], started_ns: int, now: int, encode_ns: int) -> None:
-        """Count answers of one batch together."""
-        counts, answered = self._counts, len(jobs)
-        self.inflight -= answered
-        counts[INFLIGHT] = self.inflight
-        counts[QUEUE_ROWS] = self.runtime.batcher.queue.rows
-        if not answered:
-            return
-        durations = [now - job.started_ns for job in jobs]
-        waits = [started_ns - job.enqueued_ns for job in jobs]
-        duration_sum, wait_sum = sum(durations), sum(waits)
-        _observe(counts, REQUEST_DURATION, durations)
-        _observe(counts, QUEUE_DURATION, waits)
-        counts[REQUEST_DURATION + _SUM] += duration_sum
-        counts[QUEUE_DURATION + _SUM] += wait_sum
-        counts[CODE_INDEX[200]] += answered
-        rows = sum([job.rows for job in jobs])
-        counts[INFERENCES] += rows
-        counts[BATCH_STATS + 4 * (rows if rows <= 128 else 0) + 3] += encode_ns
-        counts[SUCCESS_NS] += duration_sum
-        counts[QUEUE_NS] += wait_sum
-        counts[COMPUTE_OUTPUT_NS] += encode_ns * answered
-        counts[LAST_INFERENCE_MS] = self._now_ms()
-
-    def failed(self, job: Job, error: ServingError) -> None:
-        """Answer one request with an error."""
-        assert isinstance(job, Exchange), "only exchanges are submitted"
-        job.state = DONE
-        self.refused(job, error)
+    def failed(self, exchange: Exchange, error: ServingError) -> None:
+        """Answer one request with an error, whenever it came about, unless another variant answers it."""
+        exchange.state = DONE
+        if exchange.tally is not None:
+            assert self.evidence is not None, "only a policy gives out tallies"
+            if self.evidence.failed(exchange, error):
+                return
+        status, headers, body = refusal(error, exchange.request_id)
+        self._log.refused(status, error.code, exchange.request_id, self.codec.name, error)
+        self.meter.refused(status, error, self._now_ns() - exchange.started_ns)
+        exchange.respond(status, JSON, [*self.headers, *headers], body)
 
     # ---- everything that is not a result ----
 
     def begin(self) -> None:
         """A request has found this version."""
-        self.inflight += 1
+        self.meter.inflight += 1
 
-    def refused(self, exchange: Exchange, error: ServingError) -> None:
-        """Count and send an error, whenever it came about."""
-        status, headers, body = refusal(error, exchange.request_id)
-        self._log.refused(status, error.code, exchange.request_id, self._name, error)
-        counts = self._counts
-        duration = self._now_ns() - exchange.started_ns
-        self.inflight -= 1
-        counts[INFLIGHT] = self.inflight
-        counts[QUEUE_ROWS] = self.runtime.batcher.queue.rows
-        counts[CODE_INDEX.get(status, CODE_INDEX[500])] += 1
-        counts[FAIL] += 1
-        counts[FAIL_NS] += duration
-        counts[REQUEST_DURATION + bisect_left(DURATION_BOUNDS_NS, duration)] += 1
-        counts[REQUEST_DURATION + _SUM] += duration
-        counts[TERMINATED] = self.runtime.terminations
-        reason = error.reason if isinstance(error, QueueFull) else _REASON_OF_CODE.get(error.code)
-        if reason is not None:
-            counts[REASON_INDEX[reason]] += 1
-        exchange.respond(status, JSON, [*self.headers, *headers], body)
-
-    def cancelled(self) -> None:
+    def cancelled(self, exchange: Exchange) -> None:
         """The caller of an admitted request has gone: counted as 499, never sent."""
-        counts = self._counts
-        self.inflight -= 1
-        counts[INFLIGHT] = self.inflight
-        counts[QUEUE_ROWS] = self.runtime.batcher.queue.rows
-        counts[CODE_INDEX[499]] += 1
-        counts[REASON_INDEX["cancelled"]] += 1
+        if exchange.tally is not None:
+            assert self.evidence is not None, "only a policy gives out tallies"
+            self.evidence.left(exchange)
+        self.meter.cancelled()
 
     def answer_empty(self, exchange: Exchange) -> None:
         """No rows asked, none given: outputs with 0 in the row dimension, without an execution."""
@@ -270,13 +220,13 @@ class ServedVersion:
 
     # ---- encoding ----
 
-    def _encode(self, jobs: Sequence[Job], outputs: list[Array]) -> list[bytes] | None:
+    def _encode(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> list[bytes] | None:
         """JSON bodies of a whole batch, or None when each has to be encoded by itself."""
         if not self.runtime.batcher.bounds.mergeable and len(jobs) == 1:
             return None
         return self._encoder.encode_rows(outputs, [job.rows for job in jobs])
 
-    def _encode_alone(self, exchange: Exchange, outputs: list[Array]) -> "_Encoded | None":
+    def _encode_alone(self, exchange: Exchange, outputs: Sequence[Array]) -> _Encoded | None:
         """The answer to one request; None when it cannot be written, which costs its neighbours nothing."""
         request, runtime = exchange.request, self.runtime
         assert request is not None, "an executed request was decoded"
@@ -293,29 +243,66 @@ class ServedVersion:
         except Exception as error:
             failed = ExecutionFailed("the answer could not be encoded")
             failed.__cause__ = error
+            failed.executed = True
             self.failed(exchange, failed)
         return None
 
 
-def _observe(counts: memoryview, at: int, values: list[int]) -> None:
-    """Add durations to the histogram at `at`; those of a batch mostly fall into one bucket."""
-    lowest, highest = bisect_left(DURATION_BOUNDS_NS, min(values)), bisect_left(DURATION_BOUNDS_NS, max(values))
-    if lowest == highest:
-        counts[at + lowest] += len(values)
-        return
-    for value in values:
-        counts[at + bisect_left(DURATION_BOUNDS_NS, value)] += 1
+class Results:
+    """Sink of one runtime: a batch may hold requests of several variants, and each hears of its own."""
+
+    def executed(self, batch: Batch) -> None:
+        """Count one execution, under the variant that came first."""
+        _waiting(batch.jobs[0]).meter.executed(batch)
+
+    def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
+        """Answer every request of a batch."""
+        exchanges = cast(Sequence[Exchange], jobs)
+        first = exchanges[0].served
+        assert first is not None, "an admitted request was routed"
+        for job in exchanges:
+            if job.served is not first:
+                self._completed_apart(exchanges, outputs, started_ns)
+                return
+        first.completed(exchanges, outputs, started_ns)
+
+    def _completed_apart(self, jobs: Sequence[Exchange], outputs: list[Array], started_ns: int) -> None:
+        """The same for a batch of several variants: those next to each other go together."""
+        at = begin = row = 0
+        while at < len(jobs):
+            served, rows = _waiting(jobs[at]), 0
+            while at < len(jobs) and jobs[at].served is served:
+                rows += jobs[at].rows
+                at += 1
+            served.completed(jobs[begin:at], [array[row : row + rows] for array in outputs], started_ns)
+            begin, row = at, row + rows
+
+    def failed(self, job: Job, error: ServingError) -> None:
+        """Answer one request with an error."""
+        _waiting(job).failed(cast(Exchange, job), error)
 
 
-def _is_plain(job: Job) -> bool:
-    request = cast(Exchange, job).request
-    return request is not None and request.plain
+def _waiting(job: Job) -> ServedVersion:
+    whole = getattr(job, "whole", job)
+    served = cast(Exchange, whole).served
+    assert served is not None, "an admitted request was routed"
+    return served
 
 
-def _all_plain(jobs: Sequence[Job], now: int) -> bool:
+def _too_late() -> DeadlineExceeded:
+    error = DeadlineExceeded("the deadline passed while the request was executed")
+    error.executed = True
+    return error
+
+
+def _is_plain(job: Exchange) -> bool:
+    return job.request is not None and job.request.plain
+
+
+def _all_plain(jobs: Sequence[Exchange], now: int) -> bool:
     """Whether every job has a reader, time, and wants plain JSON."""
     for job in jobs:
-        request = cast(Exchange, job).request
+        request = job.request
         if job.state == DONE or now > job.deadline_ns or request is None or not request.plain:
             return False
     return True

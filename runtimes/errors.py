@@ -31,9 +31,11 @@ class ServingError(Exception):
         message: what went wrong, expected versus got; no path, class name or stack.
         code: stable machine-readable name.
         retry_after_s: seconds after which a retry may succeed, or None.
+        executed: the execution itself failed or came too late; False for what was refused before.
     """
 
     code: ClassVar[str] = "internal"
+    executed: bool = False
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from gateway.dataplane import Dataplane
 from gateway.http.door import Door
 from gateway.http.limits import EdgeLimits
+from gateway.http.meanings import Meanings
 
 
 class Edge(Door):
@@ -16,6 +17,7 @@ class Edge(Door):
     Attributes:
         head_ok: status line and headers that every plain answer begins with, refreshed each second.
         executor: compresses large answers.
+        meanings: of the names of headers, for the policies in force.
         slow_lane_only: every request takes the slow lane (the differential tests use it).
     """
 
@@ -32,6 +34,7 @@ class Edge(Door):
         self.dataplane = dataplane
         self.executor = executor
         self.slow_lane_only = False
+        self.meanings = Meanings(dataplane.header_names)
         self.head_ok = b""
         super().__init__(
             limits, dataplane.counts, dataplane.log, call_later=call_later, random_bytes=random_bytes, wall_s=wall_s

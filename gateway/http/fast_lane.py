@@ -8,45 +8,34 @@ lanes.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gateway.exchange import Exchange
 from gateway.http.answers import NO_EVENT, NeverSet
 from gateway.http.compression import COMPRESS_BYTES, choose, compress
 from gateway.http.door import REQUEST_ID
 from gateway.http.heads import VERSIONS
-from gateway.served import Exchange, ServedVersion
+from gateway.http.meanings import (
+    CONNECTION,
+    ENCODING,
+    HOST,
+    ID,
+    JSON_LENGTH,
+    LENGTH,
+    NOTHING,
+    READ,
+    TIMEOUT,
+    TRACE,
+    Meanings,
+)
+from gateway.served import ServedVersion
 from runtimes.errors import ServingError
 
 if TYPE_CHECKING:
     from gateway.http.protocol import EdgeProtocol
 
-# What a header means to the lane decision. Names are kept as clients write them, also those that mean nothing.
-_NOTHING, _LENGTH, _HOST, _ID, _JSON_LENGTH, _TIMEOUT, _TRACE, _SLOWS, _ENCODING, _CONNECTION = range(10)
-_NAMES_KEPT: Final = 4096
 _END: Final = b"\r\ncontent-length: %d\r\n\r\n"
 _ENDS_KEPT: Final = 2048
 _ENDS: Final = [_END % size for size in range(_ENDS_KEPT)]
 """The end of a head for short answers, which most are."""
-_MEANING: Final = {
-    b"content-length": _LENGTH,
-    b"host": _HOST,
-    b"x-request-id": _ID,
-    b"inference-header-content-length": _JSON_LENGTH,
-    b"x-request-timeout-ms": _TIMEOUT,
-    b"traceparent": _TRACE,
-    b"transfer-encoding": _SLOWS,
-    b"content-encoding": _SLOWS,
-    b"expect": _SLOWS,
-    b"accept-encoding": _ENCODING,
-    b"authorization": _SLOWS,
-    b"connection": _CONNECTION,
-}
-
-
-def _meaning(name: bytes) -> int:
-    """The meaning of a name in a spelling that is new; kept, within a bound, for the next time."""
-    meaning = _MEANING.get(name.lower(), _NOTHING)
-    if len(_MEANING) < _NAMES_KEPT:
-        _MEANING[name] = meaning
-    return meaning
 
 
 class FastExchange(Exchange):
@@ -86,7 +75,7 @@ class FastExchange(Exchange):
         protocol = self.protocol
         edge = protocol.edge
         if not self.keep_alive or self.trace or self.coding or edge.shed or edge.dataplane.draining:
-            self.respond(200, b"application/json", served.headers, body)
+            self.respond(200, b"application/json", served.headers_of(self), body)
             return
         self.response_complete = True
         protocol.transport.write(
@@ -94,6 +83,7 @@ class FastExchange(Exchange):
                 (
                     edge.head_ok,
                     served.head,
+                    self.lead,
                     self.request_id,
                     _ENDS[len(body)] if len(body) < _ENDS_KEPT else _END % len(body),
                     body,
@@ -138,32 +128,46 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
     request_id = trace = coding = b""
     json_length: int | None = None
     timeout_ms = 0
+    edge = protocol.edge
+    meanings = edge.meanings
+    if meanings.names is not edge.dataplane.header_names:
+        meanings = edge.meanings = Meanings(edge.dataplane.header_names)
+    known = meanings.known
+    read: dict[bytes, bytes] | None = None
     for name, value in protocol.headers:
-        meaning = _MEANING.get(name)
+        meaning = known.get(name)
         if meaning is None:
-            meaning = _meaning(name)
-        if meaning == _NOTHING:
+            meaning = meanings.learn(name)
+        if meaning == NOTHING:
             continue
-        if meaning == _LENGTH and length < 0 and value.isdigit():
+        if meaning & READ:
+            read = {} if read is None else read
+            lower = name.lower()
+            if lower in read:
+                return None
+            read[lower] = value
+            meaning -= READ
+            if meaning == NOTHING:
+                continue
+        if meaning == LENGTH and length < 0 and value.isdigit():
             length = int(value)
-        elif meaning == _HOST and not host:
+        elif meaning == HOST and not host:
             host = True
-        elif meaning == _ID and not request_id and REQUEST_ID.fullmatch(value):
+        elif meaning == ID and not request_id and REQUEST_ID.fullmatch(value):
             request_id = value
-        elif meaning == _JSON_LENGTH and json_length is None and value.isdigit() and len(value) < 10:
+        elif meaning == JSON_LENGTH and json_length is None and value.isdigit() and len(value) < 10:
             json_length = int(value)
-        elif meaning == _TIMEOUT and not timeout_ms and value.isdigit() and len(value) < 10:
+        elif meaning == TIMEOUT and not timeout_ms and value.isdigit() and len(value) < 10:
             timeout_ms = int(value)
-        elif meaning == _TRACE and not trace and len(value) < 256:
+        elif meaning == TRACE and not trace and len(value) < 256:
             trace = value
-        elif meaning == _ENCODING and not coding:
+        elif meaning == ENCODING and not coding:
             coding = choose(value)
-        elif meaning == _CONNECTION:
+        elif meaning == CONNECTION:
             # HTTP/1.0 that asks to be kept: it is not.
             close = close or protocol.parser.get_http_version() != "1.1"
         else:
             return None
-    edge = protocol.edge
     if not 0 <= length <= edge.limits.fast_body_bytes or not (host or protocol.parser.get_http_version() == "1.0"):
         return None
     close = close or not protocol.parser.should_keep_alive()
@@ -177,6 +181,8 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
         exchange.trace = trace
         exchange.coding = coding
         exchange.timeout_ms = timeout_ms
+    if read is not None:
+        exchange.headers = read
     if close:
         exchange.keep_alive = False
     if not edge.dataplane.reserve(length):

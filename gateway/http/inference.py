@@ -1,7 +1,7 @@
 """`POST .../infer` in the slow lane: everything that the fast lane does not take, through the same dataplane."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -9,11 +9,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
+from gateway.exchange import Exchange
 from gateway.http.body import decoded_body, read_body
 from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
 from gateway.http.limits import EdgeLimits
 from gateway.http.reply import Reply, request_id_of
-from gateway.served import Exchange
 from runtimes.errors import ServingError
 
 
@@ -26,6 +26,18 @@ class SlowExchange(Exchange):
         self.request_id = request_id
         self.trace = trace
         self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._query: Mapping[str, str] = {}
+
+    def read(self, request: Request, names: frozenset[bytes]) -> None:
+        """Keep what policies read of a request; of a repeated header the first counts."""
+        if names:
+            found = [(name, value) for name, value in request.scope["headers"] if name in names]
+            self.headers = dict(reversed(found))
+        self._query = request.query_params
+
+    def query(self, name: str) -> str | None:
+        """Value of a query parameter."""
+        return self._query.get(name)
 
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Hand the answer to the task."""
@@ -54,14 +66,14 @@ class Inference:
         try:
             exchange.json_length = _number(request, "inference-header-content-length")
             exchange.timeout_ms = _number(request, "x-request-timeout-ms") or 0
-            served = self._dataplane.find(exchange.model_name, exchange.selector)
+            self._dataplane.find(exchange.model_name, exchange.selector)
+            exchange.read(request, self._dataplane.header_names)
             limit = self._limits.json_body_bytes if exchange.json_length is None else self._limits.binary_body_bytes
             body, held = await read_body(request, limit, self._dataplane)
         except ServingError as error:
             exchange.started_ns = self._dataplane.now_ns()
             self._dataplane.refuse_unread(exchange, error)
             return await exchange.answer
-        del served
         try:
             coding = _single(request, "content-encoding").strip().lower()
             room = most_bytes(body, coding, limit)

@@ -41,13 +41,13 @@ class Metadata:
 
     async def models(self, request: Request) -> Reply:
         """Names that resolve now."""
-        routes = self._surface.dataplane.table.routes
+        routes = self._surface.dataplane.routes.table.routes
         return json_reply({"models": [name for name in sorted(routes) if routes[name].default is not None]})
 
     async def model(self, request: Request) -> Reply:
         """Inputs and outputs."""
         name, selector, runtime = self._find(request)
-        route = self._surface.dataplane.table.routes[name]
+        route = self._surface.dataplane.routes.table.routes[name]
         versions = [runtime.version_text] if selector else [str(version) for version in route.versions]
         return json_reply(
             {

@@ -68,7 +68,7 @@ class Sink(Protocol):
         """Answer those of the jobs that are not DONE, and mark them DONE; outputs hold the rows of all."""
 
     def failed(self, job: Job, error: ServingError) -> None:
-        """Answer this job with an error."""
+        """Answer this job with an error and mark it DONE, or submit it to another batcher."""
 
 
 class Pool(Protocol):
@@ -364,6 +364,7 @@ class Batcher:
             self._retries.appendleft(jobs[middle:])
             self._retries.appendleft(jobs[:middle])
         else:
+            outcome.executed = not isinstance(outcome, InvalidInput)
             self._fail(jobs[0], outcome)
 
     def _deliver(self, jobs: list[Job], outputs: list[Array], started_ns: int) -> None:
@@ -396,7 +397,6 @@ class Batcher:
             job = whole
         if job.state != DONE:
             self._sink.failed(job, error)
-            job.state = DONE
 
     def _choose_lane(self) -> None:
         """Leave the loop when one row exceeds the turn's budget; come back below half of it.

