@@ -113,7 +113,8 @@ def _guardrails(spec: RolloutSpec, status: RolloutStatus, observed: Observed) ->
 def _canary(spec: RolloutSpec, status: RolloutStatus, observed: Observed) -> Iterator[Finding]:
     if observed.signature_ok is False:
         text = "the canary's inputs, outputs or golden answers are not those of stable"
-        yield Finding("signature", spec.on_failure.do, text, "auto:signature")
+        # A model that answers something else is not warned of and then given users.
+        yield Finding("signature", "rollback" if spec.on_failure.do == "rollback" else "hold", text, "auto:signature")
     if observed.canary_failed:
         yield Finding("load", "hold", f"the canary cannot be loaded: {observed.canary_failed}", "auto:load")
     elif status.phase in UNDER_WATCH and not observed.canary_ready:

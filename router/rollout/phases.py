@@ -19,7 +19,9 @@ MAX_TICK_MS: Final = 10_000
 def replan(turn: Turn) -> None:
     """The steps were edited. What the canary has is never raised by that, and agreements were to other steps."""
     spec, status = turn.wanted_spec(), turn.status
-    turn.set(plan=plan_digest(spec), approvals=(), force=None)
+    # Whose word gave it all users already stays beside that.
+    force = status.force if status.slots == ALL_SLOTS else None
+    turn.set(plan=plan_digest(spec), approvals=(), force=force)
     if status.phase in IN_STEP and not _still_there(spec, status):
         below = [slots_at(spec, index) for index in range(len(spec.steps)) if slots_at(spec, index) <= status.slots]
         if below:

@@ -59,6 +59,14 @@ def test_three_crashes_roll_back_whatever_the_policy_does_on_failure() -> None:
     assert tower.status.phase == "ABORTING"
 
 
+@pytest.mark.parametrize("do", ["warn", "hold"])
+def test_no_user_sees_a_canary_that_answers_something_else(do: Any) -> None:
+    tower = Tower(spec=a_spec(on_failure=OnFailure(do=do))).until("PREPARING")
+    for _ in range(10):
+        tower.tick(signature_ok=False)
+    assert (tower.status.state, tower.slots, tower.shadow_slots) == ("HOLDING", 0, 0)
+
+
 def test_max_duration_may_roll_back() -> None:
     tower = Tower(spec=a_spec(on_timeout="rollback", max_duration_ms=60 * MINUTE)).until("BAKING", at=1)
     tower.tick(after_ms=60 * MINUTE)

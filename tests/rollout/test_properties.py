@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from router.rollout.observed import Command, CommandKind, LocalZero, Observed, Verdict
@@ -124,11 +125,23 @@ class Play:
         return command(kind, actor, **({"id": str(self.number)} | rest))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.sampled_from(SPECS), SCRIPTS)
-def test_every_tick_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) -> None:
+def perform(spec: RolloutSpec | None, script: list[Any]) -> None:
     play = Play(spec)
     for calm, odd, said in script:
         for _ in range(calm):
             play.tick({}, [])
         play.tick({key: value for one in odd for key, value in one.items()}, said)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(SPECS), SCRIPTS)
+def test_every_tick_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) -> None:
+    perform(spec, script)
+
+
+@pytest.mark.sim
+@pytest.mark.timeout(600)
+@settings(max_examples=6_000, deadline=None)
+@given(st.sampled_from(SPECS), SCRIPTS)
+def test_every_tick_of_many_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) -> None:
+    perform(spec, script)

@@ -358,6 +358,18 @@ def test_an_edited_ramp_never_gives_the_canary_more(steps: Any, at: int, slots: 
     tower.until("PROMOTED")
 
 
+def test_an_edit_while_it_is_promoted_by_name_keeps_the_name() -> None:
+    tower = Tower().until("PROMOTED")
+    tower.spec = a_spec(stable_digest="sha256:bb", canary_digest="sha256:aa")
+    tower.tick()
+    tower.until("PROMOTING")
+    tower.spec = change(tower.spec, steps=(step(5), step(50)))
+    tower.tick()
+    assert tower.status.force is not None
+    assert tower.status.force.actor == "auto:rollbackWindow"
+    tower.until("PROMOTED")
+
+
 def test_an_edit_takes_agreements_away() -> None:
     tower = Tower().until("BAKING", at=3)
     tower.tick(command("approve"), fresh=False)

@@ -1,0 +1,72 @@
+"""docs/rollouts.md names every state, every command, and every reason to wait, and no others."""
+
+import re
+from typing import get_args
+
+from router.rollout.observed import CommandKind, LocalZero, Verdict
+from router.rollout.spec import Guardrail, OnFailure
+from router.rollout.status import MAX_LATCHES, Latch, Phase, RolloutStatus
+from tests.docs.tables import DOCS, code, rows
+from tests.rollout.test_ramp import HOLDS
+from tests.rollout.tower import MINUTE, PASSES, TRIPPED, Tower, a_spec, command, step
+
+TEXT = (DOCS / "rollouts.md").read_text()
+FAILING = {"error_rate": TRIPPED, "latency": PASSES}
+
+
+def given() -> set[str]:
+    """Every kind of reason, from the machine itself."""
+    found: set[str] = set()
+    for seen, _ in HOLDS:
+        found |= seen_waiting(Tower().until("BAKING", at=2), **seen)
+    for seen in ({"canary_ready": False, "signature_ok": None}, {"canary_failed": "bad magic"}):
+        found |= seen_waiting(Tower().until("PREPARING"), **seen)
+    held = a_spec(on_failure=OnFailure(do="hold"))
+    found |= seen_waiting(Tower(spec=held).until("PREPARING"), signature_ok=False)
+    found |= seen_waiting(Tower(spec=held).until("BAKING", at=1), verdicts=FAILING)
+    found |= seen_waiting(Tower().until("BAKING", at=1), lagging=("w2",), acked_revision=0, after_ms=MINUTE)
+    found |= seen_waiting(Tower(spec=a_spec(max_duration_ms=1)).until("PREPARING"))
+    found |= seen_waiting(Tower().until("DECIDING", at=3), store=False)
+    rails = (Guardrail(name="disagreement", kind="shadow"), Guardrail(name="error_rate"))
+    shadowed = Tower(spec=a_spec(guardrails=rails)).until("SHADOWING", at=0)
+    found |= seen_waiting(shadowed, samples=0, verdicts={"disagreement": Verdict()})
+    weak = {"error_rate": PASSES, "latency": Verdict(detectable_ratio=1.5)}
+    found |= seen_waiting(Tower(spec=a_spec(steps=a_spec().steps[1:3])).until("DECIDING", at=1), verdicts=weak)
+    counted = Tower(spec=a_spec(steps=(step(1, min_samples=9), step(10)))).until("BAKING", at=0)
+    found |= seen_waiting(counted, samples=0, zeroed=(LocalZero("w1", "failures"),))
+    paused = Tower().until("BAKING", at=1)
+    paused.tick(command("pause"))
+    found |= seen_waiting(paused, samples=0)
+    latches = tuple(Latch(str(n), "sha256:dd", "ann", n, "bad") for n in range(MAX_LATCHES))
+    return found | seen_waiting(Tower(status=RolloutStatus(latches=latches)))
+
+
+def seen_waiting(tower: Tower, **seen: object) -> set[str]:
+    found: set[str] = set()
+    for _ in range(3):
+        tower.tick(**seen)  # type: ignore[arg-type]
+        found |= set(tower.status.waits)
+    return found
+
+
+def written() -> list[str]:
+    return [one for row in rows(TEXT, "reason") for one in re.findall(r"`([^`]+)`", row[0])]
+
+
+def matches(pattern: str, reason: str) -> bool:
+    return re.fullmatch(re.escape(pattern).replace("…", ".+"), reason) is not None
+
+
+def test_every_reason_is_documented_and_every_documented_reason_occurs() -> None:
+    reasons = {reason.replace("`", "") for reason in given()}
+    patterns = written()
+    assert [reason for reason in sorted(reasons) if not any(matches(one, reason) for one in patterns)] == []
+    assert [one for one in patterns if not any(matches(one, reason) for reason in reasons)] == []
+
+
+def test_every_state_is_documented() -> None:
+    assert [code(row[0]) for row in rows(TEXT, "state")] == list(get_args(Phase))
+
+
+def test_every_command_is_documented() -> None:
+    assert [code(row[0]) for row in rows(TEXT, "command")] == list(get_args(CommandKind))
