@@ -136,9 +136,6 @@ class Turn:
             clock_from_ms=now_ms,
             slots=0,
             shadow_slots=0,
-            unloads=tuple(
-                one for one in self.status.unloads if one.digest not in (spec.stable_digest, spec.canary_digest)
-            ),
             **_CLEAN,
         )
         self.move("DRAFT", reason, actor)
@@ -174,8 +171,7 @@ class Turn:
         self.move("PROMOTED", reason, actor)
         self.actions.append(Promote(status.canary_digest))
         self._written()
-        if status.stable_digest != status.canary_digest:
-            self.unload_later(status.stable_digest)
+        self.unload_later(status.stable_digest)
         self.audit(actor, "promoted", reason, before)
         self.notify("promoted", reason)
 

@@ -157,6 +157,53 @@ def test_another_canary_or_other_guardrails_are_another_rollout() -> None:
     assert len(tower.status.latches) == 1
 
 
+def test_aborting_what_is_latched_already_keeps_one_latch() -> None:
+    tower = rolled_back()
+    again, tower.spec = tower.spec, None
+    tower.tick()
+    tower.spec = again
+    tower.tick()
+    assert tower.status.phase == "DRAFT"
+    tower.tick(command("abort", id="again"))
+    assert [latch.reason for latch in tower.status.latches] == ["looks odd"]
+
+
+def test_what_is_tried_again_is_not_unloaded() -> None:
+    tower = rolled_back()
+    tower.tick(command("retry"))
+    for _ in range(40):
+        tower.tick(after_ms=MINUTE, fresh=False)
+    assert tower.status.phase == "PREPARING"
+    assert not of(tower.log, Unload)
+    assert "sha256:bb" in wanted(tower.status)
+
+
+def test_a_new_rollout_takes_nothing_over() -> None:
+    tower = Tower(changes={"evidence": "7"}).until("BAKING", at=3)
+    tower.tick(command("promote"), command("approve"))
+    assert tower.status.force is not None
+    assert tower.status.approvals
+    tower.spec = a_spec(canary_digest="sha256:cc")
+    tower.tick()
+    old = tower.status.identity
+    tower.tick(identity=old)
+    assert tower.status.phase == "DRAFT"
+    assert (tower.status.force, tower.status.approvals, tower.status.evidence) == (None, (), "")
+    tower.tick(identity=old)
+    assert tower.status.evidence == ""
+    tower.tick()
+    assert tower.status.evidence == "7"
+
+
+def test_after_a_promotion_by_hand_the_next_rollout_is_not_forced() -> None:
+    tower = Tower().until("BAKING", at=3)
+    tower.tick(command("promote"))
+    tower.until("PROMOTED")
+    tower.spec = a_spec(stable_digest="sha256:bb", canary_digest="sha256:cc")
+    tower.tick()
+    assert (tower.status.phase, tower.status.force, tower.status.approvals) == ("DRAFT", None, ())
+
+
 def test_retry_clears_the_latch_and_begins_at_the_first_step() -> None:
     tower = rolled_back()
     tower.tick(command("retry", reason=""))
@@ -296,6 +343,31 @@ def test_a_rollback_decided_without_the_store_is_not_carried_to_another_rollout(
     tower.tick(**TRIP, store=False)
     other = Tower(spec=a_spec(canary_digest="sha256:cc"), revision=50).until("BAKING", at=2)
     assert recover(other.status, tower.status) == other.status
+
+
+def test_a_newer_status_on_disk_wins_over_a_store_that_lost_writes() -> None:
+    tower = Tower().until("BAKING", at=1)
+    older = tower.status
+    tower.until("BAKING", at=2)
+    assert recover(older, tower.status) == tower.status
+    assert recover(tower.status, older) == tower.status
+
+
+def test_a_rollback_decided_without_the_store_is_over_when_it_is_rolled_back() -> None:
+    tower = Tower().until("BAKING", at=2)
+    tower.tick(**TRIP, store=False)
+    local = tower.status
+    tower.tick()
+    tower.tick()
+    assert recover(tower.status, msgspec.structs.replace(local, revision=0)).pending_abort is None
+
+
+@pytest.mark.parametrize(("phase", "about"), [("DRAFT", ""), ("BAKING", "another")])
+def test_without_the_store_an_abort_needs_something_to_abort(phase: str, about: str) -> None:
+    tower = Tower().until(phase)
+    actions = tower.tick(command("abort", identity=about), store=False)
+    assert [action.ok for action in of(actions, Answer)] == [False]
+    assert not of(actions, ZeroHere)
 
 
 def test_a_rollback_decided_without_the_store_comes_before_a_new_spec() -> None:

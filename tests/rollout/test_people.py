@@ -89,6 +89,21 @@ def test_a_step_without_approval_takes_none_in_advance() -> None:
     assert asked(tower, command("approve")).text == "step 3 asks for no approval"
 
 
+def test_an_approval_is_for_one_step() -> None:
+    steps = (step(1, approval=RELEASE), step(10, approval=RELEASE))
+    tower = Tower(spec=a_spec(steps=steps)).until("DECIDING", at=0)
+    tower.tick(command("approve"))
+    for _ in range(20):
+        tower.tick()
+    assert (tower.status.phase, tower.status.step) == ("DECIDING", 1)
+
+
+def test_an_approval_of_steps_that_are_being_edited_is_refused() -> None:
+    tower = Tower().until("DECIDING", at=3)
+    tower.spec = a_spec(steps=(step(1),))
+    assert asked(tower, command("approve")).text == "the steps have just been edited; look again"
+
+
 def test_four_eyes() -> None:
     tower = Tower(spec=a_spec(four_eyes=True)).until("DECIDING", at=3)
     refused = asked(tower, command("approve", "zoe"))
@@ -110,7 +125,8 @@ def test_pause_stops_and_resume_goes_on() -> None:
         tower.tick()
     assert (tower.status.state, tower.status.step, tower.status.held_ms) == ("PAUSED", 1, held_ms)
     assert tower.status.waits[0] == "paused by ann: holiday"
-    assert asked(tower, command("pause", id="again")).ok
+    assert asked(tower, command("pause", "bob", reason="me too")).ok
+    assert tower.status.waits[0] == "paused by ann: holiday"
     assert asked(tower, command("resume")).ok
     tower.until("BAKING", at=2)
 

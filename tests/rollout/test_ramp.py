@@ -276,6 +276,19 @@ def test_max_duration_holds_until_somebody_resumes() -> None:
     tower.until("PROMOTED")
 
 
+def test_max_duration_no_longer_matters_when_all_users_have_it() -> None:
+    tower = Tower(spec=a_spec(max_duration_ms=60 * MINUTE, on_timeout="rollback")).until("PROMOTING")
+    tower.tick(after_ms=60 * MINUTE)
+    assert tower.status.phase == "PROMOTED"
+
+
+def test_with_all_users_on_the_canary_only_its_own_units_count() -> None:
+    steps = (step(10), step(100, min_units=50))
+    tower = Tower(spec=a_spec(steps=steps)).until("BAKING", at=1)
+    tower.tick(stable_units=0)
+    assert tower.status.phase == "DECIDING"
+
+
 def test_max_duration_may_promote_without_the_last_proof_but_not_without_data() -> None:
     weak = {"error_rate": Verdict(), "latency": Verdict()}
     spec = a_spec(max_duration_ms=60 * MINUTE, on_timeout="promote")
@@ -299,6 +312,16 @@ def test_a_stable_of_late_comes_back_in_one_step_and_outside_the_window() -> Non
     assert (tower.status.phase, tower.stable) == ("PROMOTED", "sha256:aa")
     assert [action.slots for action in of(tower.log, SetWeight)] == [ALL_SLOTS]
     assert tower.status.stables == ("sha256:aa", "sha256:bb", "sha256:aa")
+
+
+def test_the_rollback_window_counts_former_stables() -> None:
+    tower = Tower(spec=a_spec(rollback_window=1)).until("PROMOTED")
+    for canary, stable, direct in [("cc", "bb", False), ("bb", "cc", True), ("aa", "bb", False)]:
+        tower.log.clear()
+        tower.spec = a_spec(stable_digest=f"sha256:{stable}", canary_digest=f"sha256:{canary}", rollback_window=1)
+        tower.tick()
+        tower.until("PROMOTED")
+        assert (len(of(tower.log, SetWeight)) == 1) is direct
 
 
 def test_without_a_rollback_window_going_back_is_a_rollout_like_any_other() -> None:
@@ -368,6 +391,17 @@ def test_an_edit_while_it_is_promoted_by_name_keeps_the_name() -> None:
     assert tower.status.force is not None
     assert tower.status.force.actor == "auto:rollbackWindow"
     tower.until("PROMOTED")
+
+
+def test_an_edit_to_less_than_everybody_asks_for_proof_again() -> None:
+    tower = Tower(spec=a_spec(steps=(step(10), step(100)))).until("BAKING", at=1)
+    assert tower.status.cleared
+    tower.spec = a_spec(steps=(step(10), step(50)))
+    tower.tick()
+    assert (tower.slots, tower.status.cleared) == (5_000, False)
+    for _ in range(20):
+        tower.tick(verdicts={"error_rate": PASSES, "latency": Verdict(detectable_ratio=1.5)})
+    assert tower.slots == 5_000
 
 
 def test_an_edit_takes_agreements_away() -> None:
