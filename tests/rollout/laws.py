@@ -91,7 +91,8 @@ class Laws:
     def _more(self, one: Tick) -> None:
         """More for the canary only from a full view, with nothing against it, and past no approval."""
         before, after, observed, spec = one.before, one.after, one.observed, one.spec
-        if after.slots <= before.slots and after.shadow_slots <= before.shadow_slots:
+        edited = after.plan != before.plan  # may ask for a larger shadow, which no user sees
+        if after.slots <= before.slots and (after.shadow_slots <= before.shadow_slots or edited):
             return
         if before.phase == "DRAFT":
             assert (after.phase, after.force and after.force.actor) == ("PROMOTED", "auto:stable")

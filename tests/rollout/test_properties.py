@@ -21,6 +21,7 @@ RAMP = (
 SPECS: tuple[RolloutSpec | None, ...] = (
     a_spec(steps=RAMP),
     a_spec(steps=RAMP[1:], four_eyes=True),
+    a_spec(steps=(step(0.5), shadow(50), step(2, approval=RELEASE), step(80))),
     a_spec(steps=RAMP[:3], on_timeout="promote", max_duration_ms=2 * MINUTE),
     a_spec(steps=RAMP, on_timeout="rollback", max_duration_ms=2 * MINUTE, checks=Checks(srm="rollback")),
     a_spec(steps=RAMP, canary_digest="sha256:cc", on_failure=OnFailure(do="warn", keep_loaded_ms=MINUTE)),
