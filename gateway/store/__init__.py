@@ -1,0 +1,1 @@
+"""Where shared state lives: one protocol, an SQLite file on one node or a Redis for many."""

@@ -1,0 +1,226 @@
+"""What Redis does in one atomic step, in Lua (5.1, numbers are doubles). Redis 7.0 commands only.
+
+Keys of one name share a hash tag:
+
+    tidegate:{NAME}:docs    hash    KIND -> "REVISION\\nBODY"; deleted: "REVISION"
+    tidegate:{NAME}:head    hash    rev: last revision; seq, hash, time: end of the audit chain
+    tidegate:{NAME}:audit   stream  TIME_MS-SEQ -> b: body, h: hash
+    tidegate:{NAME}:lease   hash    holder, token, expires
+    tidegate:{NAME}:stream  stream  ID-0 -> r, e, s, b;  :marks hash, :used sorted set, :count number
+    tidegate:{NAME}:fb      hash    "ID\\nSLOT" -> "EXPIRES UNIT\\nBODY"
+                            :fbexpiry, :fbunits sorted sets, :fbdropped number
+    tidegate:names          set     names with documents or audit
+    tidegate:schema         number
+"""
+
+from typing import Final
+
+_NOW: Final = """
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+local function text(n) return string.format('%.0f', n) end
+"""
+
+# The caller made the record for the end of the chain that it had read; if another was quicker, it makes it anew.
+_CHAIN: Final = """
+local function moved(head, seq, rev, prev)
+  local h = redis.call('HMGET', head, 'seq', 'rev', 'hash')
+  return (h[1] or '0') ~= seq or (h[2] or '0') ~= rev or (h[3] or '') ~= prev
+end
+local function chain(head, audit, time, seq, body, hash)
+  redis.call('XADD', audit, time .. '-' .. seq, 'b', body, 'h', hash)
+  redis.call('HSET', head, 'seq', seq, 'hash', hash, 'time', time)
+end
+"""
+
+# KEYS names head docs audit lease
+# ARGV name kind expected token(""=none) alive(1|0) body channel audit_body(""=none) audit_hash time_ms seq rev prev
+WRITE: Final = (
+    _CHAIN
+    + """
+local value = redis.call('HGET', KEYS[3], ARGV[2])
+local revision = '0'
+if value and string.find(value, '\\n', 1, true) then revision = string.match(value, '^%d+') end
+if ARGV[4] ~= '' then
+  local token = redis.call('HGET', KEYS[5], 'token')
+  if token and tonumber(token) > tonumber(ARGV[4]) then return {'fenced', token} end
+end
+if ARGV[3] ~= '' and ARGV[3] ~= revision then return {'stale', value or ''} end
+if ARGV[5] == '0' and revision == '0' then return {'ok', 0} end
+if ARGV[8] ~= '' then
+  if moved(KEYS[2], ARGV[11], ARGV[12], ARGV[13]) then return {'moved'} end
+  chain(KEYS[2], KEYS[4], ARGV[10], string.format('%d', tonumber(ARGV[11]) + 1), ARGV[8], ARGV[9])
+end
+redis.call('SADD', KEYS[1], ARGV[1])
+local after = redis.call('HINCRBY', KEYS[2], 'rev', 1)
+local stored = string.format('%.0f', after)
+if ARGV[5] == '1' then stored = stored .. '\\n' .. ARGV[6] end
+redis.call('HSET', KEYS[3], ARGV[2], stored)
+redis.call('PUBLISH', ARGV[7], ARGV[1])
+return {'ok', after}
+"""
+)
+
+# KEYS head docs, of one name after the other -> per name: revision of its last write, then KIND, revision per document
+VIEW: Final = """
+local found = {}
+for i = 1, #KEYS, 2 do
+  local one = {redis.call('HGET', KEYS[i], 'rev') or '0'}
+  local docs = redis.call('HGETALL', KEYS[i + 1])
+  for j = 1, #docs, 2 do
+    local revision = string.match(docs[j + 1], '^(%d+)\\n')
+    if revision then
+      one[#one + 1] = docs[j]
+      one[#one + 1] = revision
+    end
+  end
+  found[#found + 1] = one
+end
+return found
+"""
+
+# KEYS names head audit; ARGV name body hash time_ms seq rev prev
+AUDIT: Final = (
+    _CHAIN
+    + """
+if moved(KEYS[2], ARGV[5], ARGV[6], ARGV[7]) then return {'moved'} end
+redis.call('SADD', KEYS[1], ARGV[1])
+chain(KEYS[2], KEYS[3], ARGV[4], string.format('%d', tonumber(ARGV[5]) + 1), ARGV[2], ARGV[3])
+return {'ok'}
+"""
+)
+
+# KEYS lease; ARGV holder ttl_ms. The time as a floor: tokens go on growing even after Redis lost its data.
+ACQUIRE: Final = (
+    _NOW
+    + """
+local now = clock()
+local l = redis.call('HMGET', KEYS[1], 'holder', 'token', 'expires')
+if l[1] and tonumber(l[3]) > now and l[1] ~= ARGV[1] then return {} end
+local token = math.max(tonumber(l[2] or '0') + 1, now)
+local expires = now + tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'token', text(token), 'expires', text(expires))
+return {token, expires}
+"""
+)
+
+# KEYS lease; ARGV holder token ttl_ms (0 = release)
+RENEW: Final = (
+    _NOW
+    + """
+local l = redis.call('HMGET', KEYS[1], 'holder', 'token')
+if l[1] ~= ARGV[1] or l[2] ~= ARGV[2] then return {} end
+local expires = 0
+if ARGV[3] ~= '0' then expires = clock() + tonumber(ARGV[3]) end
+redis.call('HSET', KEYS[1], 'expires', text(expires))
+return {tonumber(l[2]), expires}
+"""
+)
+
+# KEYS lease
+HELD: Final = (
+    _NOW
+    + """
+local l = redis.call('HMGET', KEYS[1], 'holder', 'token', 'expires')
+if not l[1] or tonumber(l[3]) <= clock() then return {} end
+return {l[1], tonumber(l[2]), tonumber(l[3])}
+"""
+)
+
+# KEYS stream marks used count; ARGV replica epoch sequence body rows_max marks_max window. See records.admit.
+APPEND: Final = """
+local field = ARGV[1] .. '\\n' .. ARGV[2]
+local mark = redis.call('HGET', KEYS[2], field)
+local window, sequence = tonumber(ARGV[7]), tonumber(ARGV[3])
+if not mark then
+  mark = ARGV[3] .. ':1'
+else
+  local colon = string.find(mark, ':', 1, true)
+  local head, bits = string.sub(mark, 1, colon - 1), string.sub(mark, colon + 1)
+  local ahead = sequence - tonumber(head)
+  if ahead > 0 then
+    bits = string.sub('1' .. string.rep('0', math.min(ahead - 1, window)) .. bits, 1, window)
+    mark = ARGV[3] .. ':' .. bits
+  else
+    local back = -ahead
+    if back >= window then return 0 end
+    if #bits < back + 1 then bits = bits .. string.rep('0', back + 1 - #bits) end
+    if string.sub(bits, back + 1, back + 1) == '1' then return 0 end
+    mark = head .. ':' .. string.sub(bits, 1, back) .. '1' .. string.sub(bits, back + 2)
+  end
+end
+local id = redis.call('INCR', KEYS[4])
+redis.call('HSET', KEYS[2], field, mark)
+redis.call('ZADD', KEYS[3], id, field)
+while redis.call('ZCARD', KEYS[3]) > tonumber(ARGV[6]) do
+  redis.call('HDEL', KEYS[2], redis.call('ZPOPMIN', KEYS[3])[1])
+end
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], string.format('%.0f', id) .. '-0',
+  'r', ARGV[1], 'e', ARGV[2], 's', ARGV[3], 'b', ARGV[4])
+return 1
+"""
+
+_FORGET: Final = """
+local function forget(field)
+  local value = redis.call('HGET', KEYS[1], field)
+  redis.call('HDEL', KEYS[1], field)
+  redis.call('ZREM', KEYS[2], field)
+  local unit = value and string.match(value, '^%d+ ([^\\n]*)\\n')
+  if unit and unit ~= '' then redis.call('ZREM', KEYS[3], unit .. '\\n' .. field) end
+end
+"""
+
+# KEYS fb fbexpiry fbunits fbdropped; ARGV rows_max, then field unit body expires_ms per row
+FEEDBACK: Final = (
+    _NOW
+    + _FORGET
+    + """
+local now = clock()
+for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'LIMIT', 0, 1000)) do forget(field) end
+local outcomes = {}
+for i = 2, #ARGV, 4 do
+  local field, unit, body, expires = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local old = redis.call('HGET', KEYS[1], field)
+  if old and tonumber(string.match(old, '^%d+')) <= now then forget(field); old = false end
+  local before = old and string.sub(old, string.find(old, '\\n', 1, true) + 1)
+  if tonumber(expires) <= now then
+    outcomes[#outcomes + 1] = {'expired'}
+  elseif before == body then
+    outcomes[#outcomes + 1] = {'duplicate'}
+  else
+    if old then forget(field) end
+    redis.call('HSET', KEYS[1], field, expires .. ' ' .. unit .. '\\n' .. body)
+    redis.call('ZADD', KEYS[2], expires, field)
+    if unit ~= '' then redis.call('ZADD', KEYS[3], 0, unit .. '\\n' .. field) end
+    outcomes[#outcomes + 1] = old and {'replaced', before} or {'new'}
+  end
+end
+while redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) do
+  forget(redis.call('ZRANGE', KEYS[2], 0, 0)[1])
+  redis.call('INCR', KEYS[4])
+end
+return outcomes
+"""
+)
+
+# KEYS fb fbexpiry fbunits; ARGV unit
+ERASE: Final = (
+    _FORGET
+    + """
+local found = redis.call('ZRANGEBYLEX', KEYS[3], '[' .. ARGV[1] .. '\\n', '(' .. ARGV[1] .. '\\11')
+for _, member in ipairs(found) do forget(string.sub(member, #ARGV[1] + 2)) end
+return #found
+"""
+)
+
+# KEYS fb; ARGV field
+KEPT: Final = (
+    _NOW
+    + """
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+if not value or tonumber(string.match(value, '^%d+')) <= clock() then return false end
+return value
+"""
+)
