@@ -190,7 +190,7 @@ def _latches(one: Tick) -> None:
     after = one.after
     if after.latched:
         assert after.slots == after.shadow_slots == 0
-        assert after.phase in ("ABORTING", "ROLLED_BACK", "DRAFT")
+        assert after.phase in ("ABORTING", "ROLLED_BACK", "DRAFT", "SUPERSEDED")
     gone = set(one.before.latches) - set(after.latches)
     retried = {command.id for command in one.observed.commands if command.kind == "retry" and command.reason}
     done = {action.command for action in one.actions if isinstance(action, Answer) and action.ok}

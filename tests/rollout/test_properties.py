@@ -141,7 +141,7 @@ def test_every_tick_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) 
 
 
 @pytest.mark.sim
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @settings(max_examples=6_000, deadline=None)
 @given(st.sampled_from(SPECS), SCRIPTS)
 def test_every_tick_of_many_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) -> None:
