@@ -26,6 +26,12 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     # the node link
     "control_away": 503,
+    # keys
+    "unauthorized": 401,
+    "unknown_key": 404,
+    "keys_unusable": 503,
+    # policies
+    "unknown_policy": 404,
     # gateway.store
     "store_away": 503,
     "store_unusable": 503,
