@@ -6,6 +6,7 @@ A selector is what stands where the version stands: "" (the model's default), di
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from router.compiled import CompiledPolicy
 from router.errors import UnknownRoute, nearest
 
 
@@ -43,13 +44,27 @@ class Target:
 
 
 class RoutingTable:
-    """Routes of one revision."""
+    """Routes of one revision.
 
-    __slots__ = ("revision", "routes")
+    Attributes:
+        policies: model name -> its policy; it decides where the caller names no version.
+    """
 
-    def __init__(self, routes: Mapping[str, ModelRoute], revision: int) -> None:
+    __slots__ = ("policies", "revision", "routes")
+
+    def __init__(
+        self,
+        routes: Mapping[str, ModelRoute],
+        revision: int,
+        policies: Mapping[str, CompiledPolicy] | None = None,
+    ) -> None:
         self.routes = routes
         self.revision = revision
+        self.policies: Mapping[str, CompiledPolicy] = policies or {}
+
+    def policy_of(self, name: str, selector: str) -> CompiledPolicy | None:
+        """The policy that decides a request; None = `decide` does: no policy, or the caller named a version."""
+        return None if selector else self.policies.get(name)
 
     def decide(self, name: str, selector: str) -> Target:
         """Resolve a model name and selector.
