@@ -56,7 +56,9 @@ class PolicyDiff(Struct, frozen=True):
             for share in self.shares
             if share.before != share.after
         ]
-        if self.rerandomised:
+        if not any(share.before for share in self.shares):
+            found.append("the model had no policy before")
+        elif self.rerandomised:
             found.append(f"all units are shared out anew ({self.rerandomised}): {self.moved_share:.2%} change variant")
         else:
             found.append(f"units that move: {percent_text(self.moved_slots)}")
@@ -84,7 +86,7 @@ def compare(
     """
     if (old is None) != (old_slots is None):
         raise ValueError("expected a policy and its table, or neither")
-    after = next_slots(old, old_slots, new)
+    after = next_slots(old, old_slots, new, digests=digests)
     before_by_name = {} if old is None or old_slots is None else _shares(old, old_slots)
     after_by_name = _shares(new, after)
     names = list(dict.fromkeys([*after_by_name, *before_by_name]))
@@ -109,12 +111,21 @@ def compare(
     )
 
 
-def next_slots(old: TrafficPolicy | None, old_slots: bytes | None, new: TrafficPolicy) -> bytes:
-    """The table of the default split that a new document leads to: the fewest units move from the one in force."""
+def next_slots(
+    old: TrafficPolicy | None, old_slots: bytes | None, new: TrafficPolicy, *, digests: Mapping[str, str] | None = None
+) -> bytes:
+    """The table of the default split that a new document leads to: the fewest units move from the one in force.
+
+    A rollout that goes on keeps the table that its steps have made. Arguments as in `compare`.
+    """
     counts = new.counts()
     if old is None or old_slots is None:
         return tables.fresh(counts)
-    return tables.rebalance(tables.translate(old_slots, old.names, new.names), counts)
+    kept = tables.translate(old_slots, old.names, new.names)
+    goes_on = new.spec.rollout is not None and not new_rollout_reasons(old, new, digests or {})
+    if goes_on and tables.GONE not in kept:
+        return kept
+    return tables.rebalance(kept, counts)
 
 
 def _shares(policy: TrafficPolicy, table: bytes) -> dict[str, int]:

@@ -333,7 +333,7 @@ class Spec(Section, frozen=True):
         yield from unknown or self._roles()
 
     def _unknown_variants(self) -> Iterator[tuple[str, str]]:
-        known = [variant.name for variant in self.variants]
+        known = list(dict.fromkeys(variant.name for variant in self.variants))
         for path, name in self._mentions():
             if name not in known:
                 yield path, f"no variant is called {name[:64]!r}; there are {', '.join(known)}"
