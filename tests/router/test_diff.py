@@ -84,7 +84,25 @@ def test_variants_that_come_and_go() -> None:
         ("canary", 3_000, 0),
     ]
     assert (found.moved_slots, found.moved_share, found.slots) == (3_000, 0.3, "stable*10000")
-    assert found.other == ("spec.variants",)
+    assert found.models == ("variant next is new: m:3", "variant canary is gone")
+    assert found.other == ()
+
+
+def test_units_follow_their_model_when_its_variant_is_renamed() -> None:
+    old, new = rolling(), read(variants=variants("m:2", "m:3"), split={"stable": 10_000})
+    promoted = compare(old, fresh([0, 10_000]), new)
+    assert promoted.moved_slots == 0
+    assert promoted.models == ("variant stable: m:1 -> m:2", "variant canary: m:2 -> m:3")
+    assert compare(old, fresh([10_000, 0]), new).moved_slots == 10_000
+    # By what references resolve to, where that is known.
+    other = read(variants=variants("m@next", "m:3"), split={"stable": 10_000})
+    assert compare(old, fresh([0, 10_000]), other).moved_slots == 10_000
+    assert compare(old, fresh([0, 10_000]), other, digests={"m@next": "d", "m:2": "d"}).moved_slots == 0
+
+
+def test_another_model_under_the_same_name_keeps_the_slots() -> None:
+    found = compare(read(), fresh([9_000, 1_000]), read(variants=variants("m:1", "m:3")))
+    assert (found.moved_slots, found.models) == (0, ("variant canary: m:2 -> m:3",))
 
 
 def test_another_salt_moves_units_by_chance() -> None:
