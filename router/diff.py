@@ -132,6 +132,31 @@ def next_slots(
     return tables.rebalance(kept, counts)
 
 
+def next_rule_slots(
+    old: TrafficPolicy | None,
+    old_rule_slots: Mapping[str, bytes],
+    new: TrafficPolicy,
+    *,
+    digests: Mapping[str, str] | None = None,
+) -> dict[str, bytes]:
+    """The tables of rules with a split, by rule name: a rule that stays moves the fewest units.
+
+    Args:
+        old_rule_slots: tables in force; a rule that is not among them begins with its shares in order.
+    """
+    found = {}
+    for rule in new.spec.rules:
+        if rule.route.split is None:
+            continue
+        counts = new.counts(rule.route.split)
+        table = old_rule_slots.get(rule.name)
+        if old is None or table is None:
+            found[rule.name] = tables.fresh(counts)
+        else:
+            found[rule.name] = tables.rebalance(_carried(old, table, new, digests or {}), counts)
+    return found
+
+
 def _carried(old: TrafficPolicy, table: bytes, new: TrafficPolicy, digests: Mapping[str, str]) -> bytes:
     """The old table in the new policy's terms: slots follow their model, else their variant's name, else are GONE."""
     had = {_digest_of(old, name, digests): name for name in old.names}

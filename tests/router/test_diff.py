@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from router import slots
-from router.diff import compare, new_rollout_reasons, next_slots, unreachable
+from router.diff import compare, new_rollout_reasons, next_rule_slots, next_slots, unreachable
 from router.policy import TrafficPolicy
 from router.slots import fresh, rebalance, to_text
 from tests.router.documents import read
@@ -122,6 +122,20 @@ def rules(*matches: list[dict[str, Any]]) -> TrafficPolicy:
     return read(
         rules=[{"name": f"r{at}", "match": match, "route": {"variant": "canary"}} for at, match in enumerate(matches)]
     )
+
+
+def test_tables_of_rules_move_the_fewest_units_too() -> None:
+    def split(canary: int) -> dict[str, Any]:
+        return {"name": "r", "match": [A], "route": {"split": {"stable": 10_000 - canary, "canary": canary}}}
+
+    pinned = {"name": "p", "match": [C], "route": {"variant": "canary"}}
+    one, two, three = (read(rules=[pinned, split(canary)]) for canary in (1000, 2000, 1500))
+    first = next_rule_slots(None, {}, one)
+    assert {name: to_text(table, one.names) for name, table in first.items()} == {"r": "stable*9000 canary*1000"}
+    second = next_rule_slots(one, first, two)
+    third = next_rule_slots(two, second, three)
+    assert to_text(third["r"], three.names) == "stable*8000 canary*1500 stable*500"
+    assert next_rule_slots(two, {}, three)["r"] == fresh([8500, 1500])
 
 
 A: dict[str, Any] = {"headers": {"x-a": {"exact": "1"}}}
