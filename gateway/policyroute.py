@@ -29,7 +29,7 @@ from gateway.tally import (
     place_of,
     tally,
 )
-from router.compiled import REFUSED, CompiledPolicy
+from router.compiled import REFUSED, CompiledPolicy, Decision
 from router.hashing import INDEX_BITS
 from router.view import RequestView
 from runtimes.batching.job import NEW
@@ -42,6 +42,8 @@ ATTEMPT_SHARE: Final = 0.6
 FALLBACK_SHARE: Final = 0.2
 """Fallbacks over answers of stable; above it the canary is zeroed here."""
 _TOKENS: Final = 20.0
+_DECISIONS: Final = 16_384
+"""Decisions kept per revision, about 4 MiB; when full, all are forgotten."""
 CONSECUTIVE: Final = 20
 """So many failures of a canary in a row zero it here: about one in 10^20 at a bad rate of 10 %."""
 
@@ -56,7 +58,7 @@ class Terms:
         slow_ns: requests that take longer are slow; 0 = not judged.
         fallback: stable answers what failed on the canary.
         zeroed: the canary gets nothing, here or anywhere.
-        doublings: units of a share of 1/2^doublings are noted one by one.
+        doublings: units of a share of 1/2^doublings are noted one by one; -1 = none.
     """
 
     name: str
@@ -88,7 +90,8 @@ class Arm:
         self.is_canary = index == terms.canary
         self._route = route
         self._slow_ns = terms.slow_ns
-        self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS
+        # Without a rollout nobody reads notes of single requests.
+        self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS if terms.doublings >= 0 else -1
         self._ring = route.ring
         self._signer = route.signer
         self._index = index
@@ -96,23 +99,21 @@ class Arm:
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
-        slow_ns, sign, mask = self._slow_ns, self._signer.sign, self._mask
+        slow_ns, sign, mask, index = self._slow_ns, self._signer.sign, self._mask, self._index
         self._failures = 0
         for job in jobs:
-            counts = job.tally
-            if counts is None:
-                continue
-            counts[OK] += 1
-            job.tally = None
             unit = job.unit
-            job.lead = sign(self._index, unit)
+            job.lead = sign(index, unit)
             if not job.place:
                 continue
             if slow_ns and now - job.started_ns > slow_ns:
+                counts = job.tally
+                assert counts is not None, "a request counts once"
                 counts[SLOW] += 1
                 self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), job.place, unit)
             elif not unit & mask:
                 self._ring.write(NOTE_SEEN, job.place, unit)
+        _count_ok(jobs)
         route = self._route
         if not self.is_canary and route.terms.fallback:
             route.earn(len(jobs))
@@ -148,6 +149,17 @@ class Arm:
         if counts is not None:
             counts[NEUTRAL] += 1
             exchange.tally = None
+
+
+def _count_ok(jobs: Sequence[Exchange]) -> None:
+    """Add the answers of a batch; mostly all count in one place."""
+    first = jobs[0].tally
+    if first is not None and all(job.tally is first for job in jobs):
+        first[OK] += len(jobs)
+        return
+    for job in jobs:
+        if job.tally is not None:
+            job.tally[OK] += 1
 
 
 class PolicyRoute:
@@ -187,6 +199,8 @@ class PolicyRoute:
         self._now_ns = now_ns
         self._on_zeroed = on_zeroed
         self._tokens = _TOKENS
+        self._unit_header = _only_unit_header(compiled)
+        self._decisions: dict[bytes, Decision] = {}
         revision = (b"x-tidegate-revision", b"%d" % terms.revision)
         self.arms: list[Arm] = []
         for index, (variant, codec) in enumerate(zip(compiled.names, codecs, strict=True)):
@@ -213,10 +227,7 @@ class PolicyRoute:
         Raises:
             InvalidInput: the policy wants a unit, and the request carries none.
         """
-        # An exchange has the shape of a view, and a view of its own would cost 0.4 us.
-        decision = self.compiled.decide(cast(RequestView, exchange))
-        if decision.variant == REFUSED:
-            raise InvalidInput(f"the traffic policy of {self.terms.name!r} wants a unit, and the request carries none")
+        decision = self._decide(exchange)
         arm = self.arms[decision.variant]
         served = arm.served
         exchange.unit = decision.unit_hash
@@ -234,6 +245,27 @@ class PolicyRoute:
         exchange.tally = counts
         exchange.shadowed = decision.shadow >= 0
         return served
+
+    def _decide(self, exchange: Exchange) -> Decision:
+        """The policy's decision, kept for users that come again: the same unit means the same. Raises InvalidInput.
+
+        Only where the unit is all that the policy reads of this request: 0.2 us in place of 2.
+        """
+        headers = exchange.headers
+        alone = headers.get(self._unit_header) if self._unit_header and len(headers) == 1 else None
+        if alone is not None:
+            known = self._decisions.get(alone)
+            if known is not None:
+                return known
+        # An exchange has the shape of a view, and a view of its own would cost 0.4 us.
+        decision = self.compiled.decide(cast(RequestView, exchange))
+        if decision.variant == REFUSED:
+            raise InvalidInput(f"the traffic policy of {self.terms.name!r} wants a unit, and the request carries none")
+        if alone is not None and decision.has_unit:
+            if len(self._decisions) >= _DECISIONS:
+                self._decisions.clear()
+            self._decisions[alone] = decision
+        return decision
 
     def earn(self, answers: int) -> None:
         """Stable has answered: so much more may fall back."""
@@ -266,6 +298,14 @@ class PolicyRoute:
         if not self.zeroed:
             self.zeroed = reason
             self._on_zeroed(reason)
+
+
+def _only_unit_header(compiled: CompiledPolicy) -> bytes:
+    """The header that alone decides when no other one that the policy reads is there; b"" = there is more to it."""
+    sources = compiled.policy.spec.unit.from_
+    if compiled.needs_body or compiled.reads_query or len(sources) != 1 or sources[0].header is None:
+        return b""
+    return sources[0].header.lower().encode()
 
 
 def _answers(runtime: Runtime) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from router import slots
-from router.diff import compare, new_rollout_reasons, next_slots, unreachable
+from router.diff import compare, new_rollout_reasons, next_rule_slots, next_slots, unreachable
 from router.policy import TrafficPolicy
 from router.slots import fresh, rebalance, to_text
 from tests.router.documents import read
@@ -84,7 +84,25 @@ def test_variants_that_come_and_go() -> None:
         ("canary", 3_000, 0),
     ]
     assert (found.moved_slots, found.moved_share, found.slots) == (3_000, 0.3, "stable*10000")
-    assert found.other == ("spec.variants",)
+    assert found.models == ("variant next is new: m:3", "variant canary is gone")
+    assert found.other == ()
+
+
+def test_units_follow_their_model_when_its_variant_is_renamed() -> None:
+    old, new = rolling(), read(variants=variants("m:2", "m:3"), split={"stable": 10_000})
+    promoted = compare(old, fresh([0, 10_000]), new)
+    assert promoted.moved_slots == 0
+    assert promoted.models == ("variant stable: m:1 -> m:2", "variant canary: m:2 -> m:3")
+    assert compare(old, fresh([10_000, 0]), new).moved_slots == 10_000
+    # By what references resolve to, where that is known.
+    other = read(variants=variants("m@next", "m:3"), split={"stable": 10_000})
+    assert compare(old, fresh([0, 10_000]), other).moved_slots == 10_000
+    assert compare(old, fresh([0, 10_000]), other, digests={"m@next": "d", "m:2": "d"}).moved_slots == 0
+
+
+def test_another_model_under_the_same_name_keeps_the_slots() -> None:
+    found = compare(read(), fresh([9_000, 1_000]), read(variants=variants("m:1", "m:3")))
+    assert (found.moved_slots, found.models) == (0, ("variant canary: m:2 -> m:3",))
 
 
 def test_another_salt_moves_units_by_chance() -> None:
@@ -104,6 +122,20 @@ def rules(*matches: list[dict[str, Any]]) -> TrafficPolicy:
     return read(
         rules=[{"name": f"r{at}", "match": match, "route": {"variant": "canary"}} for at, match in enumerate(matches)]
     )
+
+
+def test_tables_of_rules_move_the_fewest_units_too() -> None:
+    def split(canary: int) -> dict[str, Any]:
+        return {"name": "r", "match": [A], "route": {"split": {"stable": 10_000 - canary, "canary": canary}}}
+
+    pinned = {"name": "p", "match": [C], "route": {"variant": "canary"}}
+    one, two, three = (read(rules=[pinned, split(canary)]) for canary in (1000, 2000, 1500))
+    first = next_rule_slots(None, {}, one)
+    assert {name: to_text(table, one.names) for name, table in first.items()} == {"r": "stable*9000 canary*1000"}
+    second = next_rule_slots(one, first, two)
+    third = next_rule_slots(two, second, three)
+    assert to_text(third["r"], three.names) == "stable*8000 canary*1500 stable*500"
+    assert next_rule_slots(two, {}, three)["r"] == fresh([8500, 1500])
 
 
 A: dict[str, Any] = {"headers": {"x-a": {"exact": "1"}}}
