@@ -82,6 +82,11 @@ class RedisServer:
         self._output().close()
         self.process = None
 
+    def ping(self) -> None:
+        """One round."""
+        with self.client() as client:
+            client.ping()
+
     @contextlib.contextmanager
     def client(self) -> Any:
         """An ordinary client, to look behind the store."""

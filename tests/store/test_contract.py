@@ -517,6 +517,9 @@ async def test_a_backup_brings_everything_back(store: Store, place: Place) -> No
     later = await store.put("policy", "a", b"later", expected=None, audit=WHO)
     with pytest.raises(StoreUnusable, match="exists"):
         await store.backup(backup)
+    with pytest.raises(StoreAway, match="No such file"):
+        await store.backup(_folder(place) / "missing" / "backup")
+    assert [path.name for path in _folder(place).iterdir() if "part" in path.name] == []
     with pytest.raises(StoreUnusable, match="not empty"):
         await store.restore(backup)
 

@@ -129,6 +129,83 @@ def test_killed_nothing_acknowledged_is_lost_and_the_watch_goes_on(own_redis: Re
     run(work())
 
 
+def test_killed_while_it_writes_nothing_acknowledged_is_lost(own_redis: RedisServer) -> None:
+    async def work() -> None:
+        async with opened(own_redis.url) as store, opened(own_redis.url) as other:
+            acknowledged: dict[str, int] = {}
+            enough = asyncio.Event()
+
+            async def write(writer: Store, name: str) -> None:
+                number = 0
+                while True:
+                    number += 1
+                    try:
+                        await writer.put("policy", name, b"%d" % number, expected=None, audit={"n": number})
+                    except StoreAway:
+                        if enough.is_set():
+                            return
+                        continue
+                    acknowledged[name] = number
+                    if number > 20:
+                        enough.set()
+
+            await again(lambda: store.get("policy", "a"))
+            writing = [asyncio.ensure_future(write((store, other)[i % 2], f"n{i % 3}{i}")) for i in range(6)]
+            await enough.wait()
+            await asyncio.to_thread(own_redis.stop, signal.SIGKILL)
+            await asyncio.gather(*writing)
+            own_redis.start()
+            for name, number in acknowledged.items():
+                document = await again(lambda name=name: store.get("policy", name))
+                assert int(document.body) >= number
+                newest = (await again(lambda name=name: store.audit_read(name, newest=True, limit=1))).records[0]
+                assert (newest.record["n"], newest.after) == (int(document.body), document.revision)
+            assert (await again(store.audit_verify)).broken is None
+
+    run(work())
+
+
+def test_what_others_put_there_is_no_crash(own_redis: RedisServer) -> None:
+    async def work() -> None:
+        async with opened(own_redis.url, timeout_s=10) as store:
+            await store.put("policy", "good", b"1", expected=0)
+            await store.stream_append("s", "r", 1, 1, b"")
+            with own_redis.client() as client:
+                client.hset("tidegate:{a}:docs", "policy", b"no revision\nbody")
+                client.set("tidegate:{b}:docs", "no hash")
+                client.hset("tidegate:{c}:head", mapping={"seq": "x", "rev": "1"})
+                client.xadd("tidegate:{c}:audit", {"b": "x", "h": "y"})
+                client.xadd("tidegate:{s}:stream", {"other": "x"})
+                client.set("tidegate:{fb}:fb", "no hash")
+                client.sadd("tidegate:names", "a", "c")
+            for call in (
+                store.get("policy", "a"),
+                store.get("policy", "b"),
+                store.list("policy"),
+                store.put("policy", "c", b"", expected=0, audit=WHO),
+                store.audit_append("c", WHO),
+                store.audit_read("c"),
+                store.audit_verify(),
+                store.stream_read("s"),
+                store.feedback_count("fb"),
+            ):
+                with pytest.raises(StoreUnusable):
+                    await call
+            assert await anext(store.watch()) == Change("policy", "good", 1)
+            with own_redis.client() as client:
+                client.sadd("tidegate:names", b"\xff{}")
+            while store.status().away is None:
+                await asyncio.wait_for(asyncio.to_thread(own_redis.ping), 10)
+            assert "index of names" in str(store.status().away)
+            with own_redis.client() as client:
+                client.srem("tidegate:names", b"\xff{}")
+            changes = store.watch({("policy", "good"): 1})
+            second = await store.put("policy", "good", b"2", expected=1)
+            assert await anext(changes) == Change("policy", "good", second.revision)
+
+    run(work())
+
+
 def test_a_change_is_seen_even_if_no_message_comes(own_redis: RedisServer) -> None:
     async def work() -> None:
         async with opened(own_redis.url) as store:

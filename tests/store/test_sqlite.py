@@ -167,6 +167,7 @@ def test_another_process_that_holds_the_file_is_waited_for_and_then_named(place:
                 other.execute("BEGIN IMMEDIATE")
                 with pytest.raises(StoreAway, match="locked"):
                     await store.put("policy", "a", b"", expected=0)
+                assert await store.get("policy", "a") is None
                 other.execute("ROLLBACK")
             await store.put("policy", "a", b"", expected=0)
 
