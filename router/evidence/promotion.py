@@ -88,7 +88,7 @@ class NonInferiority:
         """Take in one batch. Returns `log_e`.
 
         Args:
-            weight: as `EventShare.add`.
+            weight: as `EventShare.add`; at 0 and 1 nothing was randomised and nothing is counted.
             canary_bad: bad events of the canary; with sticky units: distinct units of its that erred.
             all_bad: those of both variants.
             canary_total: the canary's requests, good and bad; with sticky units: its units seen for the first time.
@@ -99,6 +99,8 @@ class NonInferiority:
         if canary_total < 0 or (not self.sticky and canary_bad > canary_total):
             raise ValueError(f"expected 0 <= canary_bad <= canary_total, got {canary_bad} of {canary_total}")
         self.ratio.add(weight, canary_bad, all_bad)
+        if not 0.0 < weight < 1.0:
+            return self.log_e
         self.canary_bad += int(canary_bad)
         self.canary_total += int(canary_total)
         if self.margin.absolute is not None:
