@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from router.evidence.checks import check_open, count, number
+from router.evidence.checks import check_open, count, fields, number
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.sequences import Moments, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
@@ -140,9 +140,10 @@ class NonInferiority:
         Raises:
             ValueError: as `EventShare.from_state`.
         """
-        absolute = None if state.get("margin_absolute") is None else number(state, "margin_absolute")
-        process = cls(Margin(number(state, "margin_ratio"), absolute), sticky=state.get("sticky") is True)
-        process.ratio = EventShare.from_state(state.get("ratio", {}))
+        fields(state, set(cls().state()))
+        absolute = None if state["margin_absolute"] is None else number(state, "margin_absolute")
+        process = cls(Margin(number(state, "margin_ratio"), absolute), sticky=state["sticky"] is True)
+        process.ratio = EventShare.from_state(state["ratio"])
         process.canary_bad = count(state, "canary_bad")
         process.canary_total = count(state, "canary_total")
         for name in ("units_log_e", "absolute_log_e", "peak_log_e"):

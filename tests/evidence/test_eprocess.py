@@ -263,7 +263,10 @@ def test_impossible_batches_are_refused_and_change_nothing(counts: tuple[float, 
         lambda: log_threshold(0.01, 0),
         lambda: below_log_e(2, 1, 0.1),
         lambda: ScoreBins.from_state({"up": [], "down": [1]}),
+        lambda: ScoreBins.from_state({**ScoreBins(2).state(), "down": []}),
+        lambda: ScoreBins.from_state({**ScoreBins(2).state(), "up": [1, 2]}),
         lambda: NonInferiority.from_state({}),
+        lambda: NonInferiority.from_state({**NonInferiority().state(), "ratio": None}),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
