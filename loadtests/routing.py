@@ -48,7 +48,7 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
     repository = serve.folder / "routing-models"
     for name in ("plain", "routed", "split"):
         for version in (1, 2):
-            models.put_version(repository, name, version, models.tiny())
+            models.put_version(repository, name, version, models.tiny(models.SEED + version))
         (repository / name / "model.yaml").write_text("version_policy:\n  all: true\n")
     kept: dict[str, list[LoadRound]] = {"plain": [], "routed": [], "split": []}
     try:

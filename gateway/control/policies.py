@@ -333,6 +333,10 @@ class Policies:
         for pin in pins:
             if versions.count(pin.version) > 1:
                 raise Conflict(f"variant {pin.variant!r}: version {pin.version} is another variant already")
+        for at, pin in enumerate(pins):
+            twin = next((other for other in pins[:at] if other.digest == pin.digest), None)
+            if twin is not None:
+                raise Conflict(f"variants {twin.variant!r} and {pin.variant!r} are the same files: nothing to compare")
         contracts = {pin.variant: self.models.contract(pin.digest) for pin in pins}
         wanted_contract = contracts[policy.spec.stable]
         for variant_name, contract in contracts.items():
