@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from gateway.config import Config, asks_for_keys, threads_per_execution, worker_count
+from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.keys import KeyDesk
@@ -87,6 +87,7 @@ class Control:
             restored=remembered.snapshot if remembered else None,
         )
         self._store_url = config.store.url
+        self._policy_folder = policy_folder(config)
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
         self._gate = Gate() if asks_for_keys(config) else None
@@ -210,8 +211,12 @@ class Control:
             run=self._facts["run_id"],
             pages=lambda: (self._pages, self._finals.page),
             totals=self.totals,
+            folder=self._policy_folder,
         )
         self._spawn(traffic.policies.follow())
+        self._spawn(traffic.measure())
+        if traffic.folder is not None:
+            self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
