@@ -164,7 +164,7 @@ def promote(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Js
 
 @app.command("retry")
 def retry(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
-    """Begin again a rollout that was rolled back."""
+    """Begin again a rollout that was rolled back; needs a --reason."""
     _command("retry", name, reason, admin, as_json)
 
 

@@ -38,7 +38,7 @@ def render(shown: dict[str, Any], now_s: float, trouble: str = "") -> Renderable
     parts += [Text(f"  {text}", "yellow") for text in _notes(shown, trouble)]
     waits = shown["waits"] or [shown["reason"]]
     parts.append(Text("\nwaits for" if shown["waits"] else "\nwhy", "bold"))
-    parts += [Text(f"  {text}") for text in waits]
+    parts += [Text(f"  {text.removeprefix('waits for ')}") for text in waits]
     if shown["guardrails"]:
         parts += [Text("\nguardrails", "bold"), _guardrails(shown["guardrails"])]
     parts.append(Text("\nhistory", "bold"))
@@ -55,8 +55,8 @@ def _title(shown: dict[str, Any], now_s: float) -> Text:
     )  # fmt: skip
     versions = {pin["variant"]: pin["version"] for pin in shown["variants"]}
     roles = [(role, shown[role]) for role in ("canary", "stable") if shown[role]]
-    told = ", ".join(f"{role} {name} = version {versions.get(name, '?')}" for role, name in roles)
-    return title.append(f"\n{told}; generation {shown['generation']} by {shown['applied_by']}", "dim")
+    told = ", ".join(f"{role}: {name}, version {versions.get(name, '?')}" for role, name in roles)
+    return title.append(f"\n{told}; document {shown['generation']} by {shown['applied_by']}", "dim")
 
 
 def _steps(shown: dict[str, Any]) -> Iterator[Text]:
@@ -102,11 +102,11 @@ def _said(what: str, said: dict[str, Any]) -> str:
 
 def _guardrails(rails: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in ("", "canary", "stable", "harm: e, rolls back at", "no worse: e, promotes at", ""):
+    for column in ("", "", "canary", "stable", "harm: e of rollback", "no worse: e of promotion"):
         table.add_column(column, no_wrap=True)
     for rail in rails:
         state = Text(rail["state"], _MARKS.get(rail["state"], "default"))
-        table.add_row(Text(f"  {rail['name']}"), *_evidence(rail), state)
+        table.add_row(Text(f"  {rail['name']}"), state, *_evidence(rail))
     return table
 
 

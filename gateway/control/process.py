@@ -20,6 +20,7 @@ from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.keys import KeyDesk
 from gateway.control.messages import Snapshot, WantedModel
+from gateway.control.policyfacts import TrafficFacts
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
 from gateway.control.traffic import Traffic, open_traffic
@@ -172,6 +173,7 @@ class Control:
                 service.call_workers(),
                 self._build,
                 bool(service.source_problem),
+                self.traffic.facts() if self.traffic is not None else TrafficFacts(),
             )
         )
 

@@ -14,6 +14,7 @@ from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
+from gateway.control.policyfacts import TrafficFacts, counted, facts_of
 from gateway.control.rates import TICK_S, RequestRates
 from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
@@ -48,6 +49,7 @@ class Traffic:
     ) -> None:
         self.store = store
         self._service = service
+        self._pages = pages
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
@@ -87,6 +89,19 @@ class Traffic:
     def _notify(self, policy: str, kind: str, reason: str) -> None:
         level = logging.WARNING if kind in ("holding", "warning", "aborted", "rolled_back") else logging.INFO
         _log.log(level, f"rollout_{kind}", extra={"facts": {"policy": policy, "reason": reason}})
+
+    def facts(self) -> TrafficFacts:
+        """For the metrics page."""
+        living, finals = self._pages()
+        counts, statuses = counted([finals, *living.values()]), self._statuses().values()
+        return TrafficFacts(
+            tuple(
+                facts_of(kept, counts, statuses, zeroed_here=name in self.rollouts.zeroed_here)
+                for name, kept in sorted(self.policies.kept.items())
+            ),
+            bool(self.policies.away),
+            self.folder.refused if self.folder is not None else 0,
+        )
 
     async def measure(self) -> None:
         """Keep the rates of requests, which plans are made with, for ever. Cancel: at once."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control import showing
-from gateway.control.planning import plan
+from gateway.control.planning import difference, plan
 from gateway.control.policies import StalePolicy
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
@@ -18,8 +18,6 @@ from gateway.errors import HttpError, error_body, status_of
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply, request_id_of
-from router import slots as tables
-from router.diff import compare
 from router.policy import parse
 from router.rollout.observed import Command, CommandKind
 from router.schema import schema
@@ -95,9 +93,9 @@ class PolicyEndpoints:
         body = orjson.loads(error_body(error.message, error.code, request_id_of(request)))
         kept = self._policies.kept.get(request.path_params["name"])
         if kept is not None and error.view:
-            slots = tables.from_text(kept.record.slots, kept.policy.names)
-            lines = compare(kept.policy, slots, parse(document)).lines()
-            body |= {"current": error.view, "diff": lines}
+            pinned = {pin.variant: pin.digest for pin in kept.record.variants}
+            known = {one.model: pinned[one.name] for one in kept.policy.spec.variants}
+            body |= {"current": error.view, "diff": difference(kept, parse(document), known).lines()}
         return json_reply(body, status_of(error.code))
 
     async def plan(self, request: Request) -> Reply:
