@@ -165,7 +165,7 @@ class Shadow(ServedVersion):
             return
         row = 0
         for job in jobs:
-            if job.shadowed:
+            if job.placed is not None and job.placed.shadowed:
                 own = outputs if len(jobs) == 1 else [array[row : row + job.rows] for array in outputs]
                 self._submit(job, own)
             row += job.rows

@@ -215,7 +215,7 @@ class Policies:
             shadow_slots=record.shadow_slots,
             zeroed=record.zeroed or name in self._zeroed_here,
             killed=record.killed,
-            doublings=int(record.evidence.get("doublings", 0)),
+            doublings=int(record.evidence.get("doublings", 0)) if record.status.phase in ACTIVE else -1,
         )
 
     def zero_here(self, names: frozenset[str]) -> None:

@@ -55,7 +55,7 @@ def read_policy(text: str) -> Read:
         policy = parse(document)
     except PolicyError as error:
         found = tuple(Located(strictyaml.line_of(node, one.path), one.path, one.message) for one in error.problems)
-        return Read(_name_in(document), document, None, found)
+        return Read(name_in(document), document, None, found)
     missing = tuple(_located(node, line) for line in not_offered(policy))
     return Read(policy.metadata.name, document, None if missing else policy, missing)
 
@@ -65,7 +65,8 @@ def _located(node: strictyaml.Node, sentence: str) -> Located:
     return Located(strictyaml.line_of(node, path), path, message)
 
 
-def _name_in(document: object) -> str:
+def name_in(document: object) -> str:
+    """The model name that a document is about, whatever else it is; "" = it names none."""
     metadata = document.get("metadata") if isinstance(document, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name[:128] if isinstance(name, str) else ""

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from gateway.control import showing
 from gateway.control.planning import difference, plan
 from gateway.control.policies import StalePolicy
+from gateway.control.reading import name_in
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
@@ -110,9 +111,9 @@ class PolicyEndpoints:
             document = load(text, "the policy")
         except DocumentError as error:
             raise InvalidInput(str(error)) from error
-        named = document.get("metadata", {}).get("name") if isinstance(document, dict) else None
-        if isinstance(named, str) and named != name:
-            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named[:128]!r}")
+        named = name_in(document)
+        if named and named != name:
+            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         return document
 
     def _generation(self, request: Request, name: str) -> int:
