@@ -1,5 +1,6 @@
 """`tidegate rollout ...`: where a rollout stands, what it waits for, and what people may tell it."""
 
+import threading
 import time
 from typing import Annotated, Any
 
@@ -76,12 +77,12 @@ def _looks(url: str) -> Any:
     """The rollout again and again, with "" or why it cannot be had just now; ends when it is at rest."""
     shown: dict[str, Any] = call("GET", url).json()
     away_since: float | None = None
-    trouble = ""
+    trouble, clock = "", threading.Event()
     while True:
         yield shown, trouble
         if not trouble and shown["state"] in AT_REST:
             return
-        time.sleep(_LOOK_S)  # a person looks on
+        clock.wait(_LOOK_S)
         try:
             shown, trouble, away_since = call("GET", url).json(), "", None
         except Failure as failure:
