@@ -102,7 +102,9 @@ def _said(what: str, said: dict[str, Any]) -> str:
 
 def _guardrails(rails: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in ("", "", "canary", "stable", "harm: e of rollback", "no worse: e of promotion"):
+    # Where there is no room, numbers are cut before names.
+    table.add_column("", no_wrap=True, min_width=2 + max(len(rail["name"]) for rail in rails))
+    for column in ("", "canary", "stable", "harm: e of rollback", "no worse: e of promotion"):
         table.add_column(column, no_wrap=True)
     for rail in rails:
         state = Text(rail["state"], _MARKS.get(rail["state"], "default"))
