@@ -163,6 +163,16 @@ class Store(Section, frozen=True):
     url: str | None = None
 
 
+class Policies(Section, frozen=True):
+    """Where policies come from beside the admin port.
+
+    Attributes:
+        folder: each *.yaml in it is a policy document, followed while the server runs; null = none.
+    """
+
+    folder: str | None = None
+
+
 class Logs(Section, frozen=True):
     """What is written to standard error, as JSON lines."""
 
@@ -178,6 +188,7 @@ class Config(Section, frozen=True):
     execution: Execution = Execution()
     data: Data = Data()
     store: Store = Store()
+    policies: Policies = Policies()
     logs: Logs = Logs()
 
 
@@ -286,6 +297,12 @@ def keys_in_words(config: Config) -> str:
     if is_loopback(host):
         return f"nobody is asked for a key: only this machine reaches {host}"
     return f"{host} is reachable from elsewhere as a trusted network: NOBODY IS ASKED FOR A KEY"
+
+
+def policy_folder(config: Config) -> Path | None:
+    """The folder of policies that is followed; None = there is none."""
+    folder = config.policies.folder
+    return Path(folder).expanduser() if folder is not None else None
 
 
 def drain_delay_ms(server: Server) -> int:

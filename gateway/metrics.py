@@ -5,9 +5,9 @@ Names: docs/metrics.md. Series of a version exist while the version is wanted; i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -20,6 +20,7 @@ from prometheus_client.core import (
 
 from gateway.control.counts import ModelKey, Totals, Values
 from gateway.control.messages import ModelState
+from gateway.control.policyfacts import PolicyFacts, TrafficFacts
 from gateway.counters import (
     BATCH_ROWS,
     CODE_INDEX,
@@ -44,6 +45,9 @@ from gateway.counters import (
     TERMINATED,
     WORKER_FIELDS,
 )
+from gateway.shadow import COMPARED, DISAGREED, DROPPED, FAILED
+from gateway.tally import BAD, FALLBACK, NEUTRAL, OK, ROUTED, SLOW
+from router.rollout.status import Phase
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS: Final = ["model", "version", "variant"]
@@ -77,6 +81,12 @@ _TRITON: Final = (
 )
 _WORKER_GAUGES: Final = frozenset({"bytes_in_flight"})
 _STATES: Final = ("LOADING", "READY", "UNAVAILABLE")
+_ROLLOUT_STATES: Final = (*get_args(Phase), "PAUSED", "HOLDING")
+_BY_VARIANT: Final = ["model", "variant"]
+_EVIDENCE: Final = (
+    ("tidegate_evidence_routed", "Requests that were randomised to a variant.", ROUTED),
+    ("tidegate_evidence_slow", "Requests that were answered later than the guardrail on latency allows.", SLOW),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class Node:
         states: of every wanted version; only these have series.
         workers: facts of each worker (`Service.call_workers`).
         build: version of ours and of the libraries that matter.
+        traffic: policies and the store.
     """
 
     totals: Totals
@@ -94,6 +105,7 @@ class Node:
     workers: Sequence[dict[str, Any]]
     build: dict[str, str]
     repository_away: bool
+    traffic: TrafficFacts = field(default_factory=TrafficFacts)
 
 
 class MetricsPage:
@@ -132,6 +144,15 @@ class _Collector:
         yield from (_triton(name, text, at, unit, models) for name, text, at, unit in _TRITON)
         yield from _lifecycle(node.states)
         yield from _workers(node)
+        yield from _policies(node.traffic.policies)
+        yield from _rollouts(node.traffic.policies)
+        yield from _evidence(node.traffic.policies)
+        yield GaugeMetricFamily("tidegate_store_up", "0 while the store does not answer.", not node.traffic.store_away)
+        yield GaugeMetricFamily(
+            "tidegate_policy_files_refused",
+            "Files of the policy folder that are not in force.",
+            node.traffic.refused_files,
+        )
 
 
 def _requests(models: dict[ModelKey, Values]) -> Iterator[Metric]:
@@ -244,3 +265,75 @@ def _workers(node: Node) -> Iterator[Metric]:
         "tidegate_repository_up", "0 while the repository cannot be read.", int(not node.repository_away)
     )
     yield InfoMetricFamily("tidegate_build", "Versions of what runs.", node.build)
+
+
+def _policies(policies: Sequence[PolicyFacts]) -> Iterator[Metric]:
+    weight = GaugeMetricFamily("tidegate_policy_weight_ratio", "Share of the default split.",
+                               labels=[*_BY_VARIANT, "kind"])  # fmt: skip
+    revision = GaugeMetricFamily("tidegate_policy_revision", "Newest revision of the routing.", labels=["model"])
+    acked = GaugeMetricFamily(
+        "tidegate_policy_acked_revision", "Lowest revision that a live worker acts on.", labels=["model"]
+    )
+    zeroed = GaugeMetricFamily("tidegate_policy_local_zeros",
+                               "Workers that zeroed the canary by themselves.", labels=["model"])  # fmt: skip
+    for policy in policies:
+        for kind, shares in (("intended", policy.intended), ("in_force", policy.in_force)):
+            for variant, share in shares.items():
+                weight.add_metric([policy.name, variant, kind], share)
+        revision.add_metric([policy.name], policy.revision)
+        acked.add_metric([policy.name], policy.acked)
+        zeroed.add_metric([policy.name], policy.zeroed)
+    yield from (weight, revision, acked, zeroed)
+
+
+def _rollouts(policies: Sequence[PolicyFacts]) -> Iterator[Metric]:
+    state = GaugeMetricFamily("tidegate_rollout_state", "1 for the state a rollout is in.", labels=["model", "state"])
+    step = GaugeMetricFamily("tidegate_rollout_step", "Step that a rollout is in.", labels=["model"])
+    steps = GaugeMetricFamily("tidegate_rollout_steps", "Steps of a rollout.", labels=["model"])
+    labels = ["model", "guardrail", "test"]
+    log_e = GaugeMetricFamily("tidegate_guardrail_log_e", "Natural logarithm of the e-value.", labels=labels)
+    limit = GaugeMetricFamily("tidegate_guardrail_threshold_log_e", "Where it decides.", labels=labels)
+    for policy in policies:
+        if not policy.state:
+            continue
+        for name in _ROLLOUT_STATES:
+            state.add_metric([policy.name, name], int(name == policy.state))
+        step.add_metric([policy.name], policy.step)
+        steps.add_metric([policy.name], policy.steps)
+        for guardrail, test, value, threshold in policy.guardrails:
+            log_e.add_metric([policy.name, guardrail, test], value)
+            limit.add_metric([policy.name, guardrail, test], threshold)
+    yield from (state, step, steps, log_e, limit)
+
+
+def _evidence(policies: Sequence[PolicyFacts]) -> Iterator[Metric]:
+    for name, text, at in _EVIDENCE:
+        family = CounterMetricFamily(name, text, labels=_BY_VARIANT)
+        for policy in policies:
+            for variant, counts in policy.counts.items():
+                family.add_metric([policy.name, variant], int(counts[at]))
+        yield family
+    finished = CounterMetricFamily("tidegate_evidence_requests", "Randomised requests that ended, by outcome.",
+                                   labels=[*_BY_VARIANT, "outcome"])  # fmt: skip
+    uncounted = CounterMetricFamily("tidegate_uncounted_requests", "Requests of a policy that are no evidence.",
+                                    labels=_BY_VARIANT)  # fmt: skip
+    fallbacks = CounterMetricFamily("tidegate_fallbacks", "Failures of a variant that stable answered.",
+                                    labels=_BY_VARIANT)  # fmt: skip
+    shadow = CounterMetricFamily("tidegate_shadow_requests", "Copies of requests in the shadow, by result.",
+                                 labels=[*_BY_VARIANT, "result"])  # fmt: skip
+    for policy in policies:
+        for variant, counts in policy.counts.items():
+            for outcome, at in (("ok", OK), ("bad", BAD), ("neutral", NEUTRAL)):
+                finished.add_metric([policy.name, variant, outcome], int(counts[at]))
+            none = policy.uncounted[variant]
+            uncounted.add_metric([policy.name, variant], int(none[ROUTED]))
+            fallbacks.add_metric([policy.name, variant], int(counts[FALLBACK] + none[FALLBACK]))
+            copies = policy.shadow[variant]
+            for result, count in (
+                ("agreed", copies[COMPARED] - copies[DISAGREED]),
+                ("disagreed", copies[DISAGREED]),
+                ("failed", copies[FAILED]),
+                ("dropped", copies[DROPPED]),
+            ):
+                shadow.add_metric([policy.name, variant, result], int(count))
+    yield from (finished, uncounted, fallbacks, shadow)

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gateway.cli import bench, config, doctor, infer, keys, models, serve
+from gateway.cli import bench, config, doctor, documents, infer, keys, models, policy, rollout, serve, store
 from gateway.cli.output import Failure, fail
 
 app = typer.Typer(
@@ -23,9 +23,13 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
+app.command("validate")(documents.validate)
 app.command("doctor")(doctor.doctor)
 app.command("version")(doctor.show_version)
 app.add_typer(models.app, name="models", help="Models of a running server: list, inspect, load, unload, alias.")
+app.add_typer(policy.app, name="policy", help="Traffic policies: list, get, apply, plan, diff, roll back, kill.")
+app.add_typer(rollout.app, name="rollout", help="Rollouts: follow one, approve, pause, resume, abort, promote, retry.")
+app.add_typer(store.app, name="store", help="The store: backup, check, restore.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
 app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
 

@@ -45,11 +45,13 @@ class Refused(Failure):
 
     Attributes:
         status: of HTTP.
+        body: of the answer, as far as it is a JSON object.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, body: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.body = body or {}
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -75,27 +77,46 @@ class Answer:
             raise Failure(f"the server answered {self.status} with something that is not JSON") from error
 
 
-def call(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_S) -> Answer:
+def call(
+    method: str,
+    url: str,
+    body: object = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    text: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
     """Call the server; proxies of the environment are not asked.
+
+    Args:
+        body: sent as JSON, where there is no `text`.
+        text: sent as it is: a YAML document.
+        headers: beside the usual ones.
 
     Raises:
         Failure: nobody answers, or an error comes back (`Refused`); its message is the server's.
     """
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"content-type": "application/json", **key_header()}
+    data = text.encode() if text is not None else None if body is None else json.dumps(body).encode()
+    kind = "application/yaml" if text is not None else "application/json"
     try:
-        request = urllib.request.Request(url, data, headers, method=method)
+        request = urllib.request.Request(
+            url, data, {"content-type": kind, **(headers or {}), **key_header()}, method=method
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
         with opener.open(request, timeout=timeout_s) as answer:
             return Answer(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as error:
         found = Answer(error.code, error.headers, error.read())
+        told: Any = None
         try:
-            message = json.loads(found.body)["error"]
+            told = json.loads(found.body)
+            message = told["error"]
         except (ValueError, KeyError, TypeError):
             message = found.body[:200].decode("utf-8", "replace")
         hint = "; the key is read from TIDEGATE_KEY" if error.code == 401 else ""
-        raise Refused(f"{message} (HTTP {error.code}){hint}", error.code) from error
+        raise Refused(
+            f"{message} (HTTP {error.code}){hint}", error.code, told if isinstance(told, dict) else None
+        ) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Failure(f"no server answers at {url}: {reason}; start one with `tidegate serve`") from error

@@ -32,6 +32,10 @@ def serve(
     model_control_mode: Annotated[str | None, typer.Option(help="none | poll | explicit [none].")] = None,
     load: Annotated[list[str] | None, typer.Option(help="Model to load at start in mode explicit; repeatable.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder for state [XDG data folder].")] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="redis:// of several nodes [a file in the data folder].")
+    ] = None,
+    policy_dir: Annotated[str | None, typer.Option(help="Folder of policies that is followed [none].")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration file [TIDEGATE_CONFIG].")] = None,
     auth: Annotated[str | None, typer.Option(help="none | keys: whether both ports ask for a key [none].")] = None,
     trusted_network: Annotated[
@@ -55,6 +59,8 @@ def serve(
         "models.control_mode": model_control_mode,
         "models.load": load or None,
         "data.dir": data_dir,
+        "store.url": store,
+        "policies.folder": policy_dir,
         "server.auth": auth,
         "server.trusted_network": trusted_network,
         "data.ephemeral": ephemeral,

@@ -1,17 +1,22 @@
 """What applying a policy would do: who moves, what evidence could see at each step, and how long it would take."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.control.documents import readable
+import msgspec
+
+from gateway.control.documents import Kept, readable
+from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.service import Service
 from gateway.tally import BAD, OK
 from router import slots as tables
-from router.diff import compare
+from router.diff import PolicyDiff, compare
 from router.evidence.planning import Guardrail, to_detect, to_promote
 from router.evidence.promotion import Margin
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
+from router.rollout.spec import identity
 from runtimes.errors import ServingError
 
 RATIOS: Final = (1.5, 2.0, 3.0, 5.0)
@@ -30,8 +35,7 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
     name = policy.metadata.name
     kept = policies.kept.get(name)
     digests, problems = await _digests(policy, policies)
-    old_slots = tables.from_text(kept.record.slots, kept.policy.names) if kept else None
-    diff = compare(kept.policy if kept else None, old_slots, policy, digests=digests)
+    diff = difference(kept, policy, digests)
     live = live_rates(service, name)
     return {
         "name": name,
@@ -45,6 +49,22 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         "live": live,
         "steps": steps(policy, live["requests_per_second"], live["bad_rate"]),
     }
+
+
+def difference(kept: Kept | None, policy: TrafficPolicy, digests: Mapping[str, str]) -> PolicyDiff:
+    """What a document changes of what is in force; a rollout that goes on keeps its shares, whatever its split says.
+
+    Args:
+        digests: model reference -> digest, as far as they are known.
+    """
+    if kept is None:
+        return compare(None, None, policy, digests=digests)
+    diff = compare(kept.policy, tables.from_text(kept.record.slots, kept.policy.names), policy, digests=digests)
+    by_variant = {one.name: digests.get(one.model, "") for one in policy.spec.variants}
+    spec = rollout_spec(policy, by_variant) if all(by_variant.values()) else None
+    if spec is None or identity(spec) != kept.record.status.identity or kept.policy.names != policy.names:
+        return diff
+    return msgspec.structs.replace(diff, shares=(), moved_slots=0, moved_share=0.0, slots=kept.record.slots)
 
 
 async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str, str], list[str]]:

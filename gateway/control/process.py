@@ -15,11 +15,12 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from gateway.config import Config, asks_for_keys, threads_per_execution, worker_count
+from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.keys import KeyDesk
 from gateway.control.messages import Snapshot, WantedModel
+from gateway.control.policyfacts import TrafficFacts
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
 from gateway.control.traffic import Traffic, open_traffic
@@ -89,6 +90,7 @@ class Control:
             restored=remembered.snapshot if remembered else None,
         )
         self._store_url = config.store.url
+        self._policy_folder = policy_folder(config)
         self._restored = remembered is not None
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
@@ -174,6 +176,7 @@ class Control:
                 service.call_workers(),
                 self._build,
                 bool(service.source_problem),
+                self.traffic.facts() if self.traffic is not None else TrafficFacts(),
             )
         )
 
@@ -214,6 +217,7 @@ class Control:
                 run=self._facts["run_id"],
                 pages=lambda: (self._pages, self._finals.page),
                 totals=self.totals,
+                folder=self._policy_folder,
             )
         except (StoreUnusable, StoreAway) as error:
             if self._restored:
@@ -223,6 +227,9 @@ class Control:
             asyncio.get_running_loop().call_later(0.2, os._exit, REFUSED)
             return
         self._spawn(traffic.policies.follow())
+        self._spawn(traffic.measure())
+        if traffic.folder is not None:
+            self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())

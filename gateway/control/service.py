@@ -284,7 +284,7 @@ class Service:
         async with self._looking:
             try:
                 passed_over = self.catalogue.problems
-                self.catalogue.observed(await self._in_thread(self.catalogue.look))
+                self.catalogue.observed(await self.in_thread(self.catalogue.look))
                 for problem in set(self.catalogue.problems) - set(passed_over):
                     _log.warning("passed_over", extra={"facts": {"reason": problem}})
                 self.source_problem = ""
@@ -299,13 +299,14 @@ class Service:
     async def _fetch_all(self) -> None:
         for seen in list(self.catalogue.to_fetch()):
             self.publish()
-            self.catalogue.fetched(seen, await self._in_thread(self.catalogue.fetch, seen))
+            self.catalogue.fetched(seen, await self.in_thread(self.catalogue.fetch, seen))
         self.publish()
         keep = {model.digest for model in self.snapshot.models}
         keep |= self.policies.digests() if self.policies is not None else set()
-        await self._in_thread(self.catalogue.evict, keep)
+        await self.in_thread(self.catalogue.evict, keep)
 
-    async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:
+    async def in_thread(self, work: Callable[..., Any], *args: object) -> Any:
+        """What `work` gives, done in the thread that reads the repository and the policy folder."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     # ---- calls ----
@@ -422,7 +423,7 @@ class Service:
             raise UnknownModel(f"model {name!r} has no version {version}")
         async with self._looking:
             try:
-                await self._in_thread(write_alias, self.settings.repository, name, alias, version)
+                await self.in_thread(write_alias, self.settings.repository, name, alias, version)
             except (OSError, ValueError) as error:
                 raise Conflict(f"model.yaml of {name!r} cannot be changed: {error}") from error
             await self._look_at(name)
@@ -436,7 +437,7 @@ class Service:
 
     async def _look_at(self, name: str) -> SeenModel | None:
         try:
-            seen: SeenModel | None = await self._in_thread(self.catalogue.look_at, name)
+            seen: SeenModel | None = await self.in_thread(self.catalogue.look_at, name)
         except SourceAway as error:
             raise LoadFailed(str(error), stage="fetch") from error
         self.catalogue.observed_one(name, seen)

@@ -1,5 +1,6 @@
 """Everything about traffic policies in control, put together: store, policies, rollouts, and who is told of what."""
 
+import asyncio
 import logging
 import os
 import time
@@ -8,10 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from gateway.control.counts import Totals
+from gateway.control.folder import PolicyFolder
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
+from gateway.control.policyfacts import TrafficFacts, counted, facts_of
+from gateway.control.rates import TICK_S, RequestRates
 from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
 from gateway.control.service import Service
@@ -29,6 +33,7 @@ class Traffic:
     Args:
         run: start of the process tree, whose counts the pages hold.
         pages: those of living workers by start id, and the finals.
+        folder: of policies, which is followed; None = there is none.
     """
 
     def __init__(
@@ -40,12 +45,18 @@ class Traffic:
         run: str,
         pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
         totals: Callable[[], Totals],
+        folder: Path | None = None,
     ) -> None:
         self.store = store
         self._service = service
+        self._pages = pages
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
+        self._rates = RequestRates(totals)
+        self.folder = (
+            PolicyFolder(folder, self.policies, data_dir, in_thread=service.in_thread) if folder is not None else None
+        )
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
@@ -79,6 +90,25 @@ class Traffic:
         level = logging.WARNING if kind in ("holding", "warning", "aborted", "rolled_back") else logging.INFO
         _log.log(level, f"rollout_{kind}", extra={"facts": {"policy": policy, "reason": reason}})
 
+    def facts(self) -> TrafficFacts:
+        """For the metrics page."""
+        living, finals = self._pages()
+        counts, statuses = counted([finals, *living.values()]), self._statuses().values()
+        return TrafficFacts(
+            tuple(
+                facts_of(kept, counts, statuses, zeroed_here=name in self.rollouts.zeroed_here)
+                for name, kept in sorted(self.policies.kept.items())
+            ),
+            bool(self.policies.away),
+            self.folder.refused if self.folder is not None else 0,
+        )
+
+    async def measure(self) -> None:
+        """Keep the rates of requests, which plans are made with, for ever. Cancel: at once."""
+        while True:
+            self._service.request_rates = self._rates.tick(time.monotonic())
+            await asyncio.sleep(TICK_S)
+
     async def close(self) -> None:
         """Let go of the store."""
         await self.store.close()
@@ -92,10 +122,11 @@ async def open_traffic(
     run: str,
     pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
     totals: Callable[[], Totals],
+    folder: Path | None = None,
 ) -> Traffic:
     """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
     store = await open_store(url, data_dir)
-    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals)
+    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder)
     await traffic.policies.open()
     return traffic
 

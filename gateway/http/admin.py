@@ -20,6 +20,7 @@ from gateway.http.gate import Gate
 from gateway.http.origin import Names
 from gateway.http.policies import policy_routes
 from gateway.http.reply import Reply, json_reply
+from gateway.http.store import store_routes
 from runtimes.errors import InvalidInput, UnknownModel
 
 
@@ -138,6 +139,7 @@ def build_admin(
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
+        *store_routes(traffic, body_bytes),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),
         Route("/admin/v1/keys/{name}", admin.revoke_key, methods=["DELETE"]),

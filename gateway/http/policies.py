@@ -4,17 +4,22 @@ import uuid
 from typing import Any, Final, cast
 
 import msgspec
+import orjson
 from starlette.requests import Request
 from starlette.routing import Route
 
-from gateway.control.planning import plan
+from gateway.control import showing
+from gateway.control.planning import difference, plan
+from gateway.control.policies import StalePolicy
+from gateway.control.reading import name_in
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
-from gateway.errors import HttpError
+from gateway.errors import HttpError, error_body, status_of
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
-from gateway.http.reply import Reply, json_reply
+from gateway.http.reply import Reply, json_reply, request_id_of
+from router.policy import parse
 from router.rollout.observed import Command, CommandKind
 from router.schema import schema
 from runtimes.errors import Conflict, InvalidInput
@@ -36,23 +41,36 @@ class PolicyEndpoints:
         self._service = service
         self._policies = traffic.policies
         self._rollouts: Rollouts = traffic.rollouts
+        self._folder = traffic.folder
         self._most = most
 
     async def listed(self, request: Request) -> Reply:
         """Every policy, in short."""
         covers = actor_of(request).covers
         names = [name for name in sorted(self._policies.kept) if covers(name)]
-        return json_reply([self._policies.view(name) for name in names])
+        return json_reply([self._shown(name) for name in names])
 
     async def one(self, request: Request) -> Reply:
         """One policy, with its generation as ETag."""
         return self._view(request.path_params["name"])
 
     def _view(self, name: str, status: int = 200, more: dict[str, Any] | None = None) -> Reply:
-        view = self._policies.view(name) | (more or {})
+        view = self._shown(name) | (more or {})
         reply = json_reply(view, status)
         reply.headers = [(b"etag", b'"%d"' % view["generation"])]
         return reply
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        problem = self._folder.problem_of(name) if self._folder is not None else ""
+        return self._policies.view(name) | {"weights": self._weights(name), "problem": problem}
+
+    def _weights(self, name: str) -> dict[str, dict[str, float]]:
+        return showing.weights(self._policies.get(name), name in self._rollouts.zeroed_here)
+
+    async def folder(self, request: Request) -> Reply:
+        """The watched folder: its files, whose policy each is, and what is wrong with it."""
+        found = self._folder.shown() if self._folder is not None else {"problem": "", "files": []}
+        return json_reply({"watched": self._folder is not None, **found})
 
     async def schema(self, request: Request) -> Reply:
         """JSON schema of the document, for editors."""
@@ -63,12 +81,23 @@ class PolicyEndpoints:
         name = request.path_params["name"]
         document = await self._document(request, name)
         generation = self._generation(request, name)
-        actor = actor_of(request).name
-        kept, changed = await self._policies.apply(
-            document, actor=actor, generation=generation, reason=request.headers.get("x-reason", "")[:500]
-        )
+        actor, reason = actor_of(request).name, request.headers.get("x-reason", "")[:500] or _reason(request)
+        try:
+            kept, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
+        except StalePolicy as error:
+            return self._stale(request, document, error)
         acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
         return self._view(name, 200, {"changed": changed, "in_force_everywhere": acted})
+
+    def _stale(self, request: Request, document: object, error: StalePolicy) -> Reply:
+        """412 with what is in force now, and what the refused document would change of that."""
+        body = orjson.loads(error_body(error.message, error.code, request_id_of(request)))
+        kept = self._policies.kept.get(request.path_params["name"])
+        if kept is not None and error.view:
+            pinned = {pin.variant: pin.digest for pin in kept.record.variants}
+            known = {one.model: pinned[one.name] for one in kept.policy.spec.variants}
+            body |= {"current": error.view, "diff": difference(kept, parse(document), known).lines()}
+        return json_reply(body, status_of(error.code))
 
     async def plan(self, request: Request) -> Reply:
         """What applying a document would do; nothing is changed."""
@@ -82,9 +111,9 @@ class PolicyEndpoints:
             document = load(text, "the policy")
         except DocumentError as error:
             raise InvalidInput(str(error)) from error
-        named = document.get("metadata", {}).get("name") if isinstance(document, dict) else None
-        if isinstance(named, str) and named != name:
-            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named[:128]!r}")
+        named = name_in(document)
+        if named and named != name:
+            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         return document
 
     def _generation(self, request: Request, name: str) -> int:
@@ -136,9 +165,9 @@ class PolicyEndpoints:
 
     async def rollouts(self, request: Request) -> Reply:
         """Every policy that has a rollout."""
-        found = [
-            self._rollout(name) for name, kept in sorted(self._policies.kept.items()) if kept.record.status.identity
-        ]
+        covers = actor_of(request).covers
+        kept = sorted(self._policies.kept.items())
+        found = [self._rollout(name) for name, one in kept if one.record.status.identity and covers(name)]
         return json_reply(found)
 
     async def rollout(self, request: Request) -> Reply:
@@ -165,6 +194,10 @@ class PolicyEndpoints:
             "variants": [msgspec.structs.asdict(pin) for pin in record.variants],
             "steps": len(rollout.steps) if rollout is not None else 0,
             "slow_ms": record.slow_ns / 1e6,
+            "plan_of_steps": showing.plan_of(kept),
+            "weights": self._weights(name),
+            "guardrails": showing.guardrails(kept),
+            "killed": list(record.killed),
             "leads": self._rollouts.leads,
             "store_away": self._policies.away,
         }
@@ -201,6 +234,7 @@ def policy_routes(service: Service, traffic: Traffic, most: int) -> list[Route]:
     policy, rollout = "/admin/v1/policies/{name}", "/admin/v1/rollouts/{name}"
     return [
         Route("/admin/v1/policies", endpoints.listed),
+        Route("/admin/v1/folder", endpoints.folder),
         Route("/admin/v1/schemas/policy", endpoints.schema),
         Route(policy, endpoints.one),
         Route(policy, endpoints.apply, methods=["PUT"]),

@@ -86,7 +86,7 @@ def load(text: str, what: str) -> object:
     Raises:
         DocumentError: with the line.
     """
-    return _plain(parse(text, what))
+    return plain(parse(text, what))
 
 
 def decode(text: str, what: str, kind: type[T]) -> T:
@@ -111,7 +111,7 @@ def convert(node: Node, what: str, kind: type[T]) -> T:
         message, _, place = str(error).partition(" - at `")
         message = message.replace("`object`", "a mapping").replace("`array`", "a list")
         path = place.rstrip("`").removeprefix("$").removeprefix(".")
-        raise DocumentError(message, what=what, line=_line_of(node, path), path=path) from error
+        raise DocumentError(message, what=what, line=line_of(node, path), path=path) from error
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
@@ -221,12 +221,13 @@ class _Builder:
         return DocumentError(message, what=self._what, line=event.start_mark.line + 1)
 
 
-def _plain(node: Node) -> Any:
+def plain(node: Node) -> Any:
+    """Nodes as dicts, lists, str, int, float, bool and None."""
     if isinstance(node, Scalar):
         return node.value
     if isinstance(node, Sequence):
-        return [_plain(item) for item in node.items]
-    return {key: _plain(value) for key, value in node.entries.items()}
+        return [plain(item) for item in node.items]
+    return {key: plain(value) for key, value in node.entries.items()}
 
 
 def _fitted(node: Node, kind: msgspec.inspect.Type, what: str, path: str) -> Any:
@@ -279,8 +280,8 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _line_of(node: Node, path: str) -> int:
-    """Line of the deepest node that a msgspec path such as `a.b[2]` leads to."""
+def line_of(node: Node, path: str) -> int:
+    """Line of the deepest node that a path such as `a.b[2]` leads to."""
     line = node.line
     for step in re.findall(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)", path):
         index, key = step

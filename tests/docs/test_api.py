@@ -16,7 +16,7 @@ from tests.docs.tables import DOCS, ROOT, code, rows
 
 TEXT = (DOCS / "api.md").read_text()
 DATA, ADMIN = TEXT.split("## Admin port")
-_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None, policies=None, rollouts=None)
+_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None, policies=None, rollouts=None, folder=None, store=None)
 
 
 def calls(routes: list[Any]) -> set[str]:

@@ -9,8 +9,11 @@ import pytest
 
 from gateway.control.counts import Totals
 from gateway.control.messages import ModelState
+from gateway.control.policyfacts import PolicyFacts, TrafficFacts
 from gateway.counters import MODEL_VALUES, WORKER_FIELDS
 from gateway.metrics import MetricsPage, Node
+from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.tally import FIELDS
 from tests.docs.tables import DOCS, code, rows
 
 TEXT = (DOCS / "metrics.md").read_text()
@@ -24,7 +27,11 @@ def page() -> str:
     state = ModelState("m", 1, "sha256:" + "0" * 64, 0, "READY", "", 1)
     worker = {"slot": 0, "listening": True, "rss_bytes": 1, "loop_lag_ms": 0.1, "restarts": 0}
     build = {"version": "0", **dict.fromkeys(LIBRARIES, "1")}
-    return MetricsPage().render(Node(totals, [state], [worker], build, False)).decode()
+    counts, copies = {"a": np.ones(len(FIELDS), np.int64)}, {"a": np.ones(len(SHADOW_FIELDS), np.int64)}
+    rails = (("errors", "harm", 1.0, 4.6),)
+    policy = PolicyFacts("m", 2, 1, {"a": 1.0}, {"a": 1.0}, "BAKING", 1, 2, rails, counts, counts, copies, 0)
+    node = Node(totals, [state], [worker], build, False, TrafficFacts((policy,), False, 0))
+    return MetricsPage().render(node).decode()
 
 
 def families(text: str) -> dict[str, tuple[str, set[str]]]:

@@ -1,0 +1,369 @@
+"""`tidegate policy ...`: traffic policies of a running server, by its admin port."""
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.client import AdminUrl, Refused, admin_url, call
+from gateway.cli.documents import File, as_yaml, difference, name_of, problems_of, text_of
+from gateway.cli.output import Failure, Json, print, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model name that the policy decides for.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit.")]
+_TRIES = 5
+_SLOW_S = 120.0
+"""A version that the policy names may have to be copied and probed first."""
+
+
+def url_of(admin: str | None, name: str, *more: str, section: str = "policies") -> str:
+    """Where a policy, or what belongs to it, is."""
+    return "/".join([f"{admin_url(admin)}/admin/v1/{section}/{quote(name, safe='')}", *more])
+
+
+@app.command("ls")
+def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
+    """List policies, with their shares and what is wrong with their files."""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/policies").json()
+    folder = _folder(admin)
+    if as_json:
+        print_json({"policies": found, "folder": folder})
+        return
+    if found:
+        rows = [
+            (
+                one["name"],
+                one["generation"],
+                one["revision"],
+                _shares(one),
+                one["rollout"],
+                one["owner"],
+                one["problem"],
+            )
+            for one in found
+        ]
+        print_table("policies", ["model", "generation", "revision", "shares", "rollout", "owner", "problem"], rows)
+    else:
+        print("no policies: every model's default version answers; `tidegate policy apply FILE` makes one")
+    if folder["problem"]:
+        print(f"policy folder: {folder['problem']}")
+    shown = {one["name"] for one in found if one["problem"]}
+    for file in folder["files"]:
+        if file["problem"] and file["policy"] not in shown:
+            print(f"{file['file']}: {file['problem']}")
+
+
+def _folder(admin: str | None) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = call("GET", f"{admin_url(admin)}/admin/v1/folder").json()
+    except Refused as refused:
+        if refused.status != 403:
+            raise
+        return {"watched": None, "problem": "", "files": []}
+    return found
+
+
+def _shares(view: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {percent(share)}" for name, share in view["weights"]["in_force"].items())
+
+
+def percent(share: float) -> str:
+    """A share for people: 0.005 is `0.5 %`."""
+    return f"{100 * share:.4g} %"
+
+
+@app.command("get")
+def get(
+    name: Name,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="yaml = the document, json = all there is [a summary].")
+    ] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show a policy; `-o yaml` prints the document as it can be applied again."""
+    if output not in (None, "yaml", "json"):
+        raise Failure(f"-o: expected yaml or json, got {output[:40]!r}", 2)
+    view = call("GET", url_of(admin, name)).json()
+    if as_json or output == "json":
+        print_json(view)
+    elif output == "yaml":
+        print(as_yaml(view["document"]).rstrip("\n"))
+    else:
+        _summary(view)
+
+
+def _summary(view: dict[str, Any]) -> None:
+    owner = f", belongs to {view['owner']}" if view["owner"] else ""
+    print(
+        f"{view['name']}: generation {view['generation']}, revision {view['revision']}, applied by "
+        f"{view['applied_by']} {when(view['applied_ms'])}{owner}"
+    )
+    if view["problem"]:
+        print(f"problem: {view['problem']}")
+    in_force = view["weights"]["in_force"]
+    rows = [
+        (
+            one["name"], one["version"], percent(in_force[one["name"]]), _roles(view, one["name"]), one["digest"],
+        )
+        for one in view["variants"]
+    ]  # fmt: skip
+    print_table("variants", ["variant", "version", "share", "role", "digest"], rows)
+    shadow = view["shadow_slots"]
+    if shadow:
+        print(f"shadow: {percent(shadow / 10_000)} of requests are copied")
+    print(f"slots: {view['slots']} (digest {view['slots_digest']})")
+    if view["rollout"]:
+        print(f"rollout: {view['rollout']}; `tidegate rollout status {view['name']}` says more")
+
+
+def _roles(view: dict[str, Any], variant: str) -> str:
+    roles = [role for role in ("stable", "canary") if view[role] == variant]
+    roles += ["killed"] if variant in view["killed"] else []
+    return ", ".join(roles)
+
+
+def when(ms: int) -> str:
+    """A time for people, in their zone."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@app.command("apply")
+def apply(
+    file: File,
+    if_match: Annotated[
+        int | None, typer.Option("--if-match", metavar="N", help="Only if generation N is in force; 0 = none is.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever is in force.")] = False,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Put a document in force; answers when every worker acts on it.
+
+    Without --if-match the generation in force is looked up first; when somebody else is faster, nothing is changed and
+    the difference is shown.
+    """
+    if force and if_match is not None:
+        raise Failure("give --if-match or --force, not both", 2)
+    text = text_of(file)
+    name = name_of(text, file)
+    url = url_of(admin, name)
+    try:
+        done = _put(url, text, if_match, reason, tries=_TRIES if force else 1)
+    except Refused as refused:
+        raise _explained(refused, text, file) from refused
+    if as_json:
+        print_json(done)
+        return
+    print(
+        f"{name}: generation {done['generation']}, revision {done['revision']}"
+        + ("" if done["changed"] else ", nothing has changed")
+        + ("; in force on every worker" if done["in_force_everywhere"] else "; SOME WORKERS DO NOT ACT ON IT YET")
+    )
+
+
+def _put(url: str, text: str, generation: int | None, reason: str, *, tries: int) -> dict[str, Any]:
+    from urllib.parse import urlencode
+
+    where = f"{url}?{urlencode({'reason': reason})}" if reason else url
+    while True:
+        seen = _generation(url) if generation is None else generation
+        headers = {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
+        try:
+            done: dict[str, Any] = call("PUT", where, timeout_s=_SLOW_S, text=text, headers=headers).json()
+        except Refused as refused:
+            tries -= 1
+            if refused.status != 412 or tries <= 0:
+                raise
+        else:
+            return done
+
+
+def _generation(url: str) -> int:
+    try:
+        return int(call("GET", url).json()["generation"])
+    except Refused as refused:
+        if refused.status == 404:
+            return 0
+        raise
+
+
+def _explained(refused: Refused, text: str, file: str) -> Failure:
+    """The refusal, with the lines of the file, or with what somebody else has put in force."""
+    if refused.status == 400 and (problems := problems_of(text)):
+        return Failure(_listed(file, problems))
+    current = refused.body.get("current")
+    if refused.status != 412 or not current:
+        return refused
+    from gateway.control.reading import read_policy
+
+    lines = difference(current["document"], read_policy(text).document, f"generation {current['generation']}", file)
+    told = [
+        refused.message,
+        f"{current['applied_by']} applied generation {current['generation']} {when(current['applied_ms'])}; "
+        "this is how the file differs from it:",
+        *(lines or ["(not at all)"]),
+        *(f"  {line}" for line in refused.body.get("diff", [])),
+    ]
+    return Failure("\n".join(told))
+
+
+def _listed(file: str, problems: list[dict[str, Any]]) -> str:
+    return "\n".join([f"{file} was refused, nothing has changed:", *(f"  {problem['text']}" for problem in problems)])
+
+
+@app.command("plan")
+def plan(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Show what applying a document would do: who moves, and how long the evidence takes; exit 3 when it cannot be."""
+    text = text_of(file)
+    found = _plan(text, file, admin)
+    if as_json:
+        print_json(found)
+    else:
+        _print_plan(found)
+    if found["problems"]:
+        raise Failure(f"{file} cannot be applied: {len(found['problems'])} problems", 3)
+
+
+def _plan(text: str, file: str, admin: str | None) -> dict[str, Any]:
+    name = name_of(text, file)
+    try:
+        found: dict[str, Any] = call("POST", url_of(admin, name, "plan"), timeout_s=_SLOW_S, text=text).json()
+    except Refused as refused:
+        if refused.status != 400:
+            raise
+        problems = problems_of(text)
+        raise Failure(_listed(file, problems) if problems else f"{file}: {refused.message}", 3) from refused
+    return found
+
+
+def _print_plan(found: dict[str, Any]) -> None:
+    print(f"{found['name']}: what applying it would do")
+    for line in found["lines"]:
+        print(f"  {line}")
+    print(f"  slots: {found['slots']}")
+    for line in found["problems"]:
+        print(f"  PROBLEM: {line}")
+    if not found["steps"]:
+        return
+    live = found["live"]
+    assumed = "assumed: too little was counted to know it" if live["bad_rate_assumed"] else "counted"
+    print(
+        f"\nlive: {live['requests_per_second']:.4g} requests/s, bad rate of stable {live['bad_rate']:.3%} ({assumed})"
+    )
+    ratios = [f"finds {ratio}" for ratio in found["steps"][0]["detect_seconds"]]
+    columns = ["step", "weight", "guardrail", *ratios, "promotes"]
+    rows = [
+        (
+            one["step"], percent(one["weight"]), one["guardrail"],
+            *(
+                after(one["detect_seconds"][ratio], one["detect_canary_requests"][ratio])
+                for ratio in one["detect_seconds"]
+            ),
+            after(one["promote_seconds"], one["promote_canary_requests"]),
+        )
+        for one in found["steps"]
+    ]  # fmt: skip
+    print_table("time to find harm of that ratio, and to promote an equal canary", columns, rows)
+    if not live["requests_per_second"]:
+        print("no requests were seen in the last half minute: counts are canary requests, times are not known")
+
+
+def after(seconds: float | None, requests: int | None) -> str:
+    """A time until something, or where no requests come what it takes of them; `never` where it never is."""
+    from router.rollout.words import duration
+
+    if requests is None:
+        return "never"
+    return f"{requests:,} requests" if seconds is None else duration(round(seconds * 1000))
+
+
+@app.command("diff")
+def diff(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Show how a document differs from the one in force, and what that means."""
+    text = text_of(file)
+    found = _plan(text, file, admin)
+    from gateway.control.reading import read_policy
+
+    try:
+        view = call("GET", url_of(admin, found["name"])).json()
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        view = {"document": None, "generation": 0}
+    lines = difference(view["document"], read_policy(text).document, f"generation {view['generation']}", file)
+    if as_json:
+        print_json({"name": found["name"], "generation": view["generation"], "diff": lines, "lines": found["lines"]})
+        return
+    for line in lines or ["the documents say the same"]:
+        print(line)
+    print("")
+    for line in found["lines"]:
+        print(f"  {line}")
+
+
+@app.command("delete")
+def delete(
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Also while a rollout is under way.")] = False,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Remove a policy: the model's default version answers again."""
+    from urllib.parse import urlencode
+
+    query = urlencode({key: value for key, value in (("force", "1" if force else ""), ("reason", reason)) if value})
+    found = call("DELETE", url_of(admin, name) + (f"?{query}" if query else "")).json()
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{name} has no policy any more")
+
+
+@app.command("rollback")
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option("--to", metavar="N", help="A generation [the one before].")] = None,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Put an earlier document in force again, in one step."""
+    body = {"reason": reason} | ({} if to is None else {"to": to})
+    _changed(call("POST", url_of(admin, name, "rollback"), body, _SLOW_S).json(), "is rolled back", as_json)
+
+
+@app.command("kill")
+def kill(
+    name: Name,
+    variant: Annotated[str, typer.Argument(metavar="VARIANT")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it back in.")] = False,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Take a variant out at once, whatever the document says; its users get stable."""
+    body = {"variant": variant, "killed": not undo, "reason": reason}
+    done = f"{variant} is let back in" if undo else f"{variant} gets nothing"
+    _changed(call("POST", url_of(admin, name, "kill"), body).json(), done, as_json)
+
+
+def _changed(view: dict[str, Any], done: str, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+        return
+    acted = "on every worker" if view["in_force_everywhere"] else "but SOME WORKERS DO NOT ACT ON IT YET"
+    print(f"{view['name']}: {done}, {acted}; generation {view['generation']}, revision {view['revision']}")
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of policy documents, for editors."""
+    from router.schema import schema as schema_of
+
+    print_json(schema_of())

@@ -1,0 +1,180 @@
+"""`tidegate rollout ...`: where a rollout stands, what it waits for, and what people may tell it."""
+
+import threading
+import time
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.client import AdminUrl, Refused, admin_url, call
+from gateway.cli.output import Failure, Json, print, print_json, print_table
+from gateway.cli.policy import Name, Reason, percent, url_of
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_LOOK_S = 0.5
+_PATIENCE_S = 30.0
+"""A control that was killed is back long before."""
+AT_REST = ("IDLE", "PROMOTED", "ROLLED_BACK")
+
+
+@app.command("ls")
+def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
+    """List the rollouts of all policies."""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/rollouts").json()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        print("no rollouts: a policy whose document has spec.rollout makes one")
+        return
+    rows = [
+        (
+            one["name"], one["state"], step_text(one), percent(one["weights"]["in_force"].get(one["canary"], 0.0)),
+            "; ".join(one["waits"]) or one["reason"],
+        )
+        for one in found
+    ]  # fmt: skip
+    print_table("rollouts", ["model", "state", "step", "canary", "waits for"], rows)
+
+
+def step_text(shown: dict[str, Any]) -> str:
+    """Which step it is in, counted from 1; "" while it is in none."""
+    if not shown["steps"] or shown["state"] in AT_REST:
+        return ""
+    return f"{min(shown['step'] + 1, shown['steps'])} of {shown['steps']}"
+
+
+@app.command("status")
+def status(
+    name: Name,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow it until it is at rest; exit 3 when it was rolled back.")
+    ] = False,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a rollout stands and what it waits for."""
+    import sys
+
+    url = url_of(admin, name, section="rollouts")
+    if not watch:
+        shown = call("GET", url).json()
+        if as_json:
+            print_json(shown)
+        else:
+            from rich.console import Console
+
+            from gateway.cli.rollout_view import render
+
+            Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(render(shown, time.time()))
+        return
+    last = _follow_live(url) if sys.stdout.isatty() and not as_json else _follow_lines(url, as_json)
+    if last["state"] == "ROLLED_BACK":
+        raise Failure(f"{name} was rolled back: {last['reason']}", 3)
+
+
+def _looks(url: str) -> Any:
+    """The rollout again and again, with "" or why it cannot be had just now; ends when it is at rest."""
+    shown: dict[str, Any] = call("GET", url).json()
+    away_since: float | None = None
+    trouble, clock = "", threading.Event()
+    while True:
+        yield shown, trouble
+        if not trouble and shown["state"] in AT_REST:
+            return
+        clock.wait(_LOOK_S)
+        try:
+            shown, trouble, away_since = call("GET", url).json(), "", None
+        except Failure as failure:
+            if isinstance(failure, Refused) and failure.status < 500:
+                raise
+            away_since = time.monotonic() if away_since is None else away_since
+            if time.monotonic() - away_since > _PATIENCE_S:
+                raise
+            trouble = failure.message
+
+
+def _follow_live(url: str) -> dict[str, Any]:
+    """In a terminal: one picture that changes."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from gateway.cli.rollout_view import render
+
+    console = Console(highlight=False)
+    shown: dict[str, Any] = {}
+    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
+        for shown, trouble in _looks(url):
+            live.update(render(shown, time.time(), trouble), refresh=True)
+    return shown
+
+
+def _follow_lines(url: str, as_json: bool) -> dict[str, Any]:
+    """In a pipe: a line for each change."""
+    import json
+
+    from gateway.cli.rollout_view import line, place
+
+    shown: dict[str, Any] = {}
+    before: object = None
+    for shown, trouble in _looks(url):
+        now = (place(shown), trouble)
+        if now != before:
+            print(json.dumps(shown) if as_json else line(shown, time.time(), trouble))
+        before = now
+    return shown
+
+
+@app.command("approve")
+def approve(
+    name: Name,
+    step: Annotated[
+        int | None, typer.Option("--step", metavar="N", help="The step that is meant [the present].")
+    ] = None,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Agree to leave the present step."""
+    _command("approve", name, reason, admin, as_json, {} if step is None else {"step": step - 1})
+
+
+@app.command("pause")
+def pause(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Stop where it is; it still rolls back when it has to."""
+    _command("pause", name, reason, admin, as_json)
+
+
+@app.command("resume")
+def resume(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Go on after a pause, or after what held it."""
+    _command("resume", name, reason, admin, as_json)
+
+
+@app.command("abort")
+def abort(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Roll back now: the canary gets nothing, and this rollout does not start again by itself."""
+    _command("abort", name, reason, admin, as_json)
+
+
+@app.command("promote")
+def promote(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Promote before the evidence is complete; never against a guardrail that has tripped."""
+    _command("promote", name, reason, admin, as_json)
+
+
+@app.command("retry")
+def retry(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Begin again a rollout that was rolled back; needs a --reason."""
+    _command("retry", name, reason, admin, as_json)
+
+
+def _command(
+    kind: str, name: str, reason: str, admin: str | None, as_json: bool, more: dict[str, Any] | None = None
+) -> None:
+    found = call("POST", url_of(admin, name, kind, section="rollouts"), {"reason": reason, **(more or {})}).json()
+    if as_json:
+        print_json(found)
+        return
+    acted = "" if found["in_force_everywhere"] else "; SOME WORKERS DO NOT ACT ON IT YET"
+    print(f"{name}: {found['text']}{acted}; it is {found['rollout']['state']}")

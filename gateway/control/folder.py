@@ -1,0 +1,342 @@
+"""The watched folder: each *.yaml in it is a policy document, and the policy belongs to the file.
+
+`scan` reads the files, in a thread; `decide` is pure: from what is there to what is to be done; `PolicyFolder` does it.
+What is wrong with a file leaves the policy as it is. A file is tried again when it changes; one that was refused for
+something outside it, such as a version that is not there yet, every few seconds. What a rollout does is never written
+to the file, and a file that was applied once is not applied again before it changes: a rollback stays one.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from gateway.control.policies import Policies
+from gateway.control.reading import Read, read_policy
+from gateway.store.base import Stale
+from runtimes.errors import ServingError
+
+LOOK_S: Final = 1.0
+AGAIN_S: Final = 5.0
+MOST_FILES: Final = 1_000
+FILE_BYTES: Final = 64 * 1024
+"""As much as the admin port takes of one document."""
+_SUFFIXES: Final = (".yaml", ".yml")
+_STATE_FILE: Final = "folder.state"
+_log: Final = logging.getLogger(__name__)
+Signature = tuple[int, int, int]
+"""Modified (ns), size, inode."""
+InThread = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file as one look saw it.
+
+    Attributes:
+        text: "" where it could not be read.
+        problem: why not.
+    """
+
+    signature: Signature
+    text: str = ""
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Known:
+    """What is remembered of a file.
+
+    Attributes:
+        signature: at the last look.
+        digest: of the text that `read` was made of.
+        read: None while it cannot be read, or has not stopped changing since it came.
+        tried: the text was given to the policies.
+        again_s: when a text that was refused may be tried again; None = when it changes.
+        unreadable, wrong, refused: what is wrong with the file, with what it says, with putting it in force.
+        told: what was logged last.
+    """
+
+    signature: Signature
+    digest: str = ""
+    read: Read | None = None
+    tried: bool = False
+    again_s: float | None = None
+    unreadable: str = ""
+    wrong: str = ""
+    refused: str = ""
+    told: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in words; "" = nothing."""
+        return self.unreadable or self.wrong or self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What follows from a look.
+
+    Attributes:
+        apply: file -> model name.
+        problems: file -> what is wrong, beside what the policies say of it.
+        orphans: policies whose file is gone.
+    """
+
+    apply: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    orphans: tuple[str, ...] = ()
+
+
+def scan(folder: Path) -> dict[str, Found]:
+    """Every policy file of a folder. Blocking.
+
+    Raises:
+        OSError: the folder cannot be read: that says nothing about its files.
+    """
+    root = os.path.realpath(folder, strict=True)
+    names = sorted(entry for entry in os.listdir(root) if entry.endswith(_SUFFIXES) and not entry.startswith("."))
+    found = {name: _read(root, name) for name in names[:MOST_FILES]}
+    for name in names[MOST_FILES:]:
+        found[name] = Found((0, 0, 0), problem=f"the folder has more than {MOST_FILES:,} files")
+    return found
+
+
+def _read(root: str, name: str) -> Found:
+    # Mounted volumes are links inside the folder (..data); a link that leaves it could show any file of the machine.
+    real = os.path.realpath(os.path.join(root, name))
+    if os.path.commonpath((root, real)) != root:
+        return Found((0, 0, 0), problem="a link that leads out of the folder")
+    try:
+        with open(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            facts = os.fstat(file.fileno())
+            signature = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if not stat.S_ISREG(facts.st_mode):
+                return Found(signature, problem="not a file")
+            content = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        return Found((0, 0, 0), problem=f"cannot be read: {error.strerror}")
+    if len(content) > FILE_BYTES:
+        return Found(signature, problem=f"longer than {FILE_BYTES:,} bytes")
+    try:
+        return Found(signature, content.decode())
+    except UnicodeDecodeError:
+        return Found(signature, problem="not UTF-8")
+
+
+def decide(known: Mapping[str, Known], owners: Mapping[str, str], applied: Container[str], now_s: float) -> Todo:
+    """What is to be done. Pure.
+
+    Args:
+        known: every file that is there.
+        owners: policy -> its owner.
+        applied: files that this node has ever applied: only these can be missed, those of other nodes' folders cannot.
+    """
+    ours = {name: owner.removeprefix("file:") for name, owner in owners.items() if owner.startswith("file:")}
+    todo = Todo(orphans=tuple(name for name, file in ours.items() if file in applied and _has_left(file, name, known)))
+    by_name: dict[str, list[str]] = {}
+    for file, one in known.items():
+        if one.read is not None and one.read.name:
+            by_name.setdefault(one.read.name, []).append(file)
+    for file, one in known.items():
+        read = one.read
+        if read is None:
+            continue
+        others = [other for other in by_name.get(read.name, []) if other != file]
+        if others:
+            todo.problems[file] = (
+                f"{', '.join(sorted(others))} is about {read.name!r} too: one file for each model name"
+            )
+        elif read.problems:
+            todo.problems[file] = "; ".join(str(problem) for problem in read.problems)
+        elif not one.tried or (one.again_s is not None and now_s >= one.again_s):
+            todo.apply[file] = read.name
+    return todo
+
+
+def _has_left(file: str, policy: str, known: Mapping[str, Known]) -> bool:
+    one = known.get(file)
+    if one is None:
+        return True
+    # A file that is broken now still owns its policy; one that is about another model does not.
+    return one.read is not None and bool(one.read.name) and one.read.name != policy
+
+
+class PolicyFolder:
+    """Follows the folder.
+
+    Args:
+        state_dir: where it is remembered which text of a file was applied.
+        in_thread: runs blocking work.
+
+    Attributes:
+        known: by file.
+        away: why the folder cannot be read; "" = it can.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        policies: Policies,
+        state_dir: Path,
+        *,
+        in_thread: InThread,
+        now_s: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.folder = folder
+        self.known: dict[str, Known] = {}
+        self.away = ""
+        self._policies = policies
+        self._in_thread = in_thread
+        self._now_s = now_s
+        self._wall_ns = wall_ns
+        self._looked = False
+        self._state = state_dir / _STATE_FILE
+        self._applied: dict[str, str] = self._recall()
+
+    async def run(self) -> None:
+        """Look at it for ever. Cancel: a look ends in its thread."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """One look, and what follows from it."""
+        try:
+            found = await self._in_thread(scan, self.folder)
+        except OSError as error:
+            self._tell_away(f"the policy folder cannot be read: {error.strerror}")
+            return
+        self._tell_away("")
+        self._take(found)
+        owners = {name: kept.record.owner for name, kept in self._policies.kept.items()}
+        todo = decide(self.known, owners, self._applied, self._now_s())
+        for file, one in self.known.items():
+            one.wrong = todo.problems.get(file, "")
+        for name in todo.orphans:
+            await self._orphan(name)
+        for file, name in todo.apply.items():
+            await self._apply(file, name)
+        for file, one in self.known.items():
+            if one.problem and one.problem != one.told:
+                _log.error("policy_file_refused", extra={"facts": {"file": file, "reason": one.problem[:2000]}})
+            one.told = one.problem
+
+    def problem_of(self, policy: str) -> str:
+        """What is wrong with the files that are about a policy; "" = nothing."""
+        owner = self._policies.kept[policy].record.owner if policy in self._policies.kept else ""
+        found = [
+            f"{file}: {one.problem}"
+            for file, one in sorted(self.known.items())
+            if one.problem and (owner == f"file:{file}" or (one.read is not None and one.read.name == policy))
+        ]
+        return "; ".join(found)
+
+    @property
+    def refused(self) -> int:
+        """How many files have a problem; the folder itself counts as one."""
+        return bool(self.away) + sum(1 for one in self.known.values() if one.problem)
+
+    def shown(self) -> dict[str, Any]:
+        """The folder for people and programs."""
+        files = [
+            {"file": file, "policy": one.read.name if one.read is not None else "", "problem": one.problem}
+            for file, one in sorted(self.known.items())
+        ]
+        return {"problem": self.away, "files": files}
+
+    # ---- inside ----
+
+    def _take(self, found: Mapping[str, Found]) -> None:
+        """Note what is there; a file is read once it has stopped changing."""
+        self.known = {file: one for file, one in self.known.items() if file in found}
+        for file, seen in found.items():
+            one = self.known.get(file)
+            if one is None:
+                one = self.known[file] = Known(seen.signature)
+                if self._looked or self._wall_ns() - seen.signature[0] < LOOK_S * 1e9:
+                    continue
+            elif one.signature != seen.signature:
+                one.signature = seen.signature
+                continue
+            self._settled(file, one, seen)
+        self._looked = True
+
+    def _settled(self, file: str, one: Known, seen: Found) -> None:
+        one.unreadable = seen.problem
+        if seen.problem:
+            one.read, one.digest = None, ""
+            return
+        digest = hashlib.sha256(seen.text.encode()).hexdigest()
+        if digest == one.digest:
+            return
+        one.digest, one.read, one.again_s, one.refused = digest, read_policy(seen.text), None, ""
+        one.tried = self._applied.get(file) == digest and self._is_ours(file, one.read.name)
+
+    def _is_ours(self, file: str, policy: str) -> bool:
+        kept = self._policies.kept.get(policy)
+        return kept is not None and kept.record.owner == f"file:{file}"
+
+    async def _apply(self, file: str, name: str) -> None:
+        one = self.known[file]
+        assert one.read is not None, "decided by what it says"
+        owner = f"file:{file}"
+        one.tried = True
+        try:
+            kept, changed = await self._policies.apply(
+                one.read.document, actor=owner, owner=owner, reason="the file in the policy folder"
+            )
+        except ServingError as error:
+            # It was read without a problem, so what is missing is elsewhere: a version, the store.
+            one.again_s, one.refused = self._now_s() + AGAIN_S, error.message
+            return
+        one.again_s, one.refused = None, ""
+        self._applied[file] = one.digest
+        await self._in_thread(self._remember)
+        if changed:
+            facts = {"file": file, "policy": name, "generation": kept.record.generation}
+            _log.info("policy_applied", extra={"facts": facts})
+
+    async def _orphan(self, name: str) -> None:
+        """The file is gone: the policy stays, and belongs to nobody."""
+        kept = self._policies.kept[name]
+        owner = kept.record.owner
+        record = msgspec.structs.replace(kept.record, owner="")
+        audit = {"actor": owner, "what": "orphan", "reason": "the file has left the policy folder", "owner": ""}
+        try:
+            await self._policies.save(name, record, expected=kept.revision, audit=audit)
+        except Stale:
+            await self._policies.reload(name)  # a rollout has written: at the next look
+        except ServingError as error:
+            _log.warning("policy_not_orphaned", extra={"facts": {"policy": name, "reason": error.message}})
+        else:
+            self._applied.pop(owner.removeprefix("file:"), None)
+            _log.warning("policy_orphaned", extra={"facts": {"policy": name, "file": owner.removeprefix("file:")}})
+
+    def _tell_away(self, problem: str) -> None:
+        if problem and problem != self.away:
+            _log.error("policy_folder_away", extra={"facts": {"reason": problem}})
+        self.away = problem
+
+    def _recall(self) -> dict[str, str]:
+        try:
+            return msgspec.json.decode(self._state.read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.DecodeError):
+            return {}
+
+    def _remember(self) -> None:
+        temporary = self._state.with_suffix(".new")
+        try:
+            temporary.write_bytes(msgspec.json.encode(self._applied))
+            temporary.replace(self._state)
+        except OSError as error:
+            _log.error("state_not_written", extra={"facts": {"reason": error.strerror}})

@@ -1,0 +1,138 @@
+"""What people see of a rollout beside its status: steps, weights, guardrails with counts and thresholds. Pure.
+
+It is made of the record in the store, so every node shows the same, whichever of them leads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.control.documents import Kept
+from gateway.shadow import COMPARED, DISAGREED
+from gateway.tally import BAD, OK, SLOW
+from router import slots as tables
+from router.evidence.eprocess import EventShare, log_threshold
+from router.evidence.promotion import NonInferiority
+from router.hashing import SLOTS
+from router.rollout.words import duration, listed
+from router.rollout_document import Guardrail, Hold, Step
+
+
+def weights(kept: Kept, zeroed_here: bool = False) -> dict[str, dict[str, float]]:
+    """Share of the default split by variant: `intended` by document and rollout, `in_force` after what was taken out.
+
+    Args:
+        zeroed_here: this node gives the canary nothing while the store is away.
+    """
+    record, names = kept.record, kept.policy.names
+    table = tables.from_text(record.slots, names)
+    in_force = {name: table.count(index) / SLOTS for index, name in enumerate(names)}
+    taken_out = {*record.killed, *(name for name, killed in kept.policy.spec.kill.items() if killed)}
+    if record.canary and (record.zeroed or zeroed_here):
+        taken_out.add(record.canary)
+    for name in taken_out & {*names} - {record.stable}:
+        in_force[record.stable] += in_force[name]
+        in_force[name] = 0.0
+    return {"intended": _intended(kept), "in_force": {name: round(share, 6) for name, share in in_force.items()}}
+
+
+def _intended(kept: Kept) -> dict[str, float]:
+    record, names = kept.record, kept.policy.names
+    if record.canary and record.status.identity:
+        canary = record.status.slots / SLOTS
+        return {
+            name: canary if name == record.canary else 1 - canary if name == record.stable else 0.0 for name in names
+        }
+    table = tables.from_text(record.slots, names)
+    return {name: table.count(index) / SLOTS for index, name in enumerate(names)}
+
+
+def plan_of(kept: Kept) -> list[dict[str, Any]]:
+    """The rollout's steps in words, numbered from 1."""
+    rollout = kept.policy.spec.rollout
+    steps = rollout.steps if rollout is not None else ()
+    return [_step(number, step) for number, step in enumerate(steps, 1)]
+
+
+def _step(number: int, step: Step) -> dict[str, Any]:
+    shadow = step.shadow
+    return {
+        "step": number,
+        "weight": None if step.set_weight_slots is None else step.set_weight_slots / SLOTS,
+        "shadow": None if shadow is None else shadow.percent_slots / SLOTS,
+        "hold": _hold(step.hold, shadow.min_samples if shadow is not None else None),
+    }
+
+
+def _hold(hold: Hold | None, compared: int | None) -> str:
+    parts = [f"{compared:,} compared requests"] if compared else []
+    if hold is not None:
+        parts += [duration(hold.min_duration_ms)] if hold.min_duration_ms else []
+        parts += [f"{hold.min_units:,} units"] if hold.min_units else []
+        parts += [f"{hold.min_samples:,} requests"] if hold.min_samples else []
+        parts += [f"approval by {listed(hold.approval.by)}"] if hold.approval is not None else []
+    return ", ".join(parts)
+
+
+def guardrails(kept: Kept) -> list[dict[str, Any]]:
+    """Every guardrail: its mark, counts of this step, log e-values beside the thresholds that decide."""
+    rollout, record = kept.policy.spec.rollout, kept.record
+    judge = record.evidence.get("judge")
+    if rollout is None or not judge or judge["identity"] != record.status.identity:
+        return []
+    analysis = rollout.analysis
+    limits = {
+        "rollback_log_e": log_threshold(analysis.alpha, len(analysis.guardrails)),
+        "promote_log_e": log_threshold(analysis.beta),
+    }
+    found = []
+    for rail in analysis.guardrails:
+        mark = record.status.marks.get(rail.label)
+        shown = _of_shadow(rail, rollout.to, judge) if rail.max is not None else _of_events(kept, rail, judge, limits)
+        detectable = mark.detectable_ratio if mark else None
+        found.append(
+            {
+                "name": rail.label,
+                "metric": rail.metric,
+                "state": mark.state if mark else "insufficient",
+                "detectable_ratio": detectable,
+                "min_detect": analysis.min_detect,
+                **shown,
+                "text": mark.text if mark else "",
+            }
+        )
+    return found
+
+
+def _of_events(kept: Kept, rail: Guardrail, judge: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:
+    rollout = kept.policy.spec.rollout
+    assert rollout is not None, "asked before"
+    state = judge["rails"].get(rail.label)
+    harm = EventShare.from_state(state["harm"]) if state else None
+    safety = NonInferiority.from_state(state["safety"]) if state else None
+    bad = SLOW if rail.metric == "latency" else BAD
+    return {
+        "counts": {
+            role: _share(judge["step"].get(name), bad)
+            for role, name in (("canary", rollout.to), ("stable", kept.policy.spec.stable))
+        },
+        "erred_units": {"canary": harm.canary_events, "all": harm.all_events} if harm else None,
+        "harm": {"log_e": harm.log_e, "peak_log_e": harm.peak_log_e, "threshold": limits["rollback_log_e"]}
+        if harm
+        else None,
+        "safety": {"log_e": safety.log_e, "peak_log_e": safety.peak_log_e, "threshold": limits["promote_log_e"]}
+        if safety
+        else None,
+    }
+
+
+def _share(counts: list[int] | None, bad: int) -> dict[str, int]:
+    return {"bad": counts[bad], "requests": counts[OK] + counts[BAD]} if counts else {"bad": 0, "requests": 0}
+
+
+def _of_shadow(rail: Guardrail, canary: str, judge: Mapping[str, Any]) -> dict[str, Any]:
+    counts = judge["shadow"].get(canary)
+    return {
+        "compared": counts[COMPARED] if counts else 0,
+        "disagreed": counts[DISAGREED] if counts else 0,
+        "max": rail.max,
+    }
