@@ -105,14 +105,16 @@ class Arm:
             counts[OK] += 1
             job.tally = None
             unit = job.unit
-            job.lead = sign(self._index, unit)
-            if not job.place:
+            place = job.place
+            if not place:
+                job.lead = sign(self._index, unit)
                 continue
+            job.lead = sign(self._index, unit, place >> 15 & 0x7F)
             if slow_ns and now - job.started_ns > slow_ns:
                 counts[SLOW] += 1
-                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), job.place, unit)
+                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), place, unit)
             elif not unit & mask:
-                self._ring.write(NOTE_SEEN, job.place, unit)
+                self._ring.write(NOTE_SEEN, place, unit)
         route = self._route
         if not self.is_canary and route.terms.fallback:
             route.earn(len(jobs))
