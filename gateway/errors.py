@@ -28,6 +28,7 @@ STATUS: Final[dict[str, int]] = {
     "control_away": 503,
     # policies and the store
     "unknown_policy": 404,
+    "unknown_experiment": 404,
     "stale": 412,
     "fenced": 409,
     "store_away": 503,

@@ -22,6 +22,8 @@ MOST_ITEMS: Final = 1_000
 BODY_BYTES: Final = 1024 * 1024
 MOST_REWARDS: Final = 16
 """Rewards of one item: as many as an experiment has goals."""
+LARGEST: Final = 1e12
+"""Of a number: sums of squares of a million of them keep their digits."""
 LABEL_CHARS: Final = 256
 LABEL_SLOT: Final = "label"
 REWARD_SLOT: Final = "reward."
@@ -60,25 +62,26 @@ class Item:
         return found
 
 
-def items_of(document: object) -> list[Item]:
-    """The items of a body.
+def listed(document: object) -> list[tuple[str, object]]:
+    """The items of a body, each with its path.
 
     Args:
         document: plain values, as a JSON parser gives them.
 
     Raises:
-        InvalidInput: with the path of the first that does not fit.
+        InvalidInput: it is neither an object nor a list of 1 to 1,000.
     """
     if isinstance(document, dict):
-        return [_item(document, "")]
+        return [("", document)]
     if not isinstance(document, list):
         raise InvalidInput(f"expected an object or a list of objects, got {_shown(document)}")
     if not 1 <= len(document) <= MOST_ITEMS:
         raise InvalidInput(f"expected 1 to {MOST_ITEMS:,} items, got {len(document):,}")
-    return [_item(one, f"[{at}]") for at, one in enumerate(document)]
+    return [(f"[{at}]", one) for at, one in enumerate(document)]
 
 
-def _item(value: object, path: str) -> Item:
+def item_of(value: object, path: str = "") -> Item:
+    """One item. Raises InvalidInput with the path of what does not fit."""
     if not isinstance(value, dict):
         raise InvalidInput(f"{path}: expected an object, got {_shown(value)}")
     dot = f"{path}." if path else ""
@@ -116,8 +119,8 @@ def _finite(value: object, path: str) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
-        raise InvalidInput(f"{path}: expected a finite number, got {_shown(value)}")
+    if not abs(number) <= LARGEST:
+        raise InvalidInput(f"{path}: expected a finite number within {LARGEST:g}, got {_shown(value)}")
     return number
 
 
@@ -160,21 +163,17 @@ def _shown(value: object) -> str:
     return repr(value)[:60] if isinstance(value, str | int | float) else f"a {type(value).__name__} of another form"
 
 
-def facts_of(items: list[Item], keys: Mapping[int, bytes]) -> list[dict[str, Any] | None]:
-    """What control needs of each item, in plain values; None = its id is forged.
+def facts_of(item: Item, keys: Mapping[int, bytes]) -> dict[str, Any] | None:
+    """What control needs of an item, in plain values; None = its id is forged.
 
     Args:
         keys: of prediction ids, by key id.
     """
-    found: list[dict[str, Any] | None] = []
-    for item in items:
-        try:
-            prediction = read(item.prediction_id, keys)
-        except ForgedId:
-            found.append(None)
-            continue
-        found.append(_facts(item, prediction))
-    return found
+    try:
+        prediction = read(item.prediction_id, keys)
+    except ForgedId:
+        return None
+    return _facts(item, prediction)
 
 
 def _facts(item: Item, prediction: Prediction) -> dict[str, Any]:

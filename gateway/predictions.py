@@ -5,7 +5,8 @@
            | unit u64 | score bin u8 | decision u8                        29 bytes, big-endian
     mac  = blake2s(key, body), 10 bytes (RFC 7693: a keyed hash is a MAC)
 
-255 as score bin or decision: not known; as stratum: not randomised, so what comes back for it is no evidence. Ten bytes of MAC: a forger who sends 10,000 ids a second needs 10^12 years.
+255 as score bin or decision: not known; as stratum: not randomised, so what comes back for it is no evidence.
+Ten bytes of MAC: a forger who sends 10,000 ids a second needs 10^12 years.
 """
 
 import binascii

@@ -213,6 +213,7 @@ class Control:
         )
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.rollouts.run())
+        self._spawn(traffic.experiments.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
         if admin is not None:

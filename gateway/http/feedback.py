@@ -4,12 +4,13 @@ The worker reads the body and checks every signature; control knows whose predic
 answer is 200 when all that could be kept is in the store: then nothing of it is lost.
 """
 
-from typing import Final
+import asyncio
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
 
-from gateway.feedback import BODY_BYTES, OUTCOMES, facts_of, items_of
+from gateway.feedback import BODY_BYTES, OUTCOMES, facts_of, item_of, listed
 from gateway.http.access import actor_of
 from gateway.http.body import read_body
 from gateway.http.reply import Reply, json_reply
@@ -17,6 +18,8 @@ from gateway.http.surface import Surface
 from runtimes.errors import InvalidInput
 
 _PATIENCE_S: Final = 10.0
+_AT_ONCE: Final = 32
+"""Items between two looks at the sockets: about 0.3 ms."""
 
 
 class FeedbackEndpoint:
@@ -41,8 +44,7 @@ class FeedbackEndpoint:
                 document = orjson.loads(body)
             except orjson.JSONDecodeError as error:
                 raise InvalidInput("the body is not valid JSON") from error
-            snapshot = self._surface.snapshot()
-            facts = facts_of(items_of(document), {key.id: key.secret for key in snapshot.signing})
+            facts = await self._facts(document)
         finally:
             dataplane.release(held)
         actor = actor_of(request)
@@ -58,3 +60,13 @@ class FeedbackEndpoint:
                 outcomes[at] = outcome
         counts = {kind: outcomes.count(kind) for kind in OUTCOMES if kind in outcomes}
         return json_reply({"counts": counts, "outcomes": outcomes})
+
+    async def _facts(self, document: object) -> list[dict[str, Any] | None]:
+        """Each item checked. Inferences wait on the same loop: it is theirs again after every few items."""
+        keys = {key.id: key.secret for key in self._surface.snapshot().signing}
+        found = []
+        for at, (path, value) in enumerate(listed(document)):
+            if at % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            found.append(facts_of(item_of(value, path), keys))
+        return found
