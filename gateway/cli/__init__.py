@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gateway.cli import bench, config, doctor, infer, keys, models, serve
+from gateway.cli import bench, config, doctor, experiment, feedback, infer, keys, models, serve
 from gateway.cli.output import Failure, fail
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("version")(doctor.show_version)
 app.add_typer(models.app, name="models", help="Models of a running server: list, inspect, load, unload, alias.")
+app.add_typer(experiment.app, name="experiment", help="Experiments of a running server: list, report.")
+app.add_typer(experiment.shadow_app, name="shadow", help="Shadows of a running server: report.")
+app.add_typer(feedback.app, name="feedback", help="Send rewards and labels for predictions.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
 app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
 

@@ -10,6 +10,7 @@ nothing: a node begins where the oldest part of the saved state ends.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +34,7 @@ SAVE_MS: Final = 5_000
 PER_ENTRY: Final = 300
 """Rewards in one entry of the stream, of at most 64 KiB."""
 _PAGE: Final = 200
+_WAITING: Final = 256
 _log: Final = logging.getLogger(__name__)
 
 
@@ -112,6 +114,7 @@ class Experiments:
         self._held: dict[str, Held] = {}
         self._early: dict[str, tuple[PolicyRecord, TrafficPolicy]] = {}
         self._led = False
+        self._waiting: deque[tuple[str, NodeReport]] = deque(maxlen=_WAITING)
         self._busy = asyncio.Lock()
 
     def study(self, name: str) -> Study | None:
@@ -143,9 +146,12 @@ class Experiments:
             held.study, held.moved, held.saved_ms = study, True, 0
 
     def heard(self, name: str, report: NodeReport) -> None:
-        """The leader hears what a node has counted."""
+        """The leader hears what a node has counted; what it hears before it has read the store waits for that."""
+        if not self._led:
+            self._waiting.append((name, report))
+            return
         held = self._held.get(name)
-        if held is not None and self._led and held.health.take(report, held.study):
+        if held is not None and held.health.take(report, held.study):
             held.moved = True
 
     # ---- the loop ----
@@ -195,6 +201,9 @@ class Experiments:
         early, self._early = self._early, {}
         for name, (record, policy) in early.items():
             self.taken(name, record, policy)
+        waiting, self._waiting = self._waiting, deque(maxlen=_WAITING)
+        for name, report in waiting if leads else ():
+            self.heard(name, report)
 
     async def _restore(self, name: str, revision: int, saved: Saved) -> None:
         held = self._held.get(name)

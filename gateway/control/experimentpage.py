@@ -111,8 +111,8 @@ def _verdicts(report: Mapping[str, Any]) -> Iterable[str]:
 def _health(report: Mapping[str, Any]) -> Iterable[str]:
     health = report["health"]
     cards = [
-        ("sample ratio p", number(health["srm_p"]), "held at 0.001" if health["srm_ok"] else "mismatch"),
-        ("the same, of units with feedback", number(health["feedback_srm_p"]), "of the primary goal"),
+        ("sample ratio p", number(health["srm_p"]), "a mismatch from 0.001 down" if health["srm_ok"] else "MISMATCH"),
+        ("the same, with feedback", number(health["feedback_srm_p"]), "of the primary goal"),
         ("not randomised", percent(health["not_randomised_share"]), f"{health['not_randomised']:,} requests"),
         ("units in several variants", f"{health['units_of_several_variants']:,}", "of the sampled ones"),
     ]
@@ -148,11 +148,12 @@ def _goal(report: Mapping[str, Any], goal: Mapping[str, Any]) -> Iterable[str]:
     yield f'<p class="soft small">{what}; {goal["direction"]} is better{mde}</p>'
     yield forest(goal["comparisons"], goal["mde"])
     yield table(
-        ["variant", "units", "mean", "effect", "interval", "relative", "p now", "smallest p", "could have seen", ""],
+        ["variant", "units", "mean", "effect", "interval", "relative", "smallest p", "would have seen"],
         [*_arms(report, goal)],
     )
     for one in goal["comparisons"]:
-        yield f'<p class="soft small">{escape(one["variant"])}: {escape(one["why"])}</p>'
+        why = f'<span class="soft small">{escape(one["why"])}</span>'
+        yield f"<p>{escape(one['variant'])}: {tag(one['decision'])} {why}</p>"
         if len(one["history"]) > 1:
             yield f"<h3>{escape(one['variant'])} against {escape(report['control'])} over time</h3>"
             yield over_time(one["history"], one["decision"], moment)
@@ -167,12 +168,12 @@ def _arms(report: Mapping[str, Any], goal: Mapping[str, Any]) -> Iterable[list[s
         one = compared.get(arm["variant"])
         line = [arm["variant"], f"{arm['units']:,}", number(arm["mean"])]
         if one is None:
-            yield [*line, "control", "", "", "", "", "", ""]
+            yield [*line, "control", "", "", "", ""]
             continue
         absolute, relative = one["absolute"], one["relative"]
         yield [
-            *line, signed(absolute["value"]), interval(absolute), percent_interval(relative), number(one["p"]),
-            number(one["running_p"]), number(one["detectable"]), Tagged(one["decision"]),
+            *line, signed(absolute["value"]), interval(absolute), percent_interval(relative),
+            number(one["running_p"]), number(one["detectable"]),
         ]  # fmt: skip
 
 

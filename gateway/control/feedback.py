@@ -71,8 +71,10 @@ class FeedbackDesk:
         covers = Actor(actor, frozenset(), models=tuple(models)).covers
         outcomes = ["unknown_model"] * len(items)
         by_model: dict[str, list[int]] = {}
+        owners: dict[tuple[Any, ...], str] = {}
         for at, item in enumerate(items):
-            name = self._model_of(item)
+            key = (item["digest"], item["revision"], item["variant"], item["model"])
+            name = owners[key] if key in owners else owners.setdefault(key, self._model_of(item))
             if name and not covers(name):
                 outcomes[at] = "forbidden"
             elif name:
