@@ -151,10 +151,9 @@ def _time(value: object, path: str) -> float | None:
         if seconds is None or seconds.tzinfo is None:
             raise InvalidInput(f"{path}: expected RFC 3339 with a time zone, such as 2026-03-01T12:00:00Z")
         return seconds.timestamp()
-    number = _finite(value, path)
-    if not 0 <= number <= _LATEST_S:
-        raise InvalidInput(f"{path}: expected seconds since 1970, got {_shown(value)}")
-    return number
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_S:
+        raise InvalidInput(f"{path}: expected seconds since 1970 or RFC 3339, got {_shown(value)}")
+    return float(value)
 
 
 def _shown(value: object) -> str:

@@ -1,11 +1,11 @@
 """All experiments of this node: kept in the store, fed by reports and rewards, read as reports.
 
 Rewards come through the store's stream `rewards/NAME`, so that every node has those of all; who leads also has what
-nodes count, and saves both. A reward stands under its prediction, so reading a stretch of the stream again changes
-nothing: a node begins where the oldest part of the saved state ends.
+nodes count, and saves both: first the shards that have changed, then the main document with the cursor. A reward stands
+under its prediction, so what a crash in between leaves to be read again changes nothing.
 
     document experiment NAME        the study, health, marks, cursor; by compare-and-set
-    document rewards NAME/0..15     the rewards of every sixteenth unit, with the cursor they were saved at
+    document rewards NAME/0..15     the rewards of every sixteenth unit
 """
 
 import asyncio
@@ -62,7 +62,6 @@ class Shard(msgspec.Struct, frozen=True):
     """A sixteenth of the rewards."""
 
     identity: str
-    cursor: int
     rows: list[Any]
 
 
@@ -220,16 +219,13 @@ class Experiments:
         if held is not None:
             held.revision = revision
             return
-        rewards, cursor = Rewards(_proportions(saved.study)), saved.cursor
+        rewards = Rewards(_proportions(saved.study))
         shards = []
         for number in range(SHARDS):
             document = await self._store.get(REWARDS, f"{name}/{number}")
             shard = msgspec.msgpack.decode(document.body, type=Shard) if document else None
-            if shard is None or shard.identity != saved.study.identity:
-                cursor = 0
-                continue
-            shards.append(shard.rows)
-            cursor = min(cursor, shard.cursor)
+            if shard is not None and shard.identity == saved.study.identity:
+                shards.append(shard.rows)
         rewards.restore(shards, saved.doublings, saved.overfull, saved.delays)
         self._held[name] = Held(
             saved.study,
@@ -237,7 +233,7 @@ class Experiments:
             Health(saved.health),
             Marks(dict(saved.min_p), dict(saved.history)),
             revision=revision,
-            cursor=cursor,
+            cursor=saved.cursor,
             missed=saved.missed,
             moved=False,
         )
@@ -262,7 +258,7 @@ class Experiments:
         changed, held.rewards.changed = held.rewards.changed, set()
         try:
             for number in sorted(changed):
-                body = msgspec.msgpack.encode(Shard(identity, held.cursor, held.rewards.shard(number)))
+                body = msgspec.msgpack.encode(Shard(identity, held.rewards.shard(number)))
                 await self._store.put(REWARDS, f"{name}/{number}", body, expected=None)
             held.moved, held.saved_ms = False, self._now_ms()
             document = await self._store.put(KIND, name, self._encoded(held), expected=held.revision)
