@@ -30,6 +30,8 @@ Group = tuple[str, int]
 """Epoch and stratum: within it the shares never change."""
 Place = tuple[str, str, int, int]
 """Goal, epoch, stratum, variant."""
+Units = dict[int, dict[int, float]]
+"""Unit -> `row_key` -> value."""
 
 
 class Reward(Struct, frozen=True, array_like=True):
@@ -101,8 +103,9 @@ class Rewards:
     kept: int = 0
     overfull: int = 0
     delays: dict[int, list[int]] = field(default_factory=dict)
-    _units: dict[Place, dict[int, dict[int, float]]] = field(default_factory=dict)
+    _shards: list[dict[Place, Units]] = field(default_factory=lambda: [{} for _ in range(SHARDS)])
     _sums: dict[Place, Sums] = field(default_factory=dict)
+    _predictions: dict[tuple[str, int], int] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
 
     def take(self, reward: Reward) -> bool:
@@ -110,7 +113,7 @@ class Rewards:
         if not in_sample(reward.unit, self.doublings):
             return False
         place = (reward.goal, reward.epoch, reward.stratum, reward.variant)
-        units = self._units.setdefault(place, {})
+        units = self._shards[reward.unit % SHARDS].setdefault(place, {})
         rows = units.get(reward.unit)
         known = None if rows is None else rows.get(reward.row)
         if known == reward.value:
@@ -123,6 +126,10 @@ class Rewards:
             rows = units[reward.unit] = {}
         else:
             sums.add(self._value(reward.goal, rows), -1)
+        if known is None:
+            asked = (reward.goal, reward.variant)
+            of_others = any(row >> 20 == reward.row >> 20 for row in rows)
+            self._predictions[asked] = self._predictions.get(asked, 0) + (not of_others)
         rows[reward.row] = reward.value
         sums.add(self._value(reward.goal, rows), 1)
         self.changed.add(reward.unit % SHARDS)
@@ -145,23 +152,30 @@ class Rewards:
     def _thin(self) -> None:
         """Half of the units are kept no longer."""
         self.doublings += 1
-        for place, units in self._units.items():
-            self._units[place] = {u: rows for u, rows in units.items() if in_sample(u, self.doublings)}
+        for shard in self._shards:
+            for place, units in shard.items():
+                shard[place] = {u: rows for u, rows in units.items() if in_sample(u, self.doublings)}
         self.changed = set(range(SHARDS))
         self._sum_up()
 
     def _sum_up(self) -> None:
         self.kept = 0
         self._sums = {}
-        for place, units in self._units.items():
-            sums = self._sums[place] = Sums()
+        self._predictions = {}
+        for place, units in self._every():
+            sums, asked = self._sums.setdefault(place, Sums()), (place[0], place[3])
             for rows in units.values():
                 sums.add(self._value(place[0], rows), 1)
                 self.kept += len(rows)
+                self._predictions[asked] = self._predictions.get(asked, 0) + len({row >> 20 for row in rows})
+
+    def _every(self) -> Iterator[tuple[Place, Units]]:
+        for shard in self._shards:
+            yield from shard.items()
 
     def forget(self, unit: int) -> bool:
         """Erase a unit; whether there was anything of it."""
-        found = [units.pop(unit, None) for units in self._units.values()]
+        found = [units.pop(unit, None) for units in self._shards[unit % SHARDS].values()]
         if not any(found):
             return False
         self.changed.add(unit % SHARDS)
@@ -180,24 +194,19 @@ class Rewards:
 
     def predictions(self, goal: str) -> dict[int, int]:
         """Variant -> requests for which a reward came, scaled up where units were dropped."""
-        found: dict[int, int] = {}
-        for (name, _, _, variant), units in self._units.items():
-            if name == goal:
-                count = sum(len({row >> 20 for row in rows}) for rows in units.values())
-                found[variant] = found.get(variant, 0) + (count << self.doublings)
-        return found
+        return {
+            variant: count << self.doublings for (name, variant), count in self._predictions.items() if name == goal
+        }
 
     # ---- state ----
 
     def shard(self, number: int) -> list[Any]:
         """The rewards of every sixteenth unit, as msgpack holds them exactly."""
-        return list(self._listed(number))
-
-    def _listed(self, number: int) -> Iterator[tuple[Any, ...]]:
-        for place, units in self._units.items():
-            rows = [[unit, *_flat(rows)] for unit, rows in units.items() if unit % SHARDS == number]
-            if rows:
-                yield (*place, rows)
+        return [
+            (*place, [[unit, *_flat(rows)] for unit, rows in units.items()])
+            for place, units in self._shards[number].items()
+            if units
+        ]
 
     def restore(
         self, shards: Sequence[Sequence[Any]], doublings: int, overfull: int, delays: Mapping[int, Any]
@@ -205,12 +214,12 @@ class Rewards:
         """Begin with what was saved."""
         self.doublings, self.overfull = doublings, overfull
         self.delays = {int(variant): list(counts) for variant, counts in delays.items()}
-        self._units = {}
+        self._shards = [{} for _ in range(SHARDS)]
         for shard in shards:
             for goal, epoch, stratum, variant, listed in shard:
-                units = self._units.setdefault((goal, epoch, stratum, variant), {})
                 for unit, *flat in listed:
                     if in_sample(unit, doublings):
+                        units = self._shards[unit % SHARDS].setdefault((goal, epoch, stratum, variant), {})
                         units[unit] = dict(zip(flat[::2], flat[1::2], strict=True))
         self._sum_up()
         self.changed = set()
