@@ -26,6 +26,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     # the node link
     "control_away": 503,
+    "unknown_experiment": 404,
     # keys
     "unauthorized": 401,
     "unknown_key": 404,

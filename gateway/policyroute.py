@@ -105,17 +105,18 @@ class Arm:
             placed = job.placed
             if placed is None:
                 continue
-            unit = placed.unit
-            job.lead = sign(index, unit)
-            if not placed.place:
+            unit, place = placed.unit, placed.place
+            if not place:
+                job.lead = sign(index, unit)
                 continue
+            job.lead = sign(index, unit, place >> 15 & 0x7F)
             if slow_ns and now - job.started_ns > slow_ns:
                 counts = job.tally
                 assert counts is not None, "a request counts once"
                 counts[SLOW] += 1
-                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), placed.place, unit)
+                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), place, unit)
             elif not unit & mask:
-                self._ring.write(NOTE_SEEN, placed.place, unit)
+                self._ring.write(NOTE_SEEN, place, unit)
         _count_ok(jobs)
         route = self._route
         if not self.is_canary and route.terms.fallback:

@@ -1,11 +1,12 @@
 """`x-prediction-id`: a signed name that describes its own prediction, so that feedback joins without a stored one.
 
     id   = base64url(body | mac), 52 characters; rows of a larger request are `id/k`, k from 0
-    body = version u8 | key u8 | digest 4 bytes | revision u32 | variant u8 | time u32 | sequence u32 | unit u64
-           | score bin u8 | decision u8                                   29 bytes, big-endian
+    body = version u8 | key u8 | digest 4 bytes | revision u32 | variant u8 | time u32 | stratum u8 | sequence u24
+           | unit u64 | score bin u8 | decision u8                        29 bytes, big-endian
     mac  = blake2s(key, body), 10 bytes (RFC 7693: a keyed hash is a MAC)
 
-255 as score bin or decision: not known. Ten bytes of MAC: a forger who sends 10,000 ids a second needs 10^12 years.
+255 as score bin or decision: not known; as stratum: not randomised, so what comes back for it is no evidence.
+Ten bytes of MAC: a forger who sends 10,000 ids a second needs 10^12 years.
 """
 
 import binascii
@@ -18,6 +19,8 @@ from typing import Final
 
 VERSION: Final = 1
 UNKNOWN: Final = 255
+UNCOUNTED: Final = 255
+"""Stratum of a request that was not randomised."""
 _BODY: Final = struct.Struct(">BB4sIBIIQBB")
 _PREFIX: Final = struct.Struct(">BB4sIB")
 _REST: Final = struct.Struct(">IIQBB")
@@ -41,6 +44,7 @@ class Prediction:
         digest: first 4 bytes of the version's digest, hexadecimal.
         revision: of the policy, its lower 32 bits.
         variant: index in that policy.
+        stratum: index of what randomised the request; None = nothing did, and it is no evidence.
         time_s: Unix time of the answer.
         unit: hash of the unit that was randomised.
         score_bin, decision: of a one-row request; None = not known.
@@ -51,6 +55,7 @@ class Prediction:
     digest: str
     revision: int
     variant: int
+    stratum: int | None
     time_s: int
     sequence: int
     unit: int
@@ -91,13 +96,15 @@ class Signer:
             for index, digest in enumerate(digests)
         ]
         self._now_s = now_s
-        self._sequence = sequence & 0xFFFF_FFFF
+        self._sequence = sequence & 0xFF_FFFF
 
-    def sign(self, variant: int, unit: int, score_bin: int = UNKNOWN, decision: int = UNKNOWN) -> bytes:
+    def sign(
+        self, variant: int, unit: int, stratum: int = UNCOUNTED, score_bin: int = UNKNOWN, decision: int = UNKNOWN
+    ) -> bytes:
         """An id, and behind it the begin of the header that follows: what `Exchange.lead` wants."""
-        self._sequence = sequence = (self._sequence + 1) & 0xFFFF_FFFF
+        self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
         body = self._prefixes[variant] + _REST.pack(
-            self._now_s.seconds, sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, score_bin, decision
+            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, score_bin, decision
         )
         mac = self._mac.copy()
         mac.update(body)
@@ -134,8 +141,9 @@ def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
         digest=digest.hex(),
         revision=revision,
         variant=variant,
+        stratum=None if sequence >> 24 == UNCOUNTED else sequence >> 24,
         time_s=time_s,
-        sequence=sequence,
+        sequence=sequence & 0xFF_FFFF,
         unit=unit,
         score_bin=None if score_bin == UNKNOWN else score_bin,
         decision=None if decision == UNKNOWN else decision,

@@ -8,7 +8,21 @@ import sys
 
 import typer
 
-from gateway.cli import bench, config, doctor, documents, infer, keys, models, policy, rollout, serve, store
+from gateway.cli import (
+    bench,
+    config,
+    doctor,
+    documents,
+    experiment,
+    feedback,
+    infer,
+    keys,
+    models,
+    policy,
+    rollout,
+    serve,
+    store,
+)
 from gateway.cli.output import Failure, fail
 
 app = typer.Typer(
@@ -30,6 +44,9 @@ app.add_typer(models.app, name="models", help="Models of a running server: list,
 app.add_typer(policy.app, name="policy", help="Traffic policies: list, get, apply, plan, diff, roll back, kill.")
 app.add_typer(rollout.app, name="rollout", help="Rollouts: follow one, approve, pause, resume, abort, promote, retry.")
 app.add_typer(store.app, name="store", help="The store: backup, check, restore.")
+app.add_typer(experiment.app, name="experiment", help="Experiments of a running server: list, report.")
+app.add_typer(experiment.shadow_app, name="shadow", help="Shadows of a running server: report.")
+app.add_typer(feedback.app, name="feedback", help="Send rewards and labels for predictions.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
 app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
 

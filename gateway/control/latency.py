@@ -1,6 +1,6 @@
 """How long stable takes: a quantile of its request durations since the last time it was asked for. From counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -42,6 +42,20 @@ class StableLatency:
             if name == model and text == str(version) and variant != "shadow":
                 found += values[REQUEST_DURATION : REQUEST_DURATION + _BUCKETS]
         return found
+
+
+def shown_quantiles(
+    totals: Totals, model: str, variants: Sequence[str], versions: Sequence[int]
+) -> list[dict[str, object]]:
+    """Quantiles of each variant's requests on this node since its start, for display; None = too few."""
+    found: list[dict[str, object]] = []
+    for variant, version in zip(variants, versions, strict=True):
+        values = totals.models.get((model, str(version), variant))
+        empty = np.zeros(_BUCKETS, np.int64)
+        histogram = empty if values is None else values[REQUEST_DURATION : REQUEST_DURATION + _BUCKETS]
+        quantiles = {f"p{round(q * 100)}_ms": quantile_of(histogram, q) / 1e6 or None for q in (0.5, 0.9, 0.99)}
+        found.append({"variant": variant, "requests": int(histogram.sum()), **quantiles})
+    return found
 
 
 def quantile_of(histogram: Values, quantile: float) -> int:

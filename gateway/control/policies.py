@@ -82,6 +82,7 @@ class Policies:
         kept: by name.
         models: what they need to know of models.
         loaded: the store or the cache has been read; before that nothing is known of any policy.
+        taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
     """
 
@@ -102,6 +103,7 @@ class Policies:
         self.signing: tuple[SigningKey, ...] = ()
         self.cleared: tuple[str, ...] = ()
         self.models = models
+        self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self._cache = cache_dir / _CACHE_FILE
         self._now_ms = now_ms
         self._changed = changed
@@ -153,7 +155,8 @@ class Policies:
             return
         try:
             record = decode_record(body)
-            self.kept[name] = Kept(revision, record, parse(record.document))
+            kept = self.kept[name] = Kept(revision, record, parse(record.document))
+            self.taken(name, kept.record, kept.policy)
         except (msgspec.DecodeError, PolicyError) as error:
             # What is in force stays: a record that a newer version wrote is no reason to route otherwise.
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})

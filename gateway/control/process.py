@@ -231,6 +231,7 @@ class Control:
         if traffic.folder is not None:
             self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
+        self._spawn(traffic.experiments.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
         if admin is not None:

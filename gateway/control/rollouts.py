@@ -115,6 +115,7 @@ class Rollouts:
         self._command_cursors: dict[str, int] = {}
         self._cleared_ms: dict[str, int] = {}
         self.zeroed_here: dict[str, str] = {}
+        self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.ticked = asyncio.Event()
 
     @property
@@ -227,6 +228,8 @@ class Rollouts:
             except StoreAway as error:
                 self._store_lost(error)
                 store = False
+        for one in reports:
+            self.heard(name, one)
         moved = [self._take(run, kept, one) for one in reports]
         run.moved = run.moved or any(moved)
         digests = {pin.variant: pin.digest for pin in kept.record.variants}

@@ -18,13 +18,13 @@ from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
 from gateway.control.facts import Worker, index_facts, state_facts, worker_facts
-from gateway.control.link import ControlEnd
+from gateway.control.link import ControlAway, ControlEnd
 from gateway.control.messages import Beat, Hello, Hint, Snapshot, Status, WantedModel
 from gateway.control.policies import Policies
 from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
 from gateway.keys import KeyFacts
-from runtimes.errors import Conflict, Forbidden, LoadFailed, ServingError, UnknownModel
+from runtimes.errors import Conflict, Forbidden, LoadFailed, UnknownModel
 from runtimes.registry.aliases import write_alias
 from runtimes.registry.directory import SeenModel, SourceAway
 from runtimes.registry.names import ALIAS_RULE, is_alias, is_name
@@ -89,6 +89,7 @@ class Service:
         self._looked = False
         self._introductions: dict[str, tuple[int, str]] = {}
         self.policies: Policies | None = None
+        self.calls: dict[str, Callable[..., Any]] = {}
         self.request_rates: dict[str, float] = {}
 
     @property
@@ -129,9 +130,9 @@ class Service:
 
     async def call(self, name: str, args: dict[str, Any]) -> Any:
         """Answer a call. See `gateway.control.link.ControlHandler.call`."""
-        method = getattr(self, f"call_{name}", None)
+        method = getattr(self, f"call_{name}", None) or self.calls.get(name)
         if method is None:
-            raise ServingError(f"no call {name}")
+            raise ControlAway(f"the control process does not answer {name} yet")
         answer = method(**args)
         return await answer if asyncio.iscoroutine(answer) else answer
 

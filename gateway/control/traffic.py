@@ -4,13 +4,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from gateway.control.counts import Totals
+from gateway.control.experimentbook import Experiments
+from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import PolicyFolder
-from gateway.control.latency import StableLatency
+from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
@@ -48,8 +50,8 @@ class Traffic:
         folder: Path | None = None,
     ) -> None:
         self.store = store
+        self.pages = pages
         self._service = service
-        self._pages = pages
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
@@ -66,6 +68,21 @@ class Traffic:
             now_ms=_now_ms,
             notify=self._notify,
         )
+        self.experiments = Experiments(
+            store,
+            now_ms=_now_ms,
+            leads=lambda: self.rollouts.leads,
+            latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
+        )
+        self.feedback = FeedbackDesk(
+            store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded
+        )
+        self.policies.taken = self.experiments.taken
+        self.rollouts.heard = self.experiments.heard
+        service.calls["feedback"] = self.feedback.take
+
+    def _loaded(self) -> Iterable[tuple[str, str]]:
+        return ((model.name, model.digest) for model in self._service.snapshot.models)
 
     def _statuses(self) -> Mapping[str, Status]:
         workers = self._service.workers.items()
@@ -92,7 +109,7 @@ class Traffic:
 
     def facts(self) -> TrafficFacts:
         """For the metrics page."""
-        living, finals = self._pages()
+        living, finals = self.pages()
         counts, statuses = counted([finals, *living.values()]), self._statuses().values()
         return TrafficFacts(
             tuple(
@@ -111,6 +128,7 @@ class Traffic:
 
     async def close(self) -> None:
         """Let go of the store."""
+        await self.experiments.close()
         await self.store.close()
 
 

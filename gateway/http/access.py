@@ -92,7 +92,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 """Section of the admin API -> scope to read it, scope to change it."""
 _BY_MODEL: Final = frozenset({"models", "policies", "rollouts", "experiments", "monitors"})
 """Sections where `{name}` is a model's."""
-FILTERED: Final = frozenset({"/admin/v1/models", "/admin/v1/policies", "/admin/v1/rollouts"})
+FILTERED: Final = frozenset({f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments")})
 
 
 def data_needs(path: str, method: str) -> Needs:

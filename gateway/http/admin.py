@@ -15,6 +15,7 @@ from gateway.control.service import Service
 from gateway.control.traffic import Traffic
 from gateway.http.access import Guard, actor_of, admin_needs, guarded
 from gateway.http.body import object_of
+from gateway.http.experiments import experiment_routes
 from gateway.http.failures import exception_handlers
 from gateway.http.gate import Gate
 from gateway.http.origin import Names
@@ -140,6 +141,7 @@ def build_admin(
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
         *store_routes(traffic, body_bytes),
+        *experiment_routes(traffic),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),
         Route("/admin/v1/keys/{name}", admin.revoke_key, methods=["DELETE"]),

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from gateway.http.access import Guard, data_needs, guarded
 from gateway.http.failures import exception_handlers
+from gateway.http.feedback import FeedbackEndpoint
 from gateway.http.inference import Inference
 from gateway.http.limits import EdgeLimits
 from gateway.http.metadata import Metadata
@@ -41,6 +42,7 @@ def build_app(surface: Surface, limits: EdgeLimits, executor: Executor) -> Starl
                 Route(f"{prefix}/infer", inference.infer, methods=["POST"]),
             )
         ],
+        Route("/v1/feedback", FeedbackEndpoint(surface).take, methods=["POST"]),
         Route("/v2/repository/index", repository.index, methods=["POST"]),
         Route("/v2/repository/models/{name}/load", repository.load, methods=["POST"]),
         Route("/v2/repository/models/{name}/unload", repository.unload, methods=["POST"]),

@@ -226,6 +226,23 @@ def asymptotic_interval(estimate: Estimate, alpha: float, n_star: float = 5000.0
     return Interval(low, estimate.value + half if side != "lower" else math.inf)
 
 
+def asymptotic_p(estimate: Estimate, alpha: float, n_star: float = 5000.0) -> float:
+    """The level at which the two-sided `asymptotic_interval` that is tuned for `alpha` would just touch 0.
+
+    Valid at any time, and so is the smallest one so far. 1 without units or without any spread.
+
+    Raises:
+        ValueError: as `asymptotic_interval`.
+    """
+    check_open(alpha, "alpha", 1.0)
+    check_open(n_star, "n_star")
+    if estimate.n < 1 or not 0.0 < estimate.se < math.inf:
+        return 1.0
+    grown = estimate.n * _rho_squared(n_star, alpha)
+    log = 0.5 * math.log1p(grown) - 0.5 * (estimate.value / estimate.se) ** 2 * grown / (grown + 1.0)
+    return min(1.0, math.exp(log))
+
+
 def unit_ratio_log_e(canary: Moments, stable: Moments, ratio: float, n_star: float = 1000.0) -> float:
     """ln of an asymptotic e-value against "the canary's mean is at least `ratio` times stable's".
 

@@ -1,0 +1,142 @@
+"""`tidegate experiment ...` and `tidegate shadow ...`: reports of a running server, by its admin port."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.client import AdminUrl, admin_url, call
+from gateway.cli.output import Failure, Json, print, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+shadow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name: that of its model.")]
+
+
+@app.command("ls")
+def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
+    """List experiments."""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/experiments").json()
+    if as_json:
+        print_json(found)
+        return
+    from gateway.control.experimentpage import moment
+
+    rows = [(one["name"], one["state"], moment(one["began_ms"]), one["owner"]) for one in found]
+    print_table("experiments", ["name", "state", "since", "owner"], rows)
+
+
+@app.command("report")
+def report(
+    name: Name,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the page with plots to this file.")] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show how an experiment stands; it may be read at any time, as often as wanted."""
+    url = f"{admin_url(admin)}/admin/v1/experiments/{quote(name)}"
+    if html is not None:
+        page = call("GET", f"{url}?format=html").body
+        try:
+            html.write_bytes(page)
+        except OSError as error:
+            raise Failure(f"cannot write {html}: {error.strerror}") from error
+    found = call("GET", url).json()
+    if as_json:
+        print_json(found)
+        return
+    _print(found)
+    if html is not None:
+        print(f"page with plots: {html}")
+
+
+def _print(found: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import moment, number, percent
+
+    print(f"experiment {found['name']}: {found['state']}, since {moment(found['began_ms'])}; {found['unit']}")
+    if found["hypothesis"]:
+        print(f"  {found['hypothesis']}")
+    health = found["health"]
+    print(f"sample ratio p {number(health['srm_p'])}, of units with feedback {number(health['feedback_srm_p'])}")
+    for warning in health["warnings"]:
+        print(f"  ! {warning}")
+    print_table(
+        "health",
+        ["variant", "units", "requests", "bad", "fallbacks", "with feedback", "join rate", "median delay"],
+        [
+            [
+                one["variant"], one["units"], one["requests"], one["bad"], percent(one["fallback_rate"]),
+                one["predictions_with_feedback"], percent(one["join_rate"]), one["median_delay"],
+            ]
+            for one in health["arms"]
+        ],
+    )  # fmt: skip
+    for goal in found["goals"]:
+        mark = ", primary" if goal["primary"] else ""
+        _print_goal(f"goal {goal['name']} ({goal['direction']} is better{mark})", goal)
+    for rail in found["guardrails"]:
+        _print_goal(f"guardrail {rail['name']}", rail)
+
+
+def _print_goal(title: str, goal: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import interval, number, percent_interval, signed
+
+    compared = {one["variant"]: one for one in goal["comparisons"]}
+    rows = []
+    for arm in goal["arms"]:
+        one, mean = compared.get(arm["variant"]), arm.get("mean", arm.get("rate"))
+        line = [arm["variant"], arm.get("units", arm.get("requests")), number(mean)]
+        if one is None:
+            rows.append([*line, "control", "", "", "", "", ""])
+            continue
+        absolute = one["absolute"]
+        effect = [signed(absolute["value"]), interval(absolute), percent_interval(one["relative"])]
+        p = one.get("running_p", one["p"])
+        rows.append([*line, *effect, number(p), number(one["detectable"]), one["decision"]])
+    columns = ["variant", "n", "mean", "effect", "interval", "relative", "p", "would have seen", "decision"]
+    print_table(title, columns, rows)
+
+
+@shadow_app.command("report")
+def shadow_report(name: Name, admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Show how the answers of a policy's shadow compare with those that were given."""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/policies/{quote(name)}/shadow").json()
+    if as_json:
+        print_json(found)
+        return
+    scope = "since the rollout began" if found["scope"] == "rollout" else "of this node, since its start"
+    print(f"shadow of {found['name']}: {found['shadow_slots'] / 100:g} % of the requests are copied; counts {scope}")
+    if not found["variants"]:
+        print("nothing was compared yet")
+    for one in found["variants"]:
+        _print_shadow(one)
+
+
+def _print_shadow(one: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import number, percent
+
+    surely = one["disagreement"]
+    limits = f"{percent(surely['low'])} to {percent(surely['high'])}" if surely else None
+    rows = [
+        ("requests compared", one["requests"]),
+        ("agreement", percent(one["agreement"])),
+        ("disagreement, surely", limits),
+        ("rows compared", one["rows"]),
+        ("rows with another argmax", one["rows_other_argmax"]),
+        ("rows outside the tolerance", one["rows_outside_tolerance"]),
+        ("rows with another top k", one["rows_other_topk"]),
+        ("score shift, mean", number(one["shift_mean"])),
+        ("score shift, deviation", number(one["shift_deviation"])),
+        ("failed in the shadow", one["failed"]),
+        ("dropped", one["dropped"]),
+    ]
+    print_table(f"variant {one['variant']}", ["what", "value"], rows)
+    most = max((bin["rows"] for bin in one["shift_histogram"]), default=0)
+    if most:
+        bars = [
+            (f"{bin['at']:+.1f}", bin["rows"], "#" * max(1, round(40 * bin["rows"] / most)))
+            for bin in one["shift_histogram"]
+            if bin["rows"]
+        ]
+        print_table("score shift: shadow minus primary", ["shift", "rows", ""], bars)

@@ -1,0 +1,344 @@
+"""All experiments of this node: kept in the store, fed by reports and rewards, read as reports.
+
+Rewards come through the store's stream `rewards/NAME`, so that every node has those of all; who leads also has what
+nodes count, and saves both: first the shards that have changed, then the main document with the cursor. A reward stands
+under its prediction, so what a crash in between leaves to be read again changes nothing.
+
+    document experiment NAME        the study, health, marks, cursor; by compare-and-set
+    document rewards NAME/0..15     the rewards of every sixteenth unit
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from gateway.control.experiments import Marks, report_of
+from gateway.control.health import Health
+from gateway.control.record import NodeReport, PolicyRecord
+from gateway.control.rewards import SHARDS, Reward, Rewards
+from gateway.control.study import Study, study_of
+from gateway.store.base import Stale, Store, StoreAway
+from router.policy import TrafficPolicy
+from runtimes.errors import ServingError
+
+KIND: Final = "experiment"
+REWARDS: Final = "rewards"
+TICK_S: Final = 1.0
+SAVE_MS: Final = 5_000
+"""A crash costs so much of what nodes noted; counts and rewards are read again."""
+PER_ENTRY: Final = 300
+"""Rewards in one entry of the stream, of at most 64 KiB."""
+_PAGE: Final = 200
+_WAITING: Final = 256
+_log: Final = logging.getLogger(__name__)
+
+
+class UnknownExperiment(ServingError):
+    """No policy of this name has or had an experiment."""
+
+    code = "unknown_experiment"
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """The main document."""
+
+    study: Study
+    health: dict[str, Any]
+    cursor: int
+    missed: int
+    doublings: int
+    overfull: int
+    delays: dict[int, list[int]]
+    min_p: dict[str, float]
+    history: dict[str, list[list[float]]]
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """A sixteenth of the rewards."""
+
+    identity: str
+    rows: list[Any]
+
+
+@dataclass(slots=True)
+class Held:
+    """One experiment in memory.
+
+    Attributes:
+        revision: of the main document, for the next compare-and-set.
+        cursor: in the stream; missed: entries that the store dropped before they were read.
+        moved: something is to be saved.
+    """
+
+    study: Study
+    rewards: Rewards
+    health: Health = field(default_factory=Health)
+    marks: Marks = field(default_factory=Marks)
+    revision: int = 0
+    cursor: int = 0
+    missed: int = 0
+    moved: bool = True
+    saved_ms: int = 0
+
+
+class Experiments:
+    """The experiments.
+
+    Args:
+        leads: whether this node decides, and saves.
+        latency: study -> quantiles per variant, for display.
+
+    Attributes:
+        loaded: the store has been read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        now_ms: Callable[[], int],
+        leads: Callable[[], bool],
+        latency: Callable[[Study], Sequence[Mapping[str, Any]]],
+    ) -> None:
+        self.loaded = False
+        self._store = store
+        self._now_ms = now_ms
+        self._leads = leads
+        self._latency = latency
+        self._held: dict[str, Held] = {}
+        self._early: dict[str, tuple[PolicyRecord, TrafficPolicy]] = {}
+        self._led = False
+        self._waiting: deque[tuple[str, NodeReport]] = deque(maxlen=_WAITING)
+        self._busy = asyncio.Lock()
+
+    def study(self, name: str) -> Study | None:
+        """The experiment of a policy, also one that has ended."""
+        held = self._held.get(name)
+        return held.study if held else None
+
+    def names(self) -> list[str]:
+        """Policies that have or had one."""
+        return sorted(self._held)
+
+    # ---- what happens ----
+
+    def taken(self, name: str, record: PolicyRecord, policy: TrafficPolicy) -> None:
+        """A policy has changed, here or elsewhere."""
+        if not self.loaded:
+            self._early[name] = (record, policy)
+            return
+        held = self._held.get(name)
+        study = study_of(record, policy, held.study if held else None, self._now_ms())
+        if study is None or (held is not None and study is held.study):
+            return
+        if held is None or held.study.identity != study.identity:
+            fresh = Held(study, Rewards(_proportions(study)), revision=held.revision if held else 0)
+            fresh.rewards.changed = set(range(SHARDS))
+            fresh.cursor = held.cursor if held else 0
+            self._held[name] = fresh
+        else:
+            held.study, held.moved, held.saved_ms = study, True, 0
+
+    def heard(self, name: str, report: NodeReport) -> None:
+        """The leader hears what a node has counted; what it hears before it has read the store waits for that."""
+        if not self._led:
+            self._waiting.append((name, report))
+            return
+        held = self._held.get(name)
+        if held is not None and held.health.take(report, held.study):
+            held.moved = True
+
+    # ---- the loop ----
+
+    async def run(self) -> None:
+        """Read and save for ever. Cancel: what was not saved is read again."""
+        while True:
+            try:
+                await self.tick()
+            except ServingError as error:
+                _log.warning("experiments_wait", extra={"facts": {"reason": error.message}})
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One round: load what there is, read new rewards, save what has changed."""
+        async with self._busy:
+            if not self.loaded or self._leads() != self._led:
+                await self._load()
+            for name, held in list(self._held.items()):
+                await self._read(name, held)
+                if self._led and held.moved and self._now_ms() - held.saved_ms >= SAVE_MS:
+                    await self._save(name, held)
+
+    async def close(self) -> None:
+        """Save once more, where that can be done."""
+        try:
+            async with self._busy:
+                for name, held in self._held.items():
+                    if self._led and held.moved:
+                        await self._save(name, held)
+        except ServingError as error:
+            _log.warning("experiments_not_saved", extra={"facts": {"reason": error.message}})
+
+    async def _load(self) -> None:
+        """Everything from the store; who begins to lead goes on where the leader before was."""
+        leads = self._leads()
+        for document in await self._store.list(KIND):
+            try:
+                saved = msgspec.msgpack.decode(document.body, type=Saved)
+            except msgspec.DecodeError as error:
+                _log.error(
+                    "experiment_unreadable", extra={"facts": {"name": document.name, "reason": str(error)[:200]}}
+                )
+                continue
+            await self._restore(document.name, document.revision, saved)
+        self.loaded, self._led = True, leads
+        early, self._early = self._early, {}
+        for name, (record, policy) in early.items():
+            self.taken(name, record, policy)
+        waiting, self._waiting = self._waiting, deque(maxlen=_WAITING)
+        for name, report in waiting if leads else ():
+            self.heard(name, report)
+
+    async def _restore(self, name: str, revision: int, saved: Saved) -> None:
+        held = self._held.get(name)
+        if held is not None and held.study.identity == saved.study.identity:
+            # What is here in memory is at least as new, but for what only the leader knows.
+            study = msgspec.structs.replace(
+                held.study,
+                epochs={**saved.study.epochs, **held.study.epochs},
+                revisions={**saved.study.revisions, **held.study.revisions},
+            )
+            held.study, held.revision, held.health = study, revision, Health(saved.health)
+            held.marks = Marks(dict(saved.min_p), dict(saved.history))
+            return
+        if held is not None:
+            held.revision = revision
+            return
+        rewards = Rewards(_proportions(saved.study))
+        shards = []
+        for number in range(SHARDS):
+            document = await self._store.get(REWARDS, f"{name}/{number}")
+            shard = msgspec.msgpack.decode(document.body, type=Shard) if document else None
+            if shard is not None and shard.identity == saved.study.identity:
+                shards.append(shard.rows)
+        rewards.restore(shards, saved.doublings, saved.overfull, saved.delays)
+        self._held[name] = Held(
+            saved.study,
+            rewards,
+            Health(saved.health),
+            Marks(dict(saved.min_p), dict(saved.history)),
+            revision=revision,
+            cursor=saved.cursor,
+            missed=saved.missed,
+            moved=False,
+        )
+
+    async def _read(self, name: str, held: Held) -> None:
+        """New rewards."""
+        while True:
+            page = await self._store.stream_read(f"rewards/{name}", held.cursor, _PAGE)
+            held.missed += page.missed
+            for entry in page.entries:
+                for reward in msgspec.msgpack.decode(entry.body, type=tuple[Reward, ...]):
+                    if reward.epoch in held.study.epochs:
+                        held.moved |= held.rewards.take(reward)
+            held.moved |= bool(page.entries)
+            held.cursor = page.cursor
+            if len(page.entries) < _PAGE:
+                return
+
+    async def _save(self, name: str, held: Held) -> None:
+        held.marks.look(self._report(held))
+        identity = held.study.identity
+        changed, held.rewards.changed = held.rewards.changed, set()
+        try:
+            for number in sorted(changed):
+                body = msgspec.msgpack.encode(Shard(identity, held.rewards.shard(number)))
+                await self._store.put(REWARDS, f"{name}/{number}", body, expected=None)
+            held.moved, held.saved_ms = False, self._now_ms()
+            document = await self._store.put(KIND, name, self._encoded(held), expected=held.revision)
+        except StoreAway:
+            held.rewards.changed |= changed
+            held.moved = True
+            raise
+        except Stale as error:
+            # Another node leads by now, or led a moment ago: what it wrote is read at the next round.
+            held.revision, held.moved = (error.current.revision if error.current else 0), True
+            self._led = not self._leads()
+            return
+        held.revision = document.revision
+
+    @staticmethod
+    def _encoded(held: Held) -> bytes:
+        rewards = held.rewards
+        saved = Saved(
+            study=held.study,
+            health=held.health.state(),
+            cursor=held.cursor,
+            missed=held.missed,
+            doublings=rewards.doublings,
+            overfull=rewards.overfull,
+            delays=rewards.delays,
+            min_p=held.marks.min_p,
+            history=held.marks.history,
+        )
+        return msgspec.msgpack.encode(saved)
+
+    # ---- for others ----
+
+    async def put(self, name: str, rewards: Sequence[Reward], append: Callable[[str, bytes], Any]) -> None:
+        """Hand rewards to every node.
+
+        Args:
+            append: (stream, body), until it is there.
+        """
+        for at in range(0, len(rewards), PER_ENTRY):
+            await append(f"rewards/{name}", msgspec.msgpack.encode(tuple(rewards[at : at + PER_ENTRY])))
+
+    async def report(self, name: str) -> dict[str, Any]:
+        """The report as of now. Raises UnknownExperiment."""
+        held = self._held.get(name)
+        if held is None:
+            raise UnknownExperiment(f"no experiment {name[:128]!r}: no policy of this name has spec.experiment")
+        try:
+            async with self._busy:
+                if not self._led:
+                    await self._load()
+                await self._read(name, held)
+        except StoreAway as error:
+            _log.warning("report_without_store", extra={"facts": {"reason": error.message}})
+        return self._report(self._held[name])
+
+    def _report(self, held: Held) -> dict[str, Any]:
+        return report_of(
+            held.study,
+            held.health,
+            held.rewards,
+            held.marks,
+            latency=self._latency(held.study),
+            missed=held.missed,
+            now_ms=self._now_ms(),
+        )
+
+    async def forget(self, name: str, unit: int) -> bool:
+        """Erase a unit's rewards, here and in what is saved; whether there were any. Raises StoreAway."""
+        held = self._held.get(name)
+        if held is None:
+            return False
+        async with self._busy:
+            await self._read(name, held)
+            found = held.rewards.forget(unit)
+            for units in held.health.seen.values():
+                found |= units.pop(unit, None) is not None
+            if found:
+                await self._save(name, held)
+        return found
+
+
+def _proportions(study: Study) -> frozenset[str]:
+    return frozenset(goal.name for goal in study.goals if goal.type == "proportion")

@@ -1,0 +1,59 @@
+"""The admin port's surface for experiments and shadows: reports, as JSON or as one page."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from gateway.control.experimentpage import page_of
+from gateway.control.shadowreport import shadow_report
+from gateway.control.traffic import Traffic
+from gateway.http.access import actor_of
+from gateway.http.reply import Reply, json_reply
+from runtimes.errors import InvalidInput
+
+# The page brings all it needs; nothing it holds may fetch or run anything.
+_LOCKED = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
+
+
+class ExperimentEndpoints:
+    """The endpoints."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    async def listed(self, request: Request) -> Reply:
+        """Every experiment that the caller's key covers, in short."""
+        covers, experiments = actor_of(request).covers, self._traffic.experiments
+        found: list[dict[str, Any]] = []
+        for name in experiments.names():
+            study = experiments.study(name)
+            if study is not None and covers(name):
+                state = "ended" if study.ended_ms else "running"
+                found.append({"name": name, "state": state, "began_ms": study.began_ms, "owner": study.owner})
+        return json_reply(found)
+
+    async def report(self, request: Request) -> Reply:
+        """The report of one; `?format=html` is a page."""
+        form = request.query_params.get("format", "json")
+        if form not in ("json", "html"):
+            raise InvalidInput(f"format: expected json or html, got {form[:40]!r}")
+        report = await self._traffic.experiments.report(request.path_params["name"])
+        if form == "json":
+            return json_reply(report)
+        page = page_of(report).encode()
+        return Reply(200, page, content_type=b"text/html; charset=utf-8", headers=_LOCKED)
+
+    async def shadow(self, request: Request) -> Reply:
+        """How a policy's shadow compares."""
+        return json_reply(shadow_report(request.path_params["name"], self._traffic))
+
+
+def experiment_routes(traffic: Traffic) -> list[Route]:
+    """Routes of the admin port."""
+    endpoints = ExperimentEndpoints(traffic)
+    return [
+        Route("/admin/v1/experiments", endpoints.listed),
+        Route("/admin/v1/experiments/{name}", endpoints.report),
+        Route("/admin/v1/policies/{name}/shadow", endpoints.shadow),
+    ]

@@ -1,0 +1,250 @@
+"""Feedback from the call to the ledger, the stream and the experiment, on a real store; also when it fails midway."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.control.documents import Kept
+from gateway.control.experimentbook import KIND, Experiments, UnknownExperiment
+from gateway.control.feedback import KEEP_MS, FeedbackDesk, unit_text
+from gateway.control.messages import VariantPin
+from gateway.control.record import PolicyRecord
+from gateway.store.base import StoreAway
+from gateway.store.sqlite import SqliteStore, open_sqlite
+from router import slots as tables
+from router.policy import parse
+from tests.control.test_study import document
+
+NOW_MS = 1_000_000_000
+DIGESTS = ("sha256:" + "a1" * 32, "sha256:" + "b2" * 32)
+
+
+def fact(number: int, value: float = 1.0, **changes: Any) -> dict[str, Any]:
+    """A genuine item as a worker hands it over: one unit per number."""
+    arm = number % 2
+    found = {
+        "id": f"ID{number}", "row": None, "digest": ("a1a1a1a1", "b2b2b2b2")[arm], "revision": 1, "variant": arm,
+        "stratum": 0, "time_s": NOW_MS // 1_000 - 30, "unit": number << 40 | number, "slots": {"reward.paid": value},
+        "at_s": None, "model": "",
+    }  # fmt: skip
+    return found | changes
+
+
+class Node:
+    """Everything of control that feedback meets, on one store."""
+
+    def __init__(self, store: SqliteStore, leads: bool = True) -> None:
+        self.now_ms = NOW_MS
+        self.store = store
+        self.policies: Any = SimpleNamespace(kept={})
+        self.experiments = Experiments(store, now_ms=lambda: self.now_ms, leads=lambda: leads, latency=lambda study: [])
+        self.desk = FeedbackDesk(
+            store, self.policies, self.experiments, node="n", now_ms=lambda: self.now_ms, loaded=lambda: []
+        )
+
+    def apply(self, name: str = "fraud", revision: int = 1, **changes: Any) -> None:
+        policy = parse(document(**changes))
+        owner = tables.to_text(tables.Ownership.first(policy.counts()).owner, policy.names)
+        pins = tuple(VariantPin(variant, name, at + 1, DIGESTS[at]) for at, variant in enumerate(policy.names))
+        record = PolicyRecord(
+            document=document(**changes), revision=revision, generation=1, applied_by="ann", applied_ms=0,
+            variants=pins, slots=owner, before=owner, stable="old",
+        )  # fmt: skip
+        self.policies.kept[name] = Kept(1, record, policy)
+        self.experiments.taken(name, record, policy)
+
+    async def take(self, *items: dict[str, Any], models: tuple[str, ...] = ()) -> list[str]:
+        return await self.desk.take(list(items), "ann", models)
+
+    async def paid(self) -> dict[str, tuple[int, float]]:
+        report = await self.experiments.report("fraud")
+        return {arm["variant"]: (arm["units"], arm["mean"]) for arm in report["goals"][0]["arms"]}
+
+
+def on_a_store(tmp_path: Path, work: Callable[[SqliteStore], Awaitable[None]]) -> None:
+    async def run() -> None:
+        store = await open_sqlite(tmp_path / "store.db", clock_ms=lambda: NOW_MS)
+        try:
+            await work(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+async def begun(store: SqliteStore) -> Node:
+    node = Node(store)
+    node.apply()
+    await node.experiments.tick()
+    return node
+
+
+def test_from_the_call_to_the_report(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        assert await node.take(*(fact(row) for row in range(10))) == ["new"] * 10
+        assert await node.take(*(fact(row) for row in range(10))) == ["duplicate"] * 10
+        assert await node.take(fact(1, 3.0)) == ["replaced"]
+        assert await node.paid() == {"old": (5, 1.0), "new": (5, 1.4)}
+        page = await store.audit_read("fraud", where={"what": "feedback_replaced"})
+        (record,) = page.records
+        assert record.record["actor"] == "ann"
+        assert record.record["values"] == [{"prediction_id": "ID1", "slot": "reward.paid", "before": 1.0, "after": 3.0}]
+
+    on_a_store(tmp_path, work)
+
+
+def test_what_is_no_evidence_is_kept_and_not_compared(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        told = await node.take(
+            fact(0, stratum=None), fact(2, slots={"label": "good"}), fact(4, slots={"reward.other": 1.0}),
+            fact(6, revision=99), fact(8),
+        )  # fmt: skip
+        assert told == ["new"] * 5
+        assert (await store.feedback_count("fraud")).rows == 5
+        assert (await node.paid())["old"] == (1, 1.0)
+
+    on_a_store(tmp_path, work)
+
+
+def test_outcomes_that_are_not_kept(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        late = NOW_MS // 1_000 - KEEP_MS // 1_000 - 1
+        told = await node.take(
+            fact(0, time_s=late), fact(2, digest="ffffffff"), fact(4, model="other"), models=("fr*",)
+        )
+        assert told == ["expired", "unknown_model", "unknown_model"]
+        assert await node.take(fact(0), models=("loans",)) == ["forbidden"]
+        assert (await store.feedback_count("fraud")).rows == 0
+
+    on_a_store(tmp_path, work)
+
+
+def test_a_version_of_two_names_needs_the_name(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        node.policies.kept["twin"] = node.policies.kept["fraud"]
+        assert await node.take(fact(0)) == ["unknown_model"]
+        assert await node.take(fact(0, model="fraud"), fact(0, model="twin")) == ["new", "new"]
+
+    on_a_store(tmp_path, work)
+
+
+def test_rows_of_a_request_are_items_of_their_own(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        rows = [fact(0, float(row), row=row) for row in range(4)]
+        assert await node.take(*rows) == ["new"] * 4
+        assert (await node.paid())["old"] == (1, 1.5)
+        report = await node.experiments.report("fraud")
+        assert report["health"]["arms"][0]["predictions_with_feedback"] == 1
+
+    on_a_store(tmp_path, work)
+
+
+def test_a_node_that_starts_anew_has_everything_saved_or_not(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        await node.take(*(fact(row) for row in range(20)))
+        await node.experiments.tick()
+        node.now_ms += 10_000
+        await node.experiments.tick()
+        assert await store.get(KIND, "fraud") is not None
+        await node.take(*(fact(row, 3.0) for row in range(10, 30)))  # after the last save
+        before = await node.paid()
+        again = Node(store)
+        again.apply()
+        await again.experiments.tick()
+        assert await again.paid() == before
+        follower = Node(store, leads=False)
+        await follower.experiments.tick()
+        assert await follower.paid() == before
+
+    on_a_store(tmp_path, work)
+
+
+class Breaking(SqliteStore):
+    """Fails between the ledger and the stream."""
+
+    breaks = False
+
+    async def stream_append(self, *args: Any) -> bool:
+        if self.breaks:
+            raise StoreAway("away")
+        return await super().stream_append(*args)
+
+
+def test_a_failure_between_ledger_and_stream_is_mended_by_sending_again(tmp_path: Path):
+    async def run() -> None:
+        opened = await open_sqlite(tmp_path / "store.db", clock_ms=lambda: NOW_MS)
+        opened.__class__ = Breaking
+        assert isinstance(opened, Breaking)
+        try:
+            node = await begun(opened)
+            opened.breaks = True
+            with pytest.raises(StoreAway) as caught:
+                await node.take(fact(0))
+            assert caught.value.retry_after_s
+            opened.breaks = False
+            assert await node.take(fact(0)) == ["duplicate"]
+            assert (await node.paid())["old"] == (1, 1.0)
+        finally:
+            await opened.close()
+
+    asyncio.run(run())
+
+
+def test_another_experiment_begins_with_nothing(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        await node.take(*(fact(row) for row in range(10)))
+        assert (await node.paid())["old"][0] == 5
+        node.apply(revision=2, unit={"from": [{"header": "x-user-id"}], "salt": "again"})
+        assert (await node.paid())["old"] == (0, None)
+        assert await node.take(fact(0, 2.0), fact(20, revision=2)) == ["replaced", "new"]
+        assert (await node.paid())["old"] == (1, 1.0)
+        node.now_ms += 10_000
+        await node.experiments.tick()
+        again = Node(store)
+        again.apply(revision=2, unit={"from": [{"header": "x-user-id"}], "salt": "again"})
+        await again.experiments.tick()
+        assert (await again.paid())["old"] == (1, 1.0)
+
+    on_a_store(tmp_path, work)
+
+
+def test_a_unit_is_erased_everywhere(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        await node.take(*(fact(row) for row in range(10)))
+        unit = fact(4)["unit"]
+        assert await node.desk.erase("fraud", unit) == 1
+        assert (await node.paid())["old"] == (4, 1.0)
+        assert await store.feedback_get("fraud", "ID4", "reward.paid") is None
+        again = Node(store)
+        again.apply()
+        await again.experiments.tick()
+        assert (await again.paid())["old"] == (4, 1.0)
+        assert unit_text(unit) == f"{unit:016x}"
+
+    on_a_store(tmp_path, work)
+
+
+def test_before_the_store_was_read_nothing_is_acknowledged(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = Node(store)
+        node.apply()
+        with pytest.raises(StoreAway):
+            await node.take(fact(0))
+        with pytest.raises(UnknownExperiment):
+            await node.experiments.report("fraud")
+        await node.experiments.tick()
+        assert await node.take(fact(0)) == ["new"]
+
+    on_a_store(tmp_path, work)
