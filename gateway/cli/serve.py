@@ -99,6 +99,8 @@ def _opening(config: Config, prepared: Any) -> list[str]:
     lines.append(f"plan: {cpus} CPUs, {what}, {threads} threads per execution, mode {config.models.control_mode}")
     if prepared.data_dir.ephemeral:
         lines.append(f"state is ephemeral: {prepared.data_dir.path} is removed at the stop")
+    if config.policies.folder is not None:
+        lines.append(f"policies are those in {config.policies.folder}, and what else the store has")
     lines.append(keys_in_words(config) + _how_many(config, prepared.keys))
     if _is_empty(Path(config.models.repository).expanduser()):
         lines.append(

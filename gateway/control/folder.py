@@ -7,6 +7,7 @@ to the file, and a file that was applied once is not applied again before it cha
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -100,11 +101,18 @@ def scan(folder: Path) -> dict[str, Found]:
     """Every policy file of a folder. Blocking.
 
     Raises:
-        OSError: the folder cannot be read: that says nothing about its files.
+        OSError: the folder cannot be read, or is far too large: that says nothing about its files.
     """
     root = os.path.realpath(folder, strict=True)
     names = sorted(entry for entry in os.listdir(root) if entry.endswith(_SUFFIXES) and not entry.startswith("."))
+    if len(names) > 2 * MOST_FILES:
+        # Not even their names are kept; and a file that is not looked at has not left.
+        raise OSError(errno.EFBIG, f"it has more than {2 * MOST_FILES:,} files")
+    # A name goes into logs, the audit and answers, so it has to be text.
+    odd = {ascii(name)[1:-1] for name in names if not name.isprintable()}
+    names = [name for name in names if name.isprintable()]
     found = {name: _read(root, name) for name in names[:MOST_FILES]}
+    found |= {name: Found((0, 0, 0), problem="its name is not printable text") for name in odd}
     for name in names[MOST_FILES:]:
         found[name] = Found((0, 0, 0), problem=f"the folder has more than {MOST_FILES:,} files")
     return found

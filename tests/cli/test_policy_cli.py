@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import termios
@@ -17,6 +18,7 @@ import pytest
 
 from tests import models
 from tests.cli.test_cli import run
+from tests.store.places import RedisServer
 from tests.tree import PATIENCE_S, TIDEGATE, Tree, serve
 
 pytestmark = pytest.mark.process
@@ -63,6 +65,12 @@ def no_policy(request: pytest.FixtureRequest) -> Iterator[None]:
 def applied(tree: Tree, text: str = AB, *more: str) -> None:
     done = run("policy", "apply", "-", *more, tree=tree, stdin=text)
     assert done.code == 0, done
+
+
+def plan_of(tree: Tree) -> bytes:
+    """The plan of the document that is in force."""
+    _, body = tree.get("/admin/v1/policies/affine", admin=True)
+    return tree.call("POST", "/admin/v1/policies/affine/plan", json.loads(body)["document"], admin=True)[1]
 
 
 # ---- documents ----
@@ -207,6 +215,8 @@ def test_the_metrics_page_counts_what_callers_saw(tree: Tree) -> None:
         assert tree.counter("tidegate_evidence_routed_total", **labels) - before == seen[variant]
     assert tree.counter("tidegate_uncounted_requests_total", variant="stable") == seen["stable by default"] == 20
     assert tree.counter("tidegate_evidence_requests_total", outcome="bad") == 0
+    tree.until("the rate", lambda: b'"requests_per_second":0.0' not in plan_of(tree))
+    assert json.loads(plan_of(tree))["live"]["requests_per_second"] > 0
 
 
 # ---- rollouts ----
@@ -312,6 +322,35 @@ def test_a_copy_of_the_store_comes_back_into_an_empty_data_folder(tree: Tree, re
         assert run("store", "check", "--json", tree=second).json()["problems"] == []
 
 
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed: make tools")
+def test_two_nodes_with_one_redis_tell_the_same_and_a_copy_fills_an_empty_one(repository: Path, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path, "--save", "")
+    redis.start()
+    arguments = ("--workers", "1", "--store", redis.url)
+    try:
+        with (
+            serve(repository, *arguments, models__quiet_period_ms=0) as one,
+            serve(repository, *arguments, models__quiet_period_ms=0) as two,
+        ):
+            applied(one, CANARY)
+            two.until("the policy", lambda: "BAKING" in run("rollout", "ls", tree=two).out)
+            leads = [run("rollout", "status", "affine", "--json", tree=tree).json()["leads"] for tree in (one, two)]
+            assert sorted(leads) == [False, True]
+            for tree in (one, two):
+                assert run("rollout", "abort", "affine", "--reason", "no good", tree=tree).code == 0
+                assert run("rollout", "retry", "affine", "--reason", "fixed", tree=tree).code == 0
+            copy = str(tmp_path / "copy")
+            assert run("store", "backup", copy, tree=two).code == 0
+            assert run("store", "check", tree=one).code == 0
+        data = str(tmp_path / "data")
+        assert "nothing was restored" in run(
+            "store", "restore", copy, "--store", redis.url, "--data-dir", data
+        ).refused(1)
+        assert run("store", "restore", copy, "--store", f"{redis.url}/1", "--data-dir", data).code == 0
+    finally:
+        redis.stop()
+
+
 # ---- the folder ----
 
 
@@ -322,6 +361,7 @@ def test_a_folder_of_policies_is_followed(repository: Path, tmp_path: Path) -> N
     arguments = ("--workers", "1", "--policy-dir", str(folder))
     with serve(repository, *arguments, models__quiet_period_ms=0) as tree:
         tree.until("the policy", lambda: tree.get("/admin/v1/policies/affine", admin=True)[0] == 200)
+        assert f"policies are those in {folder}" in tree.log
         assert "file:affine.yaml" in run("policy", "ls", tree=tree).out
         refused = run("policy", "apply", "-", tree=tree, stdin=CANARY)
         assert "belongs to 'affine.yaml' in the policy folder" in refused.refused(1)

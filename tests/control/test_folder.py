@@ -321,8 +321,28 @@ def test_links_that_lead_out_are_not_followed_and_those_of_a_mounted_volume_are(
     assert sorted(found) == ["folder.yaml", "gone.yaml", "in.yaml", "out.yaml", "pipe.yaml"]
 
 
+def test_a_name_that_is_no_text_is_told_and_harms_nobody(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in (b"\xff.yaml", b"a\n.yaml"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"folder", name))).write_text(text("other"))
+
+    async def story(desk: Desk) -> None:
+        desk.write("a.yaml", text())
+        await desk.settle()
+        assert desk.owner() == "file:a.yaml"
+        assert set(desk.problems()) == {"\\udcff.yaml", "a\\n.yaml"}
+        assert set(desk.problems().values()) == {"its name is not printable text"}
+        assert "other" not in desk.policies.kept
+
+    play(tmp_path, story)
+
+
 def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
     for number in range(MOST_FILES + 2):
         (tmp_path / f"{number:05}.yaml").touch()
     found = scan(tmp_path)
     assert [one.problem for one in found.values() if one.problem] == ["the folder has more than 1,000 files"] * 2
+    for number in range(MOST_FILES):
+        (tmp_path / f"more-{number:05}.yaml").touch()
+    with pytest.raises(OSError, match="more than 2,000 files"):
+        scan(tmp_path)
