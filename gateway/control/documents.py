@@ -1,6 +1,6 @@
 """Documents of policies and what follows from them: readable or not, whose they are, shares and weights. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,27 @@ from router.compiled import compile_policy
 from router.document import PolicyError
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy, parse, spec_digest
-from runtimes.errors import Conflict, InvalidInput
+from runtimes.errors import Conflict, InvalidInput, ServingError
+
+
+class UnknownPolicy(ServingError):
+    """No policy has this name."""
+
+    code = "unknown_policy"
+
+
+class StalePolicy(ServingError):
+    """Somebody else has applied another document since.
+
+    Attributes:
+        view: what is in force now, for the answer's body.
+    """
+
+    code = "stale"
+
+    def __init__(self, message: str, view: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.view = view
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,9 @@ MOST_LISTED: Final = 10_000
 """Sampled units remembered one by one, 200 KiB in the store; above it every other one is dropped."""
 _UNIT: Final = struct.Struct("<QBIII")
 MOST_NOTES: Final = 2_000
-"""Notes of one report above which the sample is thinned: 8,000 requests per second of one worker."""
+FEW_NOTES: Final = 600
+"""Notes of one report above which the sample's share is halved, and below which it is doubled again: between them a
+tick takes 2 to 6 ms."""
 _NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW}
 
 
@@ -129,10 +131,9 @@ class Sampled:
         packed = zlib.decompress(base64.b85decode(state["units"])) if state else b""
         self.units: dict[int, list[int]] = {unit: seen for unit, *seen in _UNIT.iter_unpack(packed)}
 
-    def see(self, unit: int, canary: bool, flags: int) -> tuple[bool, int]:
-        """A request of a unit: whether the unit is new, and the flags that it has for the first time."""
+    def see(self, unit: int, canary: bool, flags: int) -> int:
+        """A request of a unit: the flags that it has for the first time."""
         known = self.units.get(unit)
-        new = known is None
         if known is None:
             known = self.units[unit] = [int(canary), 0, 0, 0]
         bad, slow = bool(flags & NOTE_BAD), bool(flags & NOTE_SLOW)
@@ -142,7 +143,11 @@ class Sampled:
         known[3] += slow
         if len(self.units) > MOST_LISTED:
             self.thin()
-        return new, first
+        return first
+
+    def widen(self) -> None:
+        """Twice as many units are listed from here on."""
+        self.doublings = max(0, self.doublings - 1)
 
     def thin(self) -> None:
         """Half of the units are listed no longer."""
@@ -200,6 +205,8 @@ class Judge:
         self.counts: dict[str, list[int]] = dict(usable["counts"]) if usable else {}
         self.step: dict[str, list[int]] = dict(usable["step"]) if usable else {}
         self.sampled = Sampled(usable["sampled"] if usable else None)
+        self.seen = Bitmap(usable["seen"] if usable else "")
+        self.first_seen: dict[str, int] = dict(usable["first_seen"]) if usable else {}
         self.shadow: dict[str, list[int]] = dict(usable["shadow"]) if usable else {}
         self.tripped: list[str] = list(usable["tripped"]) if usable else []
         self.missed = int(usable["missed"]) if usable else 0
@@ -215,6 +222,8 @@ class Judge:
         self.visit = visit
         self.step = {}
         self.sampled.units = {}
+        self.seen = Bitmap()
+        self.first_seen = {}
         self.ratio = SampleRatio()
         for rail in self._every_rail().values():
             rail.new_step()
@@ -229,8 +238,7 @@ class Judge:
             strata: names by the index that notes carry.
         """
         self.missed += delta.missed
-        if len(delta.notes) > MOST_NOTES:
-            self.sampled.thin()
+        self._size_sample(len(delta.notes))
         for (_, variant), counts in delta.shadow.items():
             _add_to(self.shadow, variant, counts)
         requests: dict[Place, int] = {}
@@ -248,6 +256,12 @@ class Judge:
                 found[place] = (found.get(place, (0, 0))[0] + canary, found.get(place, (0, 0))[1] + every)
             for place in {*found, *requests}:
                 self._feed(rail, place, found.get(place, (0, 0)), requests.get(place, 0), weights)
+
+    def _size_sample(self, notes: int) -> None:
+        if notes > MOST_NOTES:
+            self.sampled.thin()
+        elif 0 < notes < FEW_NOTES and len(self.sampled.units) < MOST_LISTED // 3:
+            self.sampled.widen()
 
     def _feed(self, rail: Rail, place: Place, events: tuple[int, int], requests: int, weights: Weights) -> None:
         """Erring units of one place, (canary's, all), and the canary's requests there."""
@@ -298,7 +312,12 @@ class Judge:
 
     def _see(self, unit: int, canary: bool, flags: int, weight: float) -> None:
         """A request of a unit in the sample."""
-        new, first = self.sampled.see(unit, canary, flags)
+        first = self.sampled.see(unit, canary, flags)
+        # Not by the list: a unit that left it when it was thinned may come back.
+        new = self.seen.add(evidence_index(unit))
+        if new:
+            name = self.canary if canary else self.stable
+            self.first_seen[name] = self.first_seen.get(name, 0) + 1
         if new and 0.0 < weight < 1.0:
             self.ratio.add((1.0 - weight, weight), (int(not canary), int(canary)))
         if not self._sticky or not canary or not (new or first):
@@ -403,7 +422,7 @@ class Judge:
             return self.requests(variant)
         of_canary = int(variant == self.canary)
         listed = sum(1 for seen in self.sampled.units.values() if seen[0] == of_canary)
-        return min(self.requests(variant), listed << self.sampled.doublings)
+        return min(self.requests(variant), max(self.first_seen.get(variant, 0), listed << self.sampled.doublings))
 
     def compared(self) -> int:
         """Answers of the canary in the shadow that were compared."""
@@ -434,6 +453,8 @@ class Judge:
             "counts": self.counts,
             "step": self.step,
             "sampled": self.sampled.state(),
+            "seen": self.seen.state(),
+            "first_seen": self.first_seen,
             "shadow": self.shadow,
             "tripped": self.tripped,
             "missed": self.missed,

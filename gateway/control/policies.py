@@ -15,6 +15,8 @@ import msgspec
 
 from gateway.control.documents import (
     Kept,
+    StalePolicy,
+    UnknownPolicy,
     check_owner,
     is_same,
     next_ownership,
@@ -39,26 +41,6 @@ SECRETS: Final = "secrets"
 _SIGNING: Final = "predictions"
 _CACHE_FILE: Final = "policies.state"
 _log: Final = logging.getLogger(__name__)
-
-
-class UnknownPolicy(ServingError):
-    """No policy has this name."""
-
-    code = "unknown_policy"
-
-
-class StalePolicy(ServingError):
-    """Somebody else has applied another document since.
-
-    Attributes:
-        view: what is in force now, for the answer's body.
-    """
-
-    code = "stale"
-
-    def __init__(self, message: str, view: Mapping[str, Any]) -> None:
-        super().__init__(message)
-        self.view = view
 
 
 class Models(Protocol):

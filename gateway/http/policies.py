@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control import showing
+from gateway.control.documents import StalePolicy
 from gateway.control.planning import difference, plan
-from gateway.control.policies import StalePolicy
 from gateway.control.reading import name_in
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service

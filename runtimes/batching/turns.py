@@ -53,6 +53,8 @@ class TurnScheduler:
         self._sweeping = False
         self._lag_ns = 0
         self._turned_ns = 0
+        self._carried = 0
+        self._backwards = False
 
     def lag_ns(self, now_ns: int) -> int:
         """Smoothed length of recent turns, as the part of every wait that no queue shows; 0 when all is quiet."""
@@ -77,7 +79,7 @@ class TurnScheduler:
         self._loop.call_later(-(-delay_ns // 1_000_000) / 1000, callback)
 
     def _turn(self) -> None:
-        asked, self._asked = self._asked, {}
+        asked, self._asked = self._in_order(), {}
         self._scheduled = False
         budget = self._budget_ns
         must = True
@@ -87,8 +89,22 @@ class TurnScheduler:
             spent = turner.turn(max(0, budget), must)
             must = must and spent == 0
             budget -= spent
+        self._carried = len(self._asked)
         self._lag_ns += (self._budget_ns - budget - self._lag_ns) >> 3
         self._turned_ns = self._now_ns()
+
+    def _in_order(self) -> list[Turner]:
+        """Those that found the budget spent, then the others, from the front and from the back in turn.
+
+        In the order of their first request the model with most of them would always go first, and one with few, a
+        canary, would always wait for it: slower by its share alone.
+        """
+        asked = list(self._asked)
+        if len(asked) == 1:
+            return asked
+        carried, new = asked[: self._carried], asked[self._carried :]
+        self._backwards = not self._backwards
+        return carried + (new[::-1] if self._backwards else new)
 
     def _sweep(self) -> None:
         now = self._now_ns()

@@ -141,7 +141,7 @@ def test_zero_errors_pass_after_some_870_canary_units(sticky: bool) -> None:
 
 def test_sticky_users_that_come_again_are_no_new_evidence() -> None:
     one = judge(sticky=True)
-    notes = [(NOTE_SEEN, 4, 0, CANARY, unit << 32) for unit in range(100)] * 100
+    notes = [(NOTE_SEEN, 4, 0, CANARY, unit * 2_654_435_761) for unit in range(100)] * 100
     for at in range(0, len(notes), 1000):
         one.take(delta(canary=(1000, 0), stable=(9000, 0), notes=notes[at : at + 1000]), WEIGHTS, [""])
     assert not one.verdicts(0.1)["error_rate"].passes
