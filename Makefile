@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 tools:  # commands that tests and benchmarks call; without them those tests are skipped
-	@sh .ci/packages wrk=wrk promtool=prometheus
+	@sh .ci/packages wrk=wrk promtool=prometheus redis-server=redis-server
 
 demo: venv  ## build models, start a server, send traffic, print a report (KEEP=1: leave it running)
 	@$(BIN)/python -m examples.credit.demo

@@ -181,7 +181,7 @@ class Dataplane:
         timeout_ns = runtime.default_deadline_ns
         if request.timeout_us or exchange.timeout_ms:
             timeout_ns = _timeout_ns(exchange, request)
-        if served.second_chance and exchange.place:
+        if served.second_chance and exchange.placed is not None and exchange.placed.place:
             exchange.final_deadline_ns = exchange.started_ns + timeout_ns
             timeout_ns = int(ATTEMPT_SHARE * timeout_ns)
         exchange.deadline_ns = exchange.started_ns + timeout_ns

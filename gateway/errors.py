@@ -26,17 +26,18 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     # the node link
     "control_away": 503,
-    # policies and the store
-    "unknown_policy": 404,
-    "unknown_experiment": 404,
-    "stale": 412,
-    "fenced": 409,
-    "store_away": 503,
-    "store_unusable": 503,
     # keys
     "unauthorized": 401,
     "unknown_key": 404,
     "keys_unusable": 503,
+    # policies
+    "unknown_policy": 404,
+    "unknown_experiment": 404,
+    # gateway.store
+    "store_away": 503,
+    "store_unusable": 503,
+    "stale": 412,
+    "fenced": 409,
     # HTTP itself
     "bad_http": 400,
     "not_found": 404,

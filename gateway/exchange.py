@@ -16,6 +16,31 @@ JSON: Final = b"application/json"
 _NO_HEADERS: Final[Mapping[bytes, bytes]] = {}
 
 
+class Placed:
+    """Where a policy puts the requests of one unit.
+
+    Attributes:
+        served: answers for the variant.
+        counts: where they count (`gateway.tally`).
+        place: how the evidence names it; 0 = they are no evidence.
+        unit: 64-bit hash of the unit.
+        shadowed: a copy goes to the policy's shadow.
+        of_canary: the variant is the canary.
+    """
+
+    __slots__ = ("counts", "of_canary", "place", "served", "shadowed", "unit")
+
+    def __init__(
+        self, served: "ServedVersion", counts: memoryview, place: int, unit: int, shadowed: bool, of_canary: bool
+    ) -> None:
+        self.served = served
+        self.counts = counts
+        self.place = place
+        self.unit = unit
+        self.shadowed = shadowed
+        self.of_canary = of_canary
+
+
 class Exchange(Job):
     """One inference request in flight; each HTTP lane derives its own and implements `respond`.
 
@@ -31,9 +56,7 @@ class Exchange(Job):
         served, request: set on the way.
         route: a policy that has yet to decide, because it reads the body.
         tally: where this request counts under its policy; None where no policy decided, or once it has counted.
-        place: where it was routed, as the evidence names it (`gateway.tally`); 0 = it is no evidence.
-        unit: 64-bit hash of what was randomised.
-        shadowed: a copy of it goes to the policy's shadow.
+        placed: where a policy put it; None where no policy decided.
         final_deadline_ns: the caller's, while `deadline_ns` is that of an attempt on a canary; 0 = no attempt.
         lead: bytes of an answer's head between those of its version and the request id.
     """
@@ -53,9 +76,7 @@ class Exchange(Job):
     request: InferRequest | None = None
     route: "PolicyRoute | None" = None
     tally: memoryview | None = None
-    place: int = 0
-    unit: int = 0
-    shadowed: bool = False
+    placed: "Placed | None" = None
     final_deadline_ns: int = 0
     lead: bytes = b""
 

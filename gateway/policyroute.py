@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.counters import CounterPage
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Placed
 from gateway.predictions import Signer
 from gateway.served import Codec, ServedVersion
 from gateway.shadow import Shadow
@@ -42,6 +42,8 @@ ATTEMPT_SHARE: Final = 0.6
 FALLBACK_SHARE: Final = 0.2
 """Fallbacks over answers of stable; above it the canary is zeroed here."""
 _TOKENS: Final = 20.0
+_PLACED: Final = 16_384
+"""Units kept per revision with their places, about 4 MiB; when full, all are forgotten."""
 CONSECUTIVE: Final = 20
 """So many failures of a canary in a row zero it here: about one in 10^20 at a bad rate of 10 %."""
 
@@ -56,7 +58,7 @@ class Terms:
         slow_ns: requests that take longer are slow; 0 = not judged.
         fallback: stable answers what failed on the canary.
         zeroed: the canary gets nothing, here or anywhere.
-        doublings: units of a share of 1/2^doublings are noted one by one.
+        doublings: units of a share of 1/2^doublings are noted one by one; -1 = none.
     """
 
     name: str
@@ -88,7 +90,8 @@ class Arm:
         self.is_canary = index == terms.canary
         self._route = route
         self._slow_ns = terms.slow_ns
-        self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS
+        # Without a rollout or an experiment nobody reads notes of single requests.
+        self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS if terms.doublings >= 0 else -1
         self._ring = route.ring
         self._signer = route.signer
         self._index = index
@@ -96,25 +99,25 @@ class Arm:
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
-        slow_ns, sign, mask = self._slow_ns, self._signer.sign, self._mask
+        slow_ns, sign, mask, index = self._slow_ns, self._signer.sign, self._mask, self._index
         self._failures = 0
         for job in jobs:
-            counts = job.tally
-            if counts is None:
+            placed = job.placed
+            if placed is None:
                 continue
-            counts[OK] += 1
-            job.tally = None
-            unit = job.unit
-            place = job.place
+            unit, place = placed.unit, placed.place
             if not place:
-                job.lead = sign(self._index, unit)
+                job.lead = sign(index, unit)
                 continue
-            job.lead = sign(self._index, unit, place >> 15 & 0x7F)
+            job.lead = sign(index, unit, place >> 15 & 0x7F)
             if slow_ns and now - job.started_ns > slow_ns:
+                counts = job.tally
+                assert counts is not None, "a request counts once"
                 counts[SLOW] += 1
                 self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), place, unit)
             elif not unit & mask:
                 self._ring.write(NOTE_SEEN, place, unit)
+        _count_ok(jobs)
         route = self._route
         if not self.is_canary and route.terms.fallback:
             route.earn(len(jobs))
@@ -130,7 +133,9 @@ class Arm:
             counts[NEUTRAL] += 1
             return False
         counts[BAD] += 1
-        place, unit = exchange.place, exchange.unit
+        placed = exchange.placed
+        assert placed is not None, "a tally comes with a place"
+        place, unit = placed.place, placed.unit
         if not place:
             return False
         self._ring.write(NOTE_BAD | (0 if unit & self._mask else NOTE_SEEN), place, unit)
@@ -150,6 +155,17 @@ class Arm:
         if counts is not None:
             counts[NEUTRAL] += 1
             exchange.tally = None
+
+
+def _count_ok(jobs: Sequence[Exchange]) -> None:
+    """Add the answers of a batch; mostly all count in one place."""
+    first = jobs[0].tally
+    if first is not None and all(job.tally is first for job in jobs):
+        first[OK] += len(jobs)
+        return
+    for job in jobs:
+        if job.tally is not None:
+            job.tally[OK] += 1
 
 
 class PolicyRoute:
@@ -189,6 +205,8 @@ class PolicyRoute:
         self._now_ns = now_ns
         self._on_zeroed = on_zeroed
         self._tokens = _TOKENS
+        self._unit_header = _only_unit_header(compiled)
+        self._placed: dict[bytes, Placed] = {}
         revision = (b"x-tidegate-revision", b"%d" % terms.revision)
         self.arms: list[Arm] = []
         for index, (variant, codec) in enumerate(zip(compiled.names, codecs, strict=True)):
@@ -215,27 +233,55 @@ class PolicyRoute:
         Raises:
             InvalidInput: the policy wants a unit, and the request carries none.
         """
+        headers = exchange.headers
+        alone = headers.get(self._unit_header) if len(headers) == 1 else None
+        placed = self._placed.get(alone) if alone is not None else None
+        if placed is None:
+            placed = self._place(exchange, alone)
+        served = placed.served
+        runtime = served.runtime
+        if runtime.state != READY or runtime.terminations or (placed.of_canary and self.zeroed):
+            placed = self._instead(placed)
+            served = placed.served
+        placed.counts[ROUTED] += 1
+        exchange.tally = placed.counts
+        exchange.placed = placed
+        return served
+
+    def _place(self, exchange: Exchange, alone: bytes | None) -> Placed:
+        """Where the policy puts a request; kept for users that come again. Raises InvalidInput.
+
+        Args:
+            alone: the unit, where it is all that the policy reads of this request: then the same unit means the same.
+        """
         # An exchange has the shape of a view, and a view of its own would cost 0.4 us.
         decision = self.compiled.decide(cast(RequestView, exchange))
         if decision.variant == REFUSED:
             raise InvalidInput(f"the traffic policy of {self.terms.name!r} wants a unit, and the request carries none")
         arm = self.arms[decision.variant]
-        served = arm.served
-        exchange.unit = decision.unit_hash
-        if served is None or not _answers(served.runtime) or (self.zeroed and arm.is_canary):
-            arm = self._stable
-            served = arm.served
-            assert served is not None, "checked in the constructor"
-            counts = arm.tallies[-1]
-        elif decision.counted:
-            counts = arm.tallies[decision.stratum]
-            exchange.place = arm.places[decision.stratum]
-        else:
-            counts = arm.tallies[-1]
-        counts[ROUTED] += 1
-        exchange.tally = counts
-        exchange.shadowed = decision.shadow >= 0
-        return served
+        shadowed = decision.shadow >= 0
+        if arm.served is None:
+            return self._on_stable(decision.unit_hash, shadowed)
+        at = decision.stratum if decision.counted else -1
+        place = arm.places[decision.stratum] if decision.counted else 0
+        placed = Placed(arm.served, arm.tallies[at], place, decision.unit_hash, shadowed, arm.is_canary)
+        if alone is not None and decision.has_unit:
+            if len(self._placed) >= _PLACED:
+                self._placed.clear()
+            self._placed[alone] = placed
+        return placed
+
+    def _instead(self, placed: Placed) -> Placed:
+        """Stable in place of a variant that cannot answer now; as it is where nothing is in its way after all."""
+        if _answers(placed.served.runtime) and not (placed.of_canary and self.zeroed):
+            return placed
+        return self._on_stable(placed.unit, placed.shadowed)
+
+    def _on_stable(self, unit: int, shadowed: bool) -> Placed:
+        """An override: no evidence."""
+        served = self._stable.served
+        assert served is not None, "checked in the constructor"
+        return Placed(served, self._stable.tallies[-1], 0, unit, shadowed, False)
 
     def earn(self, answers: int) -> None:
         """Stable has answered: so much more may fall back."""
@@ -253,7 +299,7 @@ class PolicyRoute:
         exchange.served.meter.left()
         exchange.served = served = self._fallback
         exchange.deadline_ns = exchange.final_deadline_ns
-        exchange.place = 0
+        exchange.placed = None
         exchange.parts = ()
         exchange.state = NEW
         served.begin()
@@ -268,6 +314,14 @@ class PolicyRoute:
         if not self.zeroed:
             self.zeroed = reason
             self._on_zeroed(reason)
+
+
+def _only_unit_header(compiled: CompiledPolicy) -> bytes:
+    """The header that alone decides when no other one that the policy reads is there; b"" = there is more to it."""
+    sources = compiled.policy.spec.unit.from_
+    if compiled.needs_body or compiled.reads_query or len(sources) != 1 or sources[0].header is None:
+        return b""
+    return sources[0].header.lower().encode()
 
 
 def _answers(runtime: Runtime) -> bool:

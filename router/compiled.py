@@ -24,6 +24,9 @@ NO_SHADOW: Final = -1
 _WITHOUT_UNIT: Final = 0x40
 _OVERRIDDEN: Final = 0x80
 _REFUSED_CODE: Final = 0xFF
+_OWNERS: Final = bytes(code & 0x1F for code in range(256))
+_MARKED: Final = bytes((code & 0x1F) | _WITHOUT_UNIT for code in range(256))
+"""Translations of whole tables: code -> owner's index, and -> the same for a request without a unit."""
 
 
 class Decision(Struct, frozen=True, gc=False):
@@ -215,7 +218,7 @@ class _Maker:
     def split(self, rule: str, table: bytes, *, counts: bool) -> _Lane:
         heirs = bytes(self._stable | _OVERRIDDEN if index in self._out else index for index in range(256))
         codes = table.translate(heirs)
-        owners = bytes(code & 0x1F for code in codes)
+        owners = codes.translate(_OWNERS)
         shares = tables.counts_of(owners, len(self._names))
         pair = shares[self._canary] + shares[self._stable] if self._canary >= 0 else 0
         weight = shares[self._canary] / pair if pair and counts else 0.0
@@ -237,7 +240,7 @@ class _Maker:
             return bytes([_REFUSED_CODE]) * SLOTS
         if self._missing == "stable":
             return bytes([self._stable | _WITHOUT_UNIT]) * SLOTS
-        return bytes(owner | _WITHOUT_UNIT for owner in owners)
+        return owners.translate(_MARKED)
 
     def _lane(self, rule: str, table: bytes, without_unit: bytes, counts: bool) -> _Lane:
         outcomes = [(REFUSED, "", False, False)] * 256

@@ -28,7 +28,9 @@ class PolicyDiff(Struct, frozen=True):
 
     Attributes:
         shares: every variant of either, in document order, those of the new policy first.
-        moved_slots: slots of the default split that change owner.
+        models: sentences on variants that are new, gone, or answer with another model.
+        moved_slots: slots of the default split that get another owner; a variant that is renamed with its model, as a
+            promoted canary is, keeps its units.
         moved_share: share of units that get another variant by the default split: moved_slots / 10,000, or, where
             all units are shared out anew, the share that is expected to change.
         rerandomised: why all units are shared out anew; "" = they are not.
@@ -40,6 +42,7 @@ class PolicyDiff(Struct, frozen=True):
     """
 
     shares: tuple[Share, ...]
+    models: tuple[str, ...]
     moved_slots: int
     moved_share: float
     rerandomised: str
@@ -56,11 +59,13 @@ class PolicyDiff(Struct, frozen=True):
             for share in self.shares
             if share.before != share.after
         ]
-        if self.rerandomised:
+        if not any(share.before for share in self.shares):
+            found.append("the model had no policy before")
+        elif self.rerandomised:
             found.append(f"all units are shared out anew ({self.rerandomised}): {self.moved_share:.2%} change variant")
         else:
             found.append(f"units that move: {percent_text(self.moved_slots)}")
-        found += self.rules
+        found += [*self.models, *self.rules]
         found += [f"a new rollout begins: {reason}" for reason in self.new_rollout]
         found += [f"{part} differs" for part in self.other]
         return found + [f"warning: {warning}" for warning in self.warnings]
@@ -84,7 +89,7 @@ def compare(
     """
     if (old is None) != (old_slots is None):
         raise ValueError("expected a policy and its table, or neither")
-    after = next_slots(old, old_slots, new)
+    after = next_slots(old, old_slots, new, digests=digests)
     before_by_name = {} if old is None or old_slots is None else _shares(old, old_slots)
     after_by_name = _shares(new, after)
     names = list(dict.fromkeys([*after_by_name, *before_by_name]))
@@ -92,12 +97,13 @@ def compare(
     anew = "" if old is None else _rerandomised(old, new)
     moved_slots = 0
     if old is not None and old_slots is not None:
-        moved_slots = tables.moved(tables.translate(old_slots, old.names, new.names), after)
+        moved_slots = tables.moved(_carried(old, old_slots, new, digests or {}), after)
     moved_share = moved_slots / SLOTS
     if anew:
         moved_share = tables.rerandomised([share.before for share in shares], [share.after for share in shares])
     return PolicyDiff(
         shares=shares,
+        models=() if old is None else tuple(_model_changes(old, new)),
         moved_slots=moved_slots,
         moved_share=moved_share,
         rerandomised=anew,
@@ -109,12 +115,70 @@ def compare(
     )
 
 
-def next_slots(old: TrafficPolicy | None, old_slots: bytes | None, new: TrafficPolicy) -> bytes:
-    """The table of the default split that a new document leads to: the fewest units move from the one in force."""
+def next_slots(
+    old: TrafficPolicy | None, old_slots: bytes | None, new: TrafficPolicy, *, digests: Mapping[str, str] | None = None
+) -> bytes:
+    """The table of the default split that a new document leads to: the fewest units move from the one in force.
+
+    A rollout that goes on keeps the table that its steps have made. Arguments as in `compare`.
+    """
     counts = new.counts()
     if old is None or old_slots is None:
         return tables.fresh(counts)
-    return tables.rebalance(tables.translate(old_slots, old.names, new.names), counts)
+    kept = _carried(old, old_slots, new, digests or {})
+    goes_on = new.spec.rollout is not None and not new_rollout_reasons(old, new, digests or {})
+    if goes_on and tables.GONE not in kept:
+        return kept
+    return tables.rebalance(kept, counts)
+
+
+def next_rule_slots(
+    old: TrafficPolicy | None,
+    old_rule_slots: Mapping[str, bytes],
+    new: TrafficPolicy,
+    *,
+    digests: Mapping[str, str] | None = None,
+) -> dict[str, bytes]:
+    """The tables of rules with a split, by rule name: a rule that stays moves the fewest units.
+
+    Args:
+        old_rule_slots: tables in force; a rule that is not among them begins with its shares in order.
+    """
+    found = {}
+    for rule in new.spec.rules:
+        if rule.route.split is None:
+            continue
+        counts = new.counts(rule.route.split)
+        table = old_rule_slots.get(rule.name)
+        if old is None or table is None:
+            found[rule.name] = tables.fresh(counts)
+        else:
+            found[rule.name] = tables.rebalance(_carried(old, table, new, digests or {}), counts)
+    return found
+
+
+def _carried(old: TrafficPolicy, table: bytes, new: TrafficPolicy, digests: Mapping[str, str]) -> bytes:
+    """The old table in the new policy's terms: slots follow their model, else their variant's name, else are GONE."""
+    had = {_digest_of(old, name, digests): name for name in old.names}
+    now = {_digest_of(new, name, digests): name for name in new.names}
+    heirs = []
+    for name in old.names:
+        same_model = now.get(_digest_of(old, name, digests))
+        same_name = name if name in new.names and _digest_of(new, name, digests) not in had else ""
+        heirs.append(same_model or same_name)
+    return tables.translate(table, heirs, new.names)
+
+
+def _model_changes(old: TrafficPolicy, new: TrafficPolicy) -> list[str]:
+    before = {variant.name: variant.model for variant in old.spec.variants}
+    after = {variant.name: variant.model for variant in new.spec.variants}
+    found = [f"variant {name} is new: {model}" for name, model in after.items() if name not in before]
+    found += [f"variant {name} is gone" for name in before if name not in after]
+    return found + [
+        f"variant {name}: {before[name]} -> {model}"
+        for name, model in after.items()
+        if before.get(name, model) != model
+    ]
 
 
 def _shares(policy: TrafficPolicy, table: bytes) -> dict[str, int]:
@@ -182,7 +246,7 @@ def _rule_changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
 
 
 def _other_parts(old: TrafficPolicy, new: TrafficPolicy) -> list[str]:
-    skipped = ("split", "rules")
+    skipped = ("split", "rules", "variants")
     parts = [
         f"spec.{field.encode_name}"
         for field in msgspec.structs.fields(old.spec)

@@ -39,18 +39,18 @@ _READERS: Final[dict[str, tuple[Callable[[object], object], dict[str, Any]]]] = 
 """Name -> (how it is read, how JSON schema says what may be written)."""
 
 
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=lambda name: written(name)):
+def written(name: str) -> str:
+    """The name in a document of a field: units are in what is written, so the name goes without; then camel case."""
+    first, *rest = name.removesuffix("_ms").removesuffix("_slots").strip("_").split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=written):
     """Base of everything in a document."""
 
     def check(self) -> Iterator[tuple[str, str]]:
         """What is wrong between its own fields: (path below it, message)."""
         return iter(())
-
-
-def written(name: str) -> str:
-    """The name in a document of a field: units are in what is written, so the name goes without; then camel case."""
-    first, *rest = name.removesuffix("_ms").removesuffix("_slots").strip("_").split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 S = TypeVar("S", bound=Section)

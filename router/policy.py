@@ -143,10 +143,10 @@ class PlainValueTest(Section, frozen=True):
         exact: the value; true is no number, and "1" is not 1.
         in: one of these.
         present: true = is there; false = is not.
-        gt: above.
-        gte: at least.
-        lt: below.
-        lte: at most.
+        gt: greater than this.
+        gte: at least this.
+        lt: less than this.
+        lte: at most this.
     """
 
     exact: Scalar | None = None
@@ -221,8 +221,8 @@ class Route(Section, frozen=True):
     """Where a rule sends its requests: one of two.
 
     Attributes:
-        variant: all of them.
-        split: shares of variants.
+        variant: this one gets them all.
+        split: shares of variants, as in `spec.split`.
     """
 
     variant: Name | None = None
@@ -280,7 +280,7 @@ class Shadow(Section, frozen=True):
     """A variant that answers unseen, beside the one that answers.
 
     Attributes:
-        variant: who.
+        variant: who answers unseen.
         percent: share of requests, as a number of percent or a text.
         maxInflight: more at once are left out, and counted.
         compare: when two answers are the same.
@@ -333,7 +333,7 @@ class Spec(Section, frozen=True):
         yield from unknown or self._roles()
 
     def _unknown_variants(self) -> Iterator[tuple[str, str]]:
-        known = [variant.name for variant in self.variants]
+        known = list(dict.fromkeys(variant.name for variant in self.variants))
         for path, name in self._mentions():
             if name not in known:
                 yield path, f"no variant is called {name[:64]!r}; there are {', '.join(known)}"

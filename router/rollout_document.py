@@ -35,7 +35,7 @@ class Approval(Section, frozen=True):
 
     Attributes:
         by: who may: `key:NAME`, `label:NAME` or `group:NAME`, or a bare name, which is either.
-        expires: an agreement counts for so long.
+        expires: an agreement counts for so long; default: for ever.
     """
 
     by: Annotated[tuple[Note, ...], Meta(min_length=1, max_length=16)]
@@ -182,7 +182,7 @@ class NoTraffic(Section, frozen=True):
 
     Attributes:
         after: time under watch before it is told.
-        do: what then.
+        do: what to do then.
     """
 
     after_ms: Duration = 600_000
@@ -193,9 +193,9 @@ class Checks(Section, frozen=True):
     """What to do when the measurement itself looks wrong.
 
     Attributes:
-        srm: units are not shared out as the policy says.
+        srm: what to do when units are not shared out as the policy says.
         noTraffic: the canary gets no requests.
-        revisionSkew: workers or replicas route by another revision.
+        revisionSkew: what to do when workers or replicas route by another revision.
     """
 
     srm: Do = "hold"
@@ -240,7 +240,7 @@ class OnFailure(Section, frozen=True):
     """What a tripped guardrail does.
 
     Attributes:
-        do: rollback, hold or warn.
+        do: rollback, hold, or warn and go on.
         fallbackToStable: a canary answer that failed is given by stable instead, and counts as the canary's failure.
         keepLoaded: the canary stays in memory so long after it lost its traffic.
     """
@@ -306,7 +306,7 @@ class Rollout(Section, frozen=True):
         rollbackWindow: one of so many former stables comes back without steps.
         window: when steps may advance.
         maxDuration: from the beginning, waits and pauses included.
-        onTimeout: what happens then.
+        onTimeout: what to do then: hold, promote or rollback.
         fourEyes: who applied the policy can neither approve nor promote.
     """
 
@@ -349,7 +349,7 @@ class Goal(Section, frozen=True):
         type: proportion (0 or 1 per unit) or mean.
         direction: which way is better.
         mde: smallest effect worth finding, absolute.
-        primary: the one that decides; a single goal is.
+        primary: this goal decides; a single goal does in any case.
     """
 
     metric: Annotated[str, Meta(min_length=1, max_length=72)]

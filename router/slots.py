@@ -111,8 +111,8 @@ def runs(table: bytes) -> list[tuple[int, int, int]]:
 
 
 def to_text(table: bytes, names: Sequence[str]) -> str:
-    """Run-length form for people and documents: `stable*9000 canary*1000`."""
-    return " ".join(f"{names[owner]}*{size}" for owner, _, size in runs(table))
+    """Run-length form for people and documents: `stable*9000 canary*1000`; GONE is written as `-`."""
+    return " ".join(f"{'-' if owner == GONE else names[owner]}*{size}" for owner, _, size in runs(table))
 
 
 def from_text(text: str, names: Sequence[str]) -> bytes:
@@ -121,7 +121,7 @@ def from_text(text: str, names: Sequence[str]) -> bytes:
     Raises:
         ValueError: not such a form, an unknown name, or not 10,000 slots.
     """
-    places = {name: index for index, name in enumerate(names)}
+    places = {name: index for index, name in enumerate(names)} | {"-": GONE}
     parts = []
     total = 0
     for word in text.split(" ")[: SLOTS + 1]:
@@ -163,6 +163,16 @@ class Ownership:
         """For another list of variants: those that stay keep their slots. Raises ValueError as `rebalance`."""
         kept = Ownership(translate(self.owner, old, new), translate(self.before, old, new))
         return kept._owned_by(rebalance(kept.owner, counts))
+
+    def weighted(self, canary: int, stable: int, slots: int) -> "Ownership":
+        """With so many slots for the canary, from or to stable alone: a step of a rollout.
+
+        Raises:
+            ValueError: more slots than the two have together, or fewer than none.
+        """
+        counts = counts_of(self.owner, max(*self.owner, canary, stable) + 1)
+        counts[canary], counts[stable] = slots, counts[canary] + counts[stable] - slots
+        return self.reshared(counts)
 
     def without(self, variant: int, stable: int) -> "Ownership":
         """Take all slots from a variant: each returns to who had it before, or to `stable` where nobody is left.

@@ -94,7 +94,7 @@ class PolicyState(Struct, frozen=True, array_like=True):
         slow_ns: requests that take longer are slow; 0 = not judged.
         shadow_slots: of 10,000 requests so many are copied to the shadow.
         zeroed: the canary gets nothing.
-        doublings: units of a share of 1/2^doublings are noted one by one.
+        doublings: units of a share of 1/2^doublings are noted one by one; -1 = none.
         killed: variants that get nothing.
     """
 

@@ -284,7 +284,10 @@ class Service:
         """Scan, fetch what is new, and publish after each step."""
         async with self._looking:
             try:
+                passed_over = self.catalogue.problems
                 self.catalogue.observed(await self._in_thread(self.catalogue.look))
+                for problem in set(self.catalogue.problems) - set(passed_over):
+                    _log.warning("passed_over", extra={"facts": {"reason": problem}})
                 self.source_problem = ""
             except SourceAway as error:
                 if str(error) != self.source_problem:

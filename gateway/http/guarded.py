@@ -427,7 +427,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._write_paused_at is not None:
             self._sweep_unsent(self._write_paused_at, tick)
         elif self._lingers_from is not None:
-            if waited >= LINGER_S or tick - self._lingers_from > limits.body_timeout_s:
+            most_s = LINGER_S if self.edge.draining else limits.body_timeout_s
+            if waited >= LINGER_S or tick - self._lingers_from > most_s:
                 self.transport.close()
         elif self._active is not None and self.flow.read_paused:
             # We do not read: what the peer has begun to send behind its other requests is not late.

@@ -44,10 +44,7 @@ class Writer:
         self._file.write(self._sum.digest())
         self._file.flush()
         os.fsync(self._file.fileno())
-        try:
-            os.link(self._part, self._path)
-        except FileExistsError as error:
-            raise StoreUnusable("the backup exists already") from error
+        publish(self._part, self._path)
 
     def discard(self) -> None:
         """Close and take the part file away; what was finished stays."""
@@ -57,6 +54,21 @@ class Writer:
     def _write(self, data: bytes) -> None:
         self._sum.update(data)
         self._file.write(data)
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a finished file its name, never over another one.
+
+    Raises:
+        StoreUnusable: the name is taken.
+    """
+    try:
+        os.link(part, path)
+    except FileExistsError as error:
+        raise StoreUnusable("the backup exists already") from error
+    except OSError:
+        # A file system without links; that the name was free is known from before.
+        part.replace(path)
 
 
 def read(path: Path) -> Iterator[Any]:

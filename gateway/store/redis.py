@@ -6,8 +6,8 @@ The only importer of redis. Nothing is sent twice by itself: a write that ended 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from random import random
 from typing import Any, Final, TypeVar
@@ -233,6 +233,15 @@ class Subscription:
         except (*_AWAY, exceptions.RedisError) as error:
             raise translate(error, timeout_s) from error
         return found["data"] if found else None
+
+
+@contextmanager
+def ours(what: str) -> Iterator[None]:
+    """What Redis holds may have been written by anybody: reading it either works or is StoreUnusable."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StoreUnusable(f"{what}: Redis holds what this program did not write") from error
 
 
 def translate(error: BaseException, timeout_s: float) -> BaseException:

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.store import merge, records
 from gateway.store.base import AuditPage, AuditRecord, StoreUnusable, Verified
-from gateway.store.redis import RedisLink
+from gateway.store.redis import RedisLink, ours
 
 SCAN_ROWS: Final = 10_000
 PAGE_ROWS: Final = 100
@@ -30,15 +30,15 @@ async def end_of(link: RedisLink, head_key: str, field: tuple[str, str] | None) 
     asked: list[Sequence[str]] = [("HGETALL", head_key), ("TIME",)]
     answers = await link.commands([*asked, ("HGET", *field)] if field else asked, atomic=True)
     found, (seconds, micros) = answers[0], answers[1]
-    return End(_head(found), found.get(b"rev", b"0"), int(seconds) * 1_000 + int(micros) // 1_000), (
-        answers[2] if field else None
-    )
+    end = End(_head(found), found.get(b"rev", b"0"), int(seconds) * 1_000 + int(micros) // 1_000)
+    return end, answers[2] if field else None
 
 
 def _head(found: Mapping[bytes, bytes]) -> records.Head:
     if b"seq" not in found:
         return records.Head()
-    return records.Head(int(found[b"seq"]), found[b"hash"], int(found[b"time"]))
+    with ours("audit chain"):
+        return records.Head(int(found[b"seq"]), found[b"hash"], int(found[b"time"]))
 
 
 def words(made: AuditRecord, end: End) -> tuple[str | bytes | int, ...]:

@@ -1,17 +1,26 @@
 """All keys of a Redis store into a file, and back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.store import export as files
-from gateway.store.base import StoreUnusable
+from gateway.store.base import StoreAway, StoreUnusable
 from gateway.store.redis import RedisLink
 
 RESTORING: Final = "restoring"
+
+
+@contextmanager
+def local_files() -> Iterator[None]:
+    """Errors of the backup's file as ours, without its path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreAway(f"the backup's file: {error.strerror}") from error
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from gateway.store.base import (
     name_of,
 )
 from gateway.store.breaker import wait_s
-from gateway.store.redis import LOWEST_VERSION, PATIENT_TIMEOUT_S, TIMEOUT_S, RedisLink
+from gateway.store.redis import LOWEST_VERSION, PATIENT_TIMEOUT_S, TIMEOUT_S, RedisLink, ours
 from gateway.store.view import Key, View
 
 VERSION: Final = 1
@@ -288,7 +288,9 @@ class RedisStore:
             [("GET", self._key(stream, "count")), ("XLEN", key), words], atomic=True
         )
         appended = int(count or 0)
-        return records.stream_page([_entry(*row) for row in rows], after, appended - length + 1, appended)
+        with ours("stream"):
+            entries = [_entry(*row) for row in rows]
+        return records.stream_page(entries, after, appended - length + 1, appended)
 
     # ---- feedback ----
 
@@ -312,7 +314,8 @@ class RedisStore:
             return None
         head, _, body = value.partition(b"\n")
         expires, _, unit = head.partition(b" ")
-        return Feedback(prediction_id, slot_key, unit.decode(), body, int(expires))
+        with ours("feedback"):
+            return Feedback(prediction_id, slot_key, unit.decode(), body, int(expires))
 
     async def feedback_count(self, model: str) -> FeedbackCount:
         """See `Store.feedback_count`."""
@@ -333,7 +336,8 @@ class RedisStore:
         """See `Store.backup`: what belongs to one name is of one moment."""
         await self._greet()
         async with rediscopy.patient(self._link.url, PATIENT_TIMEOUT_S) as link:
-            await rediscopy.export(link, self._prefix, VERSION, await self._all_keys(), path)
+            with rediscopy.local_files():
+                await rediscopy.export(link, self._prefix, VERSION, await self._all_keys(), path)
 
     async def restore(self, path: Path) -> None:
         """See `Store.restore`. If it breaks off, the store stays closed to all until its keys are removed."""
@@ -341,7 +345,8 @@ class RedisStore:
         if await self._all_keys() or await self._names():
             raise StoreUnusable("the store is not empty")
         async with rediscopy.patient(self._link.url, PATIENT_TIMEOUT_S) as link:
-            await rediscopy.fill(link, self._prefix, VERSION, path)
+            with rediscopy.local_files():
+                await rediscopy.fill(link, self._prefix, VERSION, path)
         await self._poll()
 
     async def check(self) -> CheckUp:
@@ -390,7 +395,12 @@ class RedisStore:
                         else:
                             await self._poll()
                             polled_s = time.monotonic()
-            except (StoreAway, StoreUnusable):
+            except Exception as error:
+                # Whatever Redis holds or says must not end the watches of this process; `status` tells.
+                if not isinstance(error, StoreAway):
+                    self._trouble = (
+                        error.message if isinstance(error, StoreUnusable) else f"{type(error).__name__}: {error}"
+                    )
                 delay_s, attempt = wait_s(attempt, random()), attempt + 1
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), delay_s)
@@ -441,8 +451,10 @@ class RedisStore:
         schema, restoring = await self._link.commands(
             [("GET", f"{self._prefix}:schema"), ("GET", f"{self._prefix}:{rediscopy.RESTORING}")]
         )
-        if int(schema or VERSION) > VERSION:
-            raise StoreUnusable(f"the store has schema version {int(schema)}, this program knows {VERSION}")
+        with ours("schema version"):
+            found = int(schema or VERSION)
+        if found > VERSION:
+            raise StoreUnusable(f"the store has schema version {found}, this program knows {VERSION}")
         if restoring:
             raise StoreUnusable(
                 "a restore is going on, or was broken off: remove the keys of the store and restore again"
@@ -456,7 +468,9 @@ class RedisStore:
         return f"{self._prefix}:{{{name}}}:{part}"
 
     async def _names(self) -> tuple[str, ...]:
-        return tuple(sorted(name.decode() for name in await self._link.command("SMEMBERS", self._names_key)))
+        found = await self._link.command("SMEMBERS", self._names_key)
+        with ours("index of names"):
+            return tuple(sorted(name_of(name.decode()) for name in found))
 
     async def _all_keys(self) -> tuple[tuple[str, str], ...]:
         """(name, part) of all keys that belong to a name."""

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from gateway.store import records, steps, tables
+from gateway.store import export, records, steps, tables
 from gateway.store.base import (
     INTEGER_MAX,
     AuditPage,
@@ -54,6 +54,7 @@ _PASSING: Final = frozenset(
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
     }
 )
 
@@ -108,11 +109,11 @@ class SqliteStore:
 
     async def get(self, kind: str, name: str) -> Document | None:
         """See `Store.get`."""
-        return await self._do(steps.get, *key_of(kind, name))
+        return await self._peek(steps.get, *key_of(kind, name))
 
     async def list(self, kind: str) -> tuple[Document, ...]:
         """See `Store.list`."""
-        return await self._do(steps.list_kind, kind)
+        return await self._peek(steps.list_kind, kind)
 
     async def put(
         self,
@@ -213,7 +214,7 @@ class SqliteStore:
 
     async def lease_get(self, name: str) -> Lease | None:
         """See `Store.lease_get`."""
-        return await self._do(lambda db: steps.get_lease(db, name, self._clock_ms()))
+        return await self._peek(lambda db: steps.get_lease(db, name, self._clock_ms()))
 
     # ---- streams ----
 
@@ -225,7 +226,7 @@ class SqliteStore:
     async def stream_read(self, stream: str, after: int = 0, limit: int = 1_000) -> StreamPage:
         """See `Store.stream_read`."""
         integer_of(limit, "limit", 1, 10_000)
-        return await self._do(steps.read_stream, name_of(stream, "stream"), integer_of(after, "after"), limit)
+        return await self._peek(steps.read_stream, name_of(stream, "stream"), integer_of(after, "after"), limit)
 
     # ---- feedback ----
 
@@ -237,11 +238,11 @@ class SqliteStore:
 
     async def feedback_get(self, model: str, prediction_id: str, slot_key: str) -> Feedback | None:
         """See `Store.feedback_get`."""
-        return await self._do(lambda db: steps.get_feedback(db, model, prediction_id, slot_key, self._clock_ms()))
+        return await self._peek(lambda db: steps.get_feedback(db, model, prediction_id, slot_key, self._clock_ms()))
 
     async def feedback_count(self, model: str) -> FeedbackCount:
         """See `Store.feedback_count`."""
-        return await self._do(steps.count_feedback, name_of(model, "model"))
+        return await self._peek(steps.count_feedback, name_of(model, "model"))
 
     async def feedback_erase(self, model: str, unit: str) -> int:
         """See `Store.feedback_erase`. Freed bytes are overwritten; backups are yours to keep or not."""
@@ -273,6 +274,8 @@ class SqliteStore:
             return
         self._closed = True
         self._view.close()
+        if len(self._connections) > 1:
+            self._connections[1].interrupt()  # a long verification
         await self._loop.run_in_executor(self._reader, lambda: None)
         await self._loop.run_in_executor(self._writer, self._close)
         self._reader.shutdown(wait=False)
@@ -284,9 +287,13 @@ class SqliteStore:
         """A step as one transaction of the writer."""
         return await self._run(self._writer, partial(self._within, lambda db: step(db, *arguments)))
 
+    async def _peek(self, step: Callable[..., T], *arguments: Any) -> T:
+        """A short step that only reads, without waiting for another process that writes."""
+        return await self._run(self._writer, lambda: self._snapshot(0, lambda db: step(db, *arguments)))
+
     async def _look(self, step: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """A step on the reading connection, on one snapshot, while others write."""
-        return await self._run(self._reader, lambda: self._snapshot(lambda db: step(db, *arguments, **named)))
+        return await self._run(self._reader, lambda: self._snapshot(1, lambda db: step(db, *arguments, **named)))
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         if self._closed:
@@ -317,8 +324,8 @@ class SqliteStore:
             raise
         return result
 
-    def _snapshot(self, step: Step[T]) -> T:
-        db = self._connections[1]
+    def _snapshot(self, which: int, step: Step[T]) -> T:
+        db = self._connections[which]
         db.execute("BEGIN")
         try:
             return step(db)
@@ -430,6 +437,7 @@ def _copy(db: sqlite3.Connection, path: Path, *, keep: bool) -> None:
     if keep and path.exists():
         raise StoreUnusable("the backup exists already")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)  # of a process with our number that died
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(part)) as target:
@@ -438,12 +446,10 @@ def _copy(db: sqlite3.Connection, path: Path, *, keep: bool) -> None:
             target.execute("PRAGMA journal_mode = DELETE")
         _to_disk(part)
         if keep:
-            os.link(part, path)
+            export.publish(part, path)
         else:
             part.replace(path)
         _to_disk(path.parent)
-    except FileExistsError as error:
-        raise StoreUnusable("the backup exists already") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -111,7 +111,8 @@ def _read_rest(request: InferRequest, document: dict[str, Any], signature: Signa
         request.outputs = read_outputs(signature, document["outputs"], request.binary_default)
     request_id = document.get("id", "")
     if not isinstance(request_id, str) or len(request_id) > limits.id_chars or not _is_plain(request_id):
-        raise InvalidInput(f"id: expected a text of at most {limits.id_chars} printable characters")
+        got = f"{len(request_id)} characters" if isinstance(request_id, str) else shown(request_id)
+        raise InvalidInput(f"id: expected a text of at most {limits.id_chars} printable characters, got {got}")
     request.id = request_id
     request.plain = request.outputs is None and not request.binary_default and not request_id
 
@@ -128,7 +129,8 @@ def _binary_size(spec: TensorSpec, item: dict[str, Any]) -> int | None:
     if "shared_memory_region" in parameters:
         raise InvalidInput(f"input {spec.name!r}: shared memory is not supported")
     if ("data" in item) == ("binary_data_size" in parameters):
-        raise InvalidInput(f"input {spec.name!r}: expected one of data and parameters.binary_data_size")
+        got = "both" if "data" in item else "neither"
+        raise InvalidInput(f"input {spec.name!r}: expected one of data and parameters.binary_data_size, got {got}")
     if "data" in item:
         return None
     size = parameters["binary_data_size"]

@@ -116,17 +116,18 @@ def check_shape(spec: TensorSpec, given: object, limits: Limits) -> tuple[int, .
         InvalidInput: no list of sizes, another rank, a size the model does not take, or too many elements.
     """
     if not isinstance(given, list) or not all(type(size) is int for size in given):
-        raise InvalidInput(f"input {spec.name!r}: shape must be a list of whole numbers")
+        wrong = next((size for size in given if type(size) is not int), given) if isinstance(given, list) else given
+        raise InvalidInput(f"input {spec.name!r}: shape: expected a list of whole numbers, got {shown(wrong)}")
     if len(given) > limits.rank:
         raise InvalidInput(f"input {spec.name!r}: {len(given)} dimensions, at most {limits.rank} are read")
     fits = len(given) == len(spec.shape) and all(
         size == wanted or (wanted == DYNAMIC and size >= 0) for size, wanted in zip(given, spec.shape, strict=True)
     )
+    cut = [size if abs(size) < 1 << 64 else "..." for size in given]
     if not fits:
-        cut = [size if abs(size) < 1 << 64 else "..." for size in given]
         raise InvalidInput(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {cut}")
     if prod(given) > limits.elements or max(given, default=0) > limits.elements:
-        raise InvalidInput(f"input {spec.name!r}: more than {limits.elements} elements")
+        raise InvalidInput(f"input {spec.name!r}: expected at most {limits.elements} elements, got shape {cut}")
     return tuple(given)
 
 

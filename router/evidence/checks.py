@@ -1,7 +1,7 @@
 """What every process of evidence checks of its arguments and of a stored state. Pure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 
@@ -13,6 +13,18 @@ def check_open(value: float, name: str, top: float = math.inf) -> None:
     """
     if not 0.0 < value < top:
         raise ValueError(f"{name}: expected a number between 0 and {top:g}, both excluded, got {value}")
+
+
+def fields(value: Any, names: Set[str]) -> Mapping[str, Any]:
+    """A stored state with exactly these fields.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, Mapping) or set(value) != names:
+        got = sorted(value) if isinstance(value, Mapping) else repr(value)
+        raise ValueError(f"state: expected the fields {sorted(names)}, got {got}")
+    return value
 
 
 def number(state: Mapping[str, Any], name: str) -> float:

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypedDict
 
-from router.evidence.checks import check_open, count, number, numbers
+from router.evidence.checks import check_open, count, fields, number, numbers
 from router.evidence.special import log_add, log_sum
 
 HARM_MULTIPLES: Final = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -168,9 +168,7 @@ class EventShare:
         Raises:
             ValueError: a field is missing, of another type, not finite, or does not fit the others.
         """
-        names = set(EventShareState.__annotations__)
-        if set(state) != names:
-            raise ValueError(f"state: expected the fields {sorted(names)}, got {sorted(state)}")
+        fields(state, set(EventShareState.__annotations__))
         ratios = numbers(state, "ratios", 0)
         process = cls(number(state, "null_ratio"), ratios, count(state, "events_per_start"))
         for name in ("starts", "since_start", "canary_events", "all_events"):
@@ -278,7 +276,8 @@ class ScoreBins:
         Raises:
             ValueError: as `EventShare.from_state`.
         """
-        up, down = state.get("up"), state.get("down")
+        fields(state, {"margin", "up", "down", "log_e", "peak_log_e"})
+        up, down = state["up"], state["down"]
         if not isinstance(up, list) or not isinstance(down, list) or len(up) != len(down):
             raise ValueError(f"state: expected lists up and down of equal length, got {up!r} and {down!r}")
         process = cls(len(up), number(state, "margin"))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from router.evidence.checks import check_open, count, number
+from router.evidence.checks import check_open, count, fields, number
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.sequences import Moments, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
@@ -88,7 +88,7 @@ class NonInferiority:
         """Take in one batch. Returns `log_e`.
 
         Args:
-            weight: as `EventShare.add`.
+            weight: as `EventShare.add`; at 0 and 1 nothing was randomised and nothing is counted.
             canary_bad: bad events of the canary; with sticky units: distinct units of its that erred.
             all_bad: those of both variants.
             canary_total: the canary's requests, good and bad; with sticky units: its units seen for the first time.
@@ -99,6 +99,8 @@ class NonInferiority:
         if canary_total < 0 or (not self.sticky and canary_bad > canary_total):
             raise ValueError(f"expected 0 <= canary_bad <= canary_total, got {canary_bad} of {canary_total}")
         self.ratio.add(weight, canary_bad, all_bad)
+        if not 0.0 < weight < 1.0:
+            return self.log_e
         self.canary_bad += int(canary_bad)
         self.canary_total += int(canary_total)
         if self.margin.absolute is not None:
@@ -138,9 +140,10 @@ class NonInferiority:
         Raises:
             ValueError: as `EventShare.from_state`.
         """
-        absolute = None if state.get("margin_absolute") is None else number(state, "margin_absolute")
-        process = cls(Margin(number(state, "margin_ratio"), absolute), sticky=state.get("sticky") is True)
-        process.ratio = EventShare.from_state(state.get("ratio", {}))
+        fields(state, set(cls().state()))
+        absolute = None if state["margin_absolute"] is None else number(state, "margin_absolute")
+        process = cls(Margin(number(state, "margin_ratio"), absolute), sticky=state["sticky"] is True)
+        process.ratio = EventShare.from_state(state["ratio"])
         process.canary_bad = count(state, "canary_bad")
         process.canary_total = count(state, "canary_total")
         for name in ("units_log_e", "absolute_log_e", "peak_log_e"):

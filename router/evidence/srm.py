@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from router.evidence.checks import check_open, count, number
+from router.evidence.checks import check_open, count, fields, number, numbers
 from router.evidence.special import chi_square_above
 
 THRESHOLD: Final = 0.001
@@ -94,13 +94,15 @@ class SampleRatio:
         Raises:
             ValueError: a field is missing, of another type or not finite.
         """
+        fields(state, {"concentration", "log_e", "peak_log_e", "splits"})
         test = cls(number(state, "concentration"))
         test.log_e, test.peak_log_e = number(state, "log_e"), number(state, "peak_log_e")
-        splits = state.get("splits")
+        splits = state["splits"]
         if not isinstance(splits, list) or len(splits) > MAX_EPOCHS:
             raise ValueError(f"state: splits: expected a list of at most {MAX_EPOCHS}, got {splits!r}")
         for split in splits:
-            weights = tuple(number({"weight": weight}, "weight") for weight in split["weights"])
+            weights = tuple(numbers(fields(split, {"weights", "counts"}), "weights", 0))
+            numbers(split, "counts", len(weights))
             test._counts[weights] = tuple(count({"count": units}, "count") for units in split["counts"])
         return test
 

@@ -76,7 +76,7 @@ class Observed(Struct, frozen=True, kw_only=True):
         samples: the canary's requests in this step; in a shadow step compared pairs.
         srm_p: running p-value of the sample ratio.
         expected_canary, seen_canary: requests that the weights in force promised the canary, and those that came.
-        canary_ready: READY in every live worker, warmed up.
+        canary_ready: the status's `canary_digest` is READY in every live worker, warmed up.
         canary_failed: why it cannot be loaded; "" = it can, or is on its way.
         signature_ok: same inputs and outputs as stable, and the golden requests agree; None = not known yet.
         canary_crashes: workers lost within 60 s while they ran the canary's digest.

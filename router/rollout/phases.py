@@ -17,7 +17,7 @@ MAX_TICK_MS: Final = 10_000
 
 
 def replan(turn: Turn) -> None:
-    """The steps were edited. What the canary has is never raised by that, and agreements were to other steps."""
+    """The steps were edited. Nobody comes to the canary by that, and agreements were to other steps."""
     spec, status = turn.wanted_spec(), turn.status
     # Whose word gave it all users already stays beside that.
     force = status.force if status.slots == ALL_SLOTS else None

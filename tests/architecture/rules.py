@@ -18,6 +18,8 @@ HOMES = {
     "uvicorn": ("gateway.http.", "gateway.worker", "gateway.control.process"),
     "onnxruntime": ("runtimes.execution.session",),
     "prometheus_client": ("gateway.metrics",),
+    "sqlite3": ("gateway.store.sqlite",),
+    "redis": ("gateway.store.redis",),
 }
 # The parent of the tree must not fail for what it imports; these import the standard library and each other.
 BARE = (

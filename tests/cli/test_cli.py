@@ -393,6 +393,14 @@ def test_an_empty_folder_says_what_to_do_next(tmp_path: Path) -> None:
         assert "copy one to NAME/1/model.onnx" in run("models", "ls", tree=tree).out
 
 
+def test_a_model_file_that_lies_where_folders_are_expected_is_told(tmp_path: Path) -> None:
+    (tmp_path / "credit.onnx").write_bytes(models.affine())
+    with serve(tmp_path, "--workers", "1") as tree:
+        (line,) = tree.logged("passed_over")
+        assert "place it as 'credit'/1/model.onnx" in line["reason"]
+        assert line["reason"] in run("doctor", tree=tree).out
+
+
 def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path: Path) -> None:
     place = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--admin-port", "0"]
     assert "absent" in run("serve", str(tmp_path / "absent"), *place).refused(2)

@@ -16,7 +16,7 @@ from tests.docs.tables import DOCS, ROOT, code, rows
 
 TEXT = (DOCS / "api.md").read_text()
 DATA, ADMIN = TEXT.split("## Admin port")
-_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None)
+_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None, policies=None, rollouts=None)
 
 
 def calls(routes: list[Any]) -> set[str]:
@@ -39,7 +39,7 @@ def test_every_endpoint_of_the_data_port_is_documented():
 
 
 def test_every_endpoint_of_the_admin_port_is_documented():
-    app = build_admin(_ANYTHING, _ANYTHING, {}, 1, gate=None, names=_ANYTHING)
+    app = build_admin(_ANYTHING, _ANYTHING, _ANYTHING, {}, 1, gate=None, names=_ANYTHING)
     assert written(ADMIN) == calls(app.routes)
 
 

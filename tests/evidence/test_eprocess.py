@@ -121,6 +121,8 @@ def test_without_randomisation_there_is_no_evidence(weight: float) -> None:
     before = process.state()
     process.add(weight, int(weight) * 10**6, 10**6)
     assert process.state() == before
+    promotion = NonInferiority()
+    assert promotion.add(weight, 0, 0, 10**6) == 0.0
 
 
 def test_everything_stays_finite() -> None:
@@ -146,6 +148,21 @@ def test_once_crossed_always_crossed() -> None:
 def test_a_shared_incident_is_not_the_canarys_fault() -> None:
     process = fed(EventShare(1.25), [(0.1, 10, 100), (0.1, 1_000, 10_000), (0.5, 5_000, 10_000)])
     assert not process.crossed(0.5)
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "slow_above", "intervals"),
+    [([100] * 7 + [1] * 3, [1] * 10, 1, 2), ([0, 1, 2, 1, 0, 0], [0] * 6, 0, 3)],
+)
+def test_what_the_judge_of_kayenta_passes_is_caught_when_it_goes_on(
+    canary: list[int], stable: list[int], slow_above: int, intervals: int
+) -> None:
+    """Slow or failed per interval, split in halves. Source: spinnaker#6278 (comment) and kayenta#426, Apache-2.0."""
+    process = EventShare(1.25)
+    for _ in range(intervals):
+        of_canary = sum(value if not slow_above else value > slow_above for value in canary)
+        process.add(0.5, of_canary, of_canary + sum(value > slow_above for value in stable))
+    assert process.crossed(0.01)
 
 
 def test_alpha_is_shared_equally() -> None:
@@ -246,7 +263,10 @@ def test_impossible_batches_are_refused_and_change_nothing(counts: tuple[float, 
         lambda: log_threshold(0.01, 0),
         lambda: below_log_e(2, 1, 0.1),
         lambda: ScoreBins.from_state({"up": [], "down": [1]}),
+        lambda: ScoreBins.from_state({**ScoreBins(2).state(), "down": []}),
+        lambda: ScoreBins.from_state({**ScoreBins(2).state(), "up": [1, 2]}),
         lambda: NonInferiority.from_state({}),
+        lambda: NonInferiority.from_state({**NonInferiority().state(), "ratio": None}),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:

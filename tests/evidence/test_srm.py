@@ -89,6 +89,9 @@ def test_what_was_not_randomised_says_nothing() -> None:
         lambda: SampleRatio().add([0.0, 1.0], [1, 2]),
         lambda: SampleRatio.from_state({}),
         lambda: SampleRatio.from_state({**SampleRatio().state(), "splits": None}),
+        lambda: SampleRatio.from_state({**SampleRatio().state(), "splits": [3]}),
+        lambda: SampleRatio.from_state({**SampleRatio().state(), "splits": [{"weights": [1.0], "counts": [-1]}]}),
+        lambda: SampleRatio.from_state({**SampleRatio().state(), "splits": [{"weights": [0.5, 0.5], "counts": [1]}]}),
         lambda: [*map(SampleRatio().add, ([i, 2_000] for i in range(1, 1_002)), [[1, 1]] * 1_001)],
     ],
 )

@@ -91,7 +91,8 @@ class Laws:
     def _more(self, one: Tick) -> None:
         """More for the canary only from a full view, with nothing against it, and past no approval."""
         before, after, observed, spec = one.before, one.after, one.observed, one.spec
-        if after.slots <= before.slots and after.shadow_slots <= before.shadow_slots:
+        edited = after.plan != before.plan  # may ask for a larger shadow, which no user sees
+        if after.slots <= before.slots and (after.shadow_slots <= before.shadow_slots or edited):
             return
         if before.phase == "DRAFT":
             assert (after.phase, after.force and after.force.actor) == ("PROMOTED", "auto:stable")
@@ -189,7 +190,7 @@ def _latches(one: Tick) -> None:
     after = one.after
     if after.latched:
         assert after.slots == after.shadow_slots == 0
-        assert after.phase in ("ABORTING", "ROLLED_BACK", "DRAFT")
+        assert after.phase in ("ABORTING", "ROLLED_BACK", "DRAFT", "SUPERSEDED")
     gone = set(one.before.latches) - set(after.latches)
     retried = {command.id for command in one.observed.commands if command.kind == "retry" and command.reason}
     done = {action.command for action in one.actions if isinstance(action, Answer) and action.ok}

@@ -21,6 +21,7 @@ RAMP = (
 SPECS: tuple[RolloutSpec | None, ...] = (
     a_spec(steps=RAMP),
     a_spec(steps=RAMP[1:], four_eyes=True),
+    a_spec(steps=(step(0.5), shadow(50), step(2, approval=RELEASE), step(80))),
     a_spec(steps=RAMP[:3], on_timeout="promote", max_duration_ms=2 * MINUTE),
     a_spec(steps=RAMP, on_timeout="rollback", max_duration_ms=2 * MINUTE, checks=Checks(srm="rollback")),
     a_spec(steps=RAMP, canary_digest="sha256:cc", on_failure=OnFailure(do="warn", keep_loaded_ms=MINUTE)),
@@ -140,7 +141,7 @@ def test_every_tick_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) 
 
 
 @pytest.mark.sim
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @settings(max_examples=6_000, deadline=None)
 @given(st.sampled_from(SPECS), SCRIPTS)
 def test_every_tick_of_many_obeys_the_laws(spec: RolloutSpec | None, script: list[Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from router.rollout.actions import Action
 from router.rollout.spec import Approval, Guardrail, Hold, RolloutSpec, Step, identity, plan_digest
 from router.rollout.status import RolloutStatus, decode, encode
 from router.rollout.words import duration, listed, share
@@ -80,6 +81,11 @@ def test_digests_are_the_same_in_every_process() -> None:
 def test_a_spec_comes_back_from_json() -> None:
     spec = a_spec(steps=(Step(slots=5, hold=Hold(approval=Approval(by=("ann",)))),))
     assert msgspec.json.decode(msgspec.json.encode(spec), type=RolloutSpec) == spec
+
+
+def test_actions_come_back_from_json() -> None:
+    log = Tower().until("PROMOTED").log
+    assert msgspec.json.decode(msgspec.json.encode(log), type=list[Action]) == log
 
 
 def test_a_status_of_another_version_is_refused() -> None:

@@ -149,6 +149,25 @@ def test_a_slot_returns_to_whom_it_came_from() -> None:
     assert back.without(2, stable=0).owner == start.owner
 
 
+def test_a_step_takes_from_stable_alone() -> None:
+    start = Ownership.first([6000, 4000, 0])
+    step = start.weighted(2, 0, 1000)
+    assert slots.counts_of(step.owner, 3) == [5000, 4000, 1000]
+    assert slots.counts_of(step.weighted(2, 0, 300).owner, 3) == [5700, 4000, 300]
+    assert slots.counts_of(step.weighted(2, 0, 6000).owner, 3) == [0, 4000, 6000]
+    for too_many in (6001, -1):
+        with pytest.raises(ValueError, match="expected shares"):
+            start.weighted(2, 0, too_many)
+
+
+def test_who_had_a_slot_is_written_and_read_even_when_gone() -> None:
+    ramped = Ownership.first([5000, 4000, 1000]).reshared([5000, 3000, 2000])
+    renamed = ramped.renamed(["stable", "b", "canary"], ["stable", "canary"], [8000, 2000])
+    text = slots.to_text(renamed.before, ["stable", "canary"])
+    assert text == "stable*5000 -*4000 canary*1000"
+    assert slots.from_text(text, ["stable", "canary"]) == renamed.before
+
+
 def test_a_slot_whose_former_owner_is_gone_returns_to_stable() -> None:
     start = Ownership.first([5000, 4000, 1000])
     ramped = start.reshared([5000, 3000, 2000])

@@ -158,11 +158,11 @@ def test_what_is_remembered_is_bounded() -> None:
 
 # ---- what for ----
 
-_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None)
+_ANYTHING: Any = SimpleNamespace(dataplane=None, gate=None, policies=None, rollouts=None)
 
 
 def admin_routes() -> list[Route]:
-    return build_admin(_ANYTHING, _ANYTHING, {}, 1, gate=None, names=_ANYTHING).routes  # type: ignore[return-value]
+    return build_admin(_ANYTHING, _ANYTHING, _ANYTHING, {}, 1, gate=None, names=_ANYTHING).routes  # type: ignore[return-value]
 
 
 def data_routes() -> list[Route]:

@@ -426,3 +426,25 @@ def test_c14_unknown_datatypes(datatype: str) -> None:
 @pytest.mark.parametrize("text", [b"\x93NUMPY\x01\0", b"\x80\x04\x95", b"PK\x03\x04", b"\0" * 8])
 def test_c15_other_formats(text: bytes) -> None:
     refused(text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"shape": "2"}, "shape: expected a list of whole numbers, got '2'"),
+        ({"shape": [1, 2.0]}, "shape: expected a list of whole numbers, got 2.0"),
+        ({"shape": [10**9, 2]}, "expected at most 16777216 elements, got shape [1000000000, 2]"),
+        ({"shape": [10**400, 2]}, "got shape ['...', 2]"),
+        ({"parameters": {"binary_data_size": 8}}, "expected one of data and parameters.binary_data_size, got both"),
+    ],
+)
+def test_errors_say_what_came(changed: dict[str, object], told: str) -> None:
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]} | changed
+    message = refused(json.dumps({"inputs": [item]}).encode())
+    assert told in message
+    assert len(message) < 300
+
+
+def test_an_id_that_is_too_long_is_told_by_its_length() -> None:
+    body = {"id": "a" * 5000, "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    assert refused(json.dumps(body).encode()).endswith("printable characters, got 5000 characters")

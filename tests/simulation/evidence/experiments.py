@@ -52,6 +52,7 @@ _ALARMS: dict[str, tuple[Callable[..., Row | Iterable[Row]], int]] = {
     "C2 at the margin": (partial(false_alarms.false_promotion, sticky=False), 2_000),
     "C2 at the margin, sticky": (partial(false_alarms.false_promotion, sticky=True), 2_000),
     "B3": (false_alarms.batch_buckets, REPLICAS),
+    "B3 margin": (partial(false_alarms.batch_buckets, margin=1.2), REPLICAS),
     "B4": (false_alarms.score_bins, 2_000),
     "T6 1%": (partial(delays.coverage_of_rates, rate=0.01), REPLICAS),
     "T6 30%": (partial(delays.coverage_of_rates, rate=0.3), REPLICAS),

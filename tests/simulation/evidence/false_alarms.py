@@ -207,19 +207,20 @@ def score_bins(replicas: int) -> Rate:
     return Rate("B4", "scores of both variants drift, ramp", "score bins", hits, replicas, ALPHA)
 
 
-def batch_buckets(replicas: int) -> Rate:
+def batch_buckets(replicas: int, margin: float = 1.0) -> Rate:
     """B3: slow executions by batch-size bucket, the canary's share from each tick's executions, not from the split."""
-    rng = np.random.default_rng(9)
+    rng = np.random.default_rng([9, int(margin * 100)])
     hits = 0
     for _ in range(replicas):
-        process = EventShare(1.0)
+        process = EventShare(margin)
         for tick in range(100):
             for bucket, chance in ((0, 0.01), (1, 0.05), (2, 0.2)):
                 canary, stable = int(rng.poisson(20 >> bucket)), int(rng.poisson(40 << bucket))
                 if canary + stable:
-                    slow = min(0.9, chance * (1 + (tick > 50)))
-                    bad = int(rng.binomial(canary, slow))
+                    slow = chance * (1 + (tick > 50))
+                    bad = int(rng.binomial(canary, margin * slow))
                     share = canary / (canary + stable)
                     process.add(share, bad, bad + int(rng.binomial(stable, slow)))
         hits += process.crossed(ALPHA)
-    return Rate("B3", "slow executions by batch size, shared slowdown", OURS, hits, replicas, ALPHA)
+    setting = f"slow executions by batch size, shared slowdown, ratio = margin = {margin:g}"
+    return Rate("B3", setting, OURS, hits, replicas, ALPHA)

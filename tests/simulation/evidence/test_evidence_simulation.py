@@ -72,4 +72,6 @@ def test_the_limits_of_a_rate_are_the_binomials() -> None:
     assert Rate("", "", "", 40, 4_000, 0.01).kept
     assert not Rate("", "", "", 60, 4_000, 0.01).kept
     assert Rate("", "", "", 20, 20).limits[1] == 1.0
-    assert not Delay("", "", 151, 0, 1, 1, 100, 0).kept
+    assert not Delay("", "", 100, 0, 151, 1, 1, 100, 0).kept
+    assert not Delay("", "", 100, 0, 66, 1, 1, 100, 0).kept
+    assert Delay("", "", 100, 0, 149, 1, 1, 100, 0).kept
