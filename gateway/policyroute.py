@@ -90,7 +90,7 @@ class Arm:
         self.is_canary = index == terms.canary
         self._route = route
         self._slow_ns = terms.slow_ns
-        # Without a rollout nobody reads notes of single requests.
+        # Without a rollout or an experiment nobody reads notes of single requests.
         self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS if terms.doublings >= 0 else -1
         self._ring = route.ring
         self._signer = route.signer

@@ -14,6 +14,7 @@ from router.compiled import compile_policy
 from router.document import PolicyError
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy, parse, spec_digest
+from router.rollout.status import ACTIVE
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 
@@ -67,6 +68,13 @@ def check_owner(kept: Kept | None, owner: str) -> None:
     if kept is not None and kept.record.owner and kept.record.owner != owner:
         name = kept.record.owner.removeprefix("file:")
         raise Conflict(f"the policy belongs to {name!r} in the policy folder: change it there")
+
+
+def noted(kept: Kept) -> int:
+    """Units of a share of 1/2^this are noted one by one: for a rollout or an experiment; -1 = nobody asks."""
+    if kept.record.status.phase in ACTIVE:
+        return int(kept.record.evidence.get("doublings", 0))
+    return -1 if kept.policy.spec.experiment is None else 0
 
 
 def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:

@@ -20,6 +20,7 @@ from gateway.control.documents import (
     check_owner,
     is_same,
     next_ownership,
+    noted,
     readable,
     shown_contract,
     weighed,
@@ -185,10 +186,9 @@ class Policies:
 
     def _state(self, name: str, kept: Kept) -> PolicyState:
         record, names = kept.record, kept.policy.names
-        number = self._numbers.setdefault(name, len(self._numbers) + 1)
         return PolicyState(
             name=name,
-            number=number,
+            number=self._numbers.setdefault(name, len(self._numbers) + 1),
             revision=record.revision,
             document=record.document,
             variants=record.variants,
@@ -200,7 +200,7 @@ class Policies:
             shadow_slots=record.shadow_slots,
             zeroed=record.zeroed or name in self._zeroed_here,
             killed=record.killed,
-            doublings=int(record.evidence.get("doublings", 0)) if record.status.phase in ACTIVE else -1,
+            doublings=noted(kept),
         )
 
     def zero_here(self, names: frozenset[str]) -> None:
