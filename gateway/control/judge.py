@@ -302,7 +302,7 @@ class Judge:
             return
         for rail in self.rails.values():
             bad = int(bool(first & rail.flag))
-            rail.safety.add(0.0, bad, bad, int(new))
+            rail.safety.add(weight, bad, bad, int(new))
 
     # ---- verdicts ----
 
