@@ -57,6 +57,10 @@ class Prepared:
                 f"models.repository: {config.models.repository} does not exist: give a folder of models "
                 "(NAME/1/model.onnx) or a model file"
             )
+        if config.store.url is not None:
+            from gateway.store.opening import check_url
+
+            check_url(config.store.url)
         try:
             self.slots = _bound(config, "port", lambda: Slots(*_address(config), max(1, worker_count(config))))
             if config.server.admin_port is not None:

@@ -77,6 +77,8 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     with the same such value.
     """
     rows = len(ours[0]) if ours and ours[0].ndim else 1
+    if not rows:
+        return Difference(0, 0, 0, 0, np.zeros(0))
     argmax = np.zeros(rows, bool)
     tolerance = np.zeros(rows, bool)
     topk = np.zeros(rows, bool)
@@ -165,7 +167,7 @@ class Shadow(ServedVersion):
             return
         row = 0
         for job in jobs:
-            if job.placed is not None and job.placed.shadowed:
+            if job.rows and job.placed is not None and job.placed.shadowed:
                 own = outputs if len(jobs) == 1 else [array[row : row + job.rows] for array in outputs]
                 self._submit(job, own)
             row += job.rows

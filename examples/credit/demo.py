@@ -61,9 +61,8 @@ def exercise(server: Server, repository: Path, screen: Console) -> list[report.C
 
 def farewell(server: Server, screen: Console) -> None:
     """How to go on with a server that stays."""
-    screen.print(
-        f"\nthe server of act two goes on: {server.url} (admin {server.admin_url}, metrics {server.url}/metrics)"
-    )
+    screen.print(f"\nthe server of act two goes on: {server.url}")
+    screen.print(f"admin: {server.admin_url}, metrics: {server.url}/metrics")
     screen.print(f"stop it with: kill {server.process.pid}\ntry a customer's loan, the rollout, the policy in force:")
     for command in tries(server):
         screen.print(command, soft_wrap=True)

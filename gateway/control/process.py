@@ -35,6 +35,8 @@ from gateway.keys import KeyFacts
 from gateway.lifeline import HUNG, Message
 from gateway.logs import request_log
 from gateway.metrics import MetricsPage, Node
+from gateway.store.base import StoreAway, StoreUnusable
+from gateway.supervisor import REFUSED
 from runtimes.registry.cache import ModelCache
 from runtimes.registry.directory import DirectorySource
 from runtimes.registry.probe import probe
@@ -87,6 +89,7 @@ class Control:
             restored=remembered.snapshot if remembered else None,
         )
         self._store_url = config.store.url
+        self._restored = remembered is not None
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
         self._gate = Gate() if asks_for_keys(config) else None
@@ -203,14 +206,22 @@ class Control:
         self._spawn(self._begin(admin))
 
     async def _begin(self, admin: socket.socket | None) -> None:
-        self.traffic = traffic = await open_traffic(
-            self._store_url,
-            self.service,
-            self._data_dir,
-            run=self._facts["run_id"],
-            pages=lambda: (self._pages, self._finals.page),
-            totals=self.totals,
-        )
+        try:
+            self.traffic = traffic = await open_traffic(
+                self._store_url,
+                self.service,
+                self._data_dir,
+                run=self._facts["run_id"],
+                pages=lambda: (self._pages, self._finals.page),
+                totals=self.totals,
+            )
+        except (StoreUnusable, StoreAway) as error:
+            if self._restored:
+                # Workers answer on; the next control tries again.
+                raise
+            _log.critical("refused", extra={"facts": {"reason": f"store: {error.message}"}})
+            asyncio.get_running_loop().call_later(0.2, os._exit, REFUSED)
+            return
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())

@@ -12,6 +12,8 @@ KIND: Final = "policy"
 MOST_REVISIONS: Final = 256
 """Revisions whose weights are remembered: evidence of an older one is dropped and counted."""
 MOST_ANSWERS: Final = 64
+NOTES_PER_PART: Final = 800
+"""Of 60 bytes at most."""
 
 
 class Told(Struct, frozen=True, array_like=True):
@@ -122,6 +124,17 @@ class NodeReport(Struct, frozen=True, kw_only=True):
     lost: tuple[Lost, ...] = ()
     zeroed: tuple[tuple[str, str], ...] = ()
     crashes: dict[str, int] = field(default_factory=dict)
+
+
+def parts_of(report: NodeReport) -> list[NodeReport]:
+    """The same as reports of at most `NOTES_PER_PART` notes each, so that every one fits into an entry of a stream."""
+    stretches = [
+        Notes(notes.worker, notes.first + at, notes.notes[at : at + NOTES_PER_PART])
+        for notes in report.notes
+        for at in range(0, len(notes.notes), NOTES_PER_PART)
+    ]
+    rest = [NodeReport(node=report.node, run=report.run, notes=(stretch,)) for stretch in stretches]
+    return [*rest, msgspec.structs.replace(report, notes=())]
 
 
 def encode(value: Struct) -> bytes:

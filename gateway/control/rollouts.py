@@ -21,8 +21,8 @@ from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.plans import latency_quantile, rollout_spec, window_open
 from gateway.control.policies import Policies
-from gateway.control.record import NodeReport, PolicyRecord, Told, encode
-from gateway.control.reporter import Reading, Reporter
+from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
+from gateway.control.reporter import Reporter
 from gateway.control.steps import ROUTING, audit_of, carried_out
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
@@ -139,18 +139,16 @@ class Rollouts:
         reading = self._reporter.read(living, finals)
         self._runs = {name: run for name, run in self._runs.items() if name in self._policies.kept}
         self._forget_cleared(now_ms)
-        for name, kept in list(self._policies.kept.items()):
-            report = self._report(name, reading)
+        statuses, crashes = self._node.statuses(), self._node.crashes()
+        for state in self._policies.states():
+            name, kept = state.name, self._policies.get(state.name)
+            report = self._reporter.report(state, reading, statuses, crashes)
             if self._lease is not None or not store:
                 await self._lead(name, kept, report, now_ms, store=store)
             else:
                 await self._send(name, report)
         self.ticked.set()
         self.ticked = asyncio.Event()
-
-    def _report(self, name: str, reading: Reading) -> NodeReport:
-        state = next(state for state in self._policies.states() if state.name == name)
-        return self._reporter.report(state, reading, self._node.statuses(), self._node.crashes())
 
     # ---- the lease ----
 
@@ -210,9 +208,10 @@ class Rollouts:
 
     async def _send(self, name: str, report: NodeReport) -> None:
         """Not the leader: tell it what this node has counted."""
-        self._sequence += 1
-        body = encode(report)
-        await self._store.stream_append(f"evidence/{name}", self._node.name, self._epoch, self._sequence, body)
+        for part in parts_of(report):
+            self._sequence += 1
+            body = encode(part)
+            await self._store.stream_append(f"evidence/{name}", self._node.name, self._epoch, self._sequence, body)
 
     # ---- leading ----
 
@@ -288,7 +287,9 @@ class Rollouts:
             if entry.replica == self._node.name:
                 continue
             report = msgspec.json.decode(entry.body, type=NodeReport)
-            run.heard[report.node] = Heard(now_ms, report)
+            if report.acked or report.fresh:
+                # The last part of a report says how the node is; those before it hold notes alone.
+                run.heard[report.node] = Heard(now_ms, report)
             found.append(report)
         run.heard = {node: heard for node, heard in run.heard.items() if now_ms - heard.at_ms < GONE_MS}
         return found

@@ -13,6 +13,14 @@ FILE_NAME: Final = "store.db"
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
 
 
+def check_url(url: str) -> None:
+    """Raises ConfigError when no store understands the URL."""
+    scheme = urlsplit(url).scheme
+    if scheme not in REDIS_SCHEMES:
+        known = ", ".join(f"{known}://" for known in REDIS_SCHEMES)
+        raise ConfigError(f"store: expected {known}, or nothing for a file in the data folder; got {scheme or url!r}")
+
+
 async def open_store(
     url: str | None, data_dir: Path, *, clock_ms: Callable[[], int] = wall_ms, limits: Limits | None = None
 ) -> Store:
@@ -29,10 +37,7 @@ async def open_store(
     """
     if url is None:
         return await open_sqlite(data_dir / FILE_NAME, clock_ms=clock_ms, limits=limits)
-    scheme = urlsplit(url).scheme
-    if scheme not in REDIS_SCHEMES:
-        known = ", ".join(f"{known}://" for known in REDIS_SCHEMES)
-        raise ConfigError(f"store: expected {known}, or nothing for a file in the data folder; got {scheme or url!r}")
+    check_url(url)
     from gateway.store.redisstore import open_redis  # noqa: PLC0415  redis costs 0.2 s and 20 MB to import
 
     return await open_redis(url, limits=limits)

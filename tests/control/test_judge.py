@@ -1,42 +1,237 @@
-"""What reports make of a rollout of sticky units: customers who come again, most of them without a failure."""
+"""Evidence of one rollout: what counts, once per unit, with the weight in force where it was routed."""
+
+import json
+import random
+from typing import Any
+
+import pytest
 
 from gateway.control.intake import Delta
-from gateway.control.judge import Judge
-from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, OK, ROUTED
+from gateway.control.judge import MOST_LISTED, MOST_NOTES, Bitmap, Judge, Sampled
+from gateway.shadow import COMPARED, DISAGREED
+from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW
+from router.policy import parse
 from router.rollout_document import Analysis
 
-WEIGHTS = {"7": {"": 0.1}}
+WEIGHTS = {"4": {"": 0.1}, "5": {"": 0.5}}
 STABLE, CANARY = 0, 1
 
 
-def judge() -> Judge:
-    return Judge("one", Analysis(), sticky=True, variants=("stable", "canary"), stable="stable", canary="canary")
+def analysis(**changes: Any) -> Analysis:
+    document = {
+        "apiVersion": "tidegate/v1",
+        "kind": "TrafficPolicy",
+        "metadata": {"name": "m"},
+        "spec": {
+            "variants": [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}],
+            "split": {"stable": 10_000},
+            "rollout": {
+                "to": "canary",
+                "steps": [{"shadow": {"percent": 10}}, {"setWeight": 1000}, {"setWeight": 10_000}],
+                "analysis": {"guardrails": [{"metric": "error_rate"}], **changes},
+            },
+        },
+    }
+    rollout = parse(document).spec.rollout
+    assert rollout is not None
+    return rollout.analysis
 
 
-def seen(canary_units: int, failed: int = 0) -> Delta:
-    """Each canary unit, and nine times as many of stable, once; the first ones of the canary fail."""
-    delta = Delta()
-    for variant, name, units in ((CANARY, "canary", canary_units), (STABLE, "stable", 9 * canary_units)):
-        counts = [0] * len(FIELDS)
-        counts[ROUTED] = counts[OK] = units
-        delta.counts[7, "", name] = tuple(counts)
-        for unit in range(units):
-            flags = NOTE_SEEN | (NOTE_BAD if variant == CANARY and unit < failed else 0)
-            delta.notes.append((flags, 7, 0, variant, variant * 100_000 + unit))
-    return delta
+def judge(state: Any = None, *, sticky: bool = False, **changes: Any) -> Judge:
+    return Judge(
+        "rollout",
+        analysis(**changes),
+        sticky=sticky,
+        variants=("stable", "canary"),
+        stable="stable",
+        canary="canary",
+        state=state,
+    )
 
 
-def test_without_a_single_error_enough_units_show_that_the_canary_may_have_everybody() -> None:
-    few, enough = judge(), judge()
-    few.take(seen(800), WEIGHTS, [""])
-    enough.take(seen(900), WEIGHTS, [""])
-    assert not few.verdicts(0.1)["error_rate"].passes
-    assert enough.verdicts(0.1)["error_rate"].passes
+def delta(
+    *,
+    canary: tuple[int, int] = (0, 0),
+    stable: tuple[int, int] = (0, 0),
+    notes: list[tuple[int, int, int, int, int]] | None = None,
+    revision: int = 4,
+    **more: Any,
+) -> Delta:
+    """(ok, bad) per variant, and notes."""
+
+    def counts(ok: int, bad: int) -> tuple[int, ...]:
+        return (ok + bad, ok, bad, *[0] * (len(FIELDS) - 3))
+
+    found = {(revision, "", "canary"): counts(*canary), (revision, "", "stable"): counts(*stable)}
+    return Delta(counts=found, notes=notes or [], **more)
 
 
-def test_units_that_err_keep_it_from_all_users_and_roll_it_back() -> None:
-    found = judge()
-    found.take(seen(900, failed=30), WEIGHTS, [""])
-    verdict = found.verdicts(0.1)["error_rate"]
-    assert verdict.tripped
-    assert not verdict.passes
+def bad(unit: int, variant: int, revision: int = 4, flags: int = NOTE_BAD) -> tuple[int, int, int, int, int]:
+    return (flags, revision, 0, variant, unit)
+
+
+def test_a_unit_errs_once_per_rollout() -> None:
+    one = judge()
+    one.take(delta(canary=(0, 3), notes=[bad(7, CANARY)] * 3), WEIGHTS, [""])
+    one.take(delta(canary=(0, 1), notes=[bad(7, CANARY, 5)], revision=5), WEIGHTS, [""])
+    one.take(delta(stable=(0, 1), notes=[bad(8, STABLE)]), WEIGHTS, [""])
+    harm = one.rails["error_rate"].harm
+    assert (harm.canary_events, harm.all_events) == (1, 2)
+    assert one.rails["error_rate"].events == {"0.1": [1, 2]}
+
+
+def test_latency_and_errors_are_apart() -> None:
+    guardrails = [{"metric": "error_rate"}, {"metric": "latency", "quantile": 0.99}]
+    one = judge(guardrails=guardrails)
+    one.take(delta(notes=[bad(1, CANARY), bad(2, CANARY, flags=NOTE_SLOW)]), WEIGHTS, [""])
+    assert [rail.harm.all_events for rail in one.rails.values()] == [1, 1]
+    one.take(delta(notes=[bad(1, CANARY, flags=NOTE_SLOW)]), WEIGHTS, [""])
+    assert [rail.harm.all_events for rail in one.rails.values()] == [1, 2]
+
+
+def test_what_cannot_be_weighed_is_no_evidence_and_is_counted() -> None:
+    one = judge()
+    one.take(delta(notes=[bad(1, CANARY, 99), (NOTE_BAD, 4, 3, CANARY, 2)], missed=5), WEIGHTS, [""])
+    assert one.rails["error_rate"].harm.all_events == 0
+    assert (one.stale, one.missed) == (2, 5)
+
+
+def test_harm_trips_and_stays_so() -> None:
+    one = judge()
+    notes = [bad(unit << 3, CANARY) for unit in range(30)]
+    one.take(delta(canary=(70, 30), stable=(900, 0), notes=notes), WEIGHTS, [""])
+    assert one.verdicts(0.1)["error_rate"].tripped
+    again = judge(json.loads(json.dumps(one.state())))
+    again.take(delta(stable=(0, 500), notes=[bad((unit << 3) + 1, STABLE) for unit in range(500)]), WEIGHTS, [""])
+    assert again.verdicts(0.1)["error_rate"].tripped
+
+
+def test_a_shared_incident_is_nobodys_fault() -> None:
+    rng = random.Random(3)
+    one = judge()
+    for tick in range(100):
+        rate = 0.002 if tick < 50 else 0.05
+        canary = sum(rng.random() < rate for _ in range(100))
+        stable = sum(rng.random() < rate for _ in range(900))
+        units = iter(range(tick * 10_000, tick * 10_000 + 2_000))
+        notes = [bad(next(units) * 5, CANARY) for _ in range(canary)] + [
+            bad(next(units) * 5, STABLE) for _ in range(stable)
+        ]
+        one.take(delta(canary=(100 - canary, canary), stable=(900 - stable, stable), notes=notes), WEIGHTS, [""])
+    verdict = one.verdicts(0.1)["error_rate"]
+    assert not verdict.tripped
+    assert verdict.detectable_ratio is not None
+    assert verdict.detectable_ratio < 3
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_zero_errors_pass_after_some_870_canary_units(sticky: bool) -> None:
+    one = judge(sticky=sticky)
+    passed_at = 0
+    for unit in range(1, 2_000):
+        note = (NOTE_SEEN, 4, 0, CANARY, unit * 2_654_435_761 % 2**63)
+        one.take(delta(canary=(1, 0), stable=(9, 0), notes=[note]), WEIGHTS, [""])
+        if one.verdicts(0.1)["error_rate"].passes:
+            passed_at = unit
+            break
+    assert 850 <= passed_at <= 880
+    assert one.verdicts(0.1)["error_rate"].detectable_ratio == 1.0
+
+
+def test_sticky_users_that_come_again_are_no_new_evidence() -> None:
+    one = judge(sticky=True)
+    notes = [(NOTE_SEEN, 4, 0, CANARY, unit << 32) for unit in range(100)] * 100
+    for at in range(0, len(notes), 1000):
+        one.take(delta(canary=(1000, 0), stable=(9000, 0), notes=notes[at : at + 1000]), WEIGHTS, [""])
+    assert not one.verdicts(0.1)["error_rate"].passes
+    assert one.rails["error_rate"].safety.canary_total == 100
+    assert one.units("canary") == 100
+
+
+def test_requests_lost_with_a_worker_are_failures_of_their_variant() -> None:
+    one = judge()
+    one.take(delta(lost={(4, "", "canary"): 4, (4, "", "stable"): 1}), WEIGHTS, [""])
+    harm = one.rails["error_rate"].harm
+    assert (harm.canary_events, harm.all_events) == (4, 5)
+
+
+def test_a_step_asks_for_its_own_data_and_harm_for_all() -> None:
+    one = judge()
+    one.begin_step(1)
+    one.take(delta(canary=(99, 1), stable=(899, 1), notes=[bad(1, CANARY), bad(2, STABLE)]), WEIGHTS, [""])
+    one.begin_step(2)
+    assert (one.requests("canary"), one.rails["error_rate"].safety.canary_total) == (0, 0)
+    assert one.rails["error_rate"].harm.all_events == 2
+    assert one.verdicts(0.1)["error_rate"].insufficient
+
+
+def test_disagreement_in_the_shadow() -> None:
+    def shadow(compared: int, disagreed: int) -> Delta:
+        counts = [0] * len(SHADOW_FIELDS)
+        counts[COMPARED], counts[DISAGREED] = compared, disagreed
+        return Delta(shadow={(4, "canary"): tuple(counts)})
+
+    rails = [{"metric": "shadow_disagreement", "max": 0.02}]
+    good, wrong, few = (judge(guardrails=rails) for _ in range(3))
+    good.take(shadow(2_000, 4), WEIGHTS, [""])
+    wrong.take(shadow(2_000, 100), WEIGHTS, [""])
+    few.take(shadow(20, 0), WEIGHTS, [""])
+    verdicts = [one.verdicts(0.1)["shadow_disagreement"] for one in (good, wrong, few)]
+    assert [(one.tripped, one.passes) for one in verdicts] == [(False, True), (True, False), (False, False)]
+    assert judge(guardrails=rails).verdicts(0.1)["shadow_disagreement"].insufficient
+
+
+def test_a_state_goes_on_to_the_bit() -> None:
+    rng = random.Random(1)
+    straight, restarted = judge(sticky=True), judge(sticky=True)
+    for tick in range(60):
+        notes = [
+            (NOTE_SEEN | (NOTE_BAD if rng.random() < 0.1 else 0), 4, 0, int(rng.random() < 0.1), rng.randrange(2**63))
+            for _ in range(20)
+        ]
+        one = delta(canary=(2, 0), stable=(18, 0), notes=notes)
+        for each in (straight, restarted):
+            each.begin_step(1 + tick // 30)
+            each.take(one, WEIGHTS, [""])
+            each.verdicts(0.1)
+        restarted = judge(json.loads(json.dumps(restarted.state())), sticky=True)
+    assert straight.state() == restarted.state()
+
+
+def test_another_rollout_takes_nothing_over() -> None:
+    one = judge()
+    one.take(delta(notes=[bad(1, CANARY)]), WEIGHTS, [""])
+    state = one.state() | {"identity": "another"}
+    assert judge(state).rails["error_rate"].harm.all_events == 0
+
+
+def test_the_list_of_units_is_bounded() -> None:
+    rng = random.Random(2)
+    sampled = Sampled()
+    for _ in range(3 * MOST_LISTED):
+        unit = rng.randrange(2**63)
+        if not unit >> 20 & ((1 << sampled.doublings) - 1):
+            sampled.see(unit, False, NOTE_SEEN)
+    assert len(sampled.units) <= MOST_LISTED
+    estimate = len(sampled.units) << sampled.doublings
+    assert 0.9 < estimate / (3 * MOST_LISTED) < 1.1
+    assert Sampled(json.loads(json.dumps(sampled.state()))).units == sampled.units
+    assert len(json.dumps(sampled.state())) < 300_000
+
+
+def test_a_flood_of_notes_thins_the_sample() -> None:
+    one = judge(sticky=True)
+    one.take(delta(notes=[(NOTE_SEEN, 4, 0, STABLE, unit) for unit in range(MOST_NOTES + 1)]), WEIGHTS, [""])
+    assert one.sampled.doublings == 1
+
+
+def test_a_half_full_bitmap_says_so() -> None:
+    bitmap = Bitmap()
+    assert bitmap.add(5)
+    assert not bitmap.add(5)
+    for index in range(0, 1 << 20, 2):
+        bitmap.add(index)
+    assert bitmap.saturated
+    assert Bitmap(bitmap.state()).ones == bitmap.ones
+    assert Bitmap(bitmap.state()).digest == bitmap.digest

@@ -1,0 +1,60 @@
+"""When a shadow's answer is the same as the one that was given, tensor by tensor."""
+
+import numpy as np
+import pytest
+
+from gateway.shadow import Comparison, compare
+from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
+
+FP32 = DATATYPES["FP32"]
+
+
+def signature(datatype: str = "FP32") -> Signature:
+    spec = TensorSpec("y", DATATYPES[datatype], (DYNAMIC, DYNAMIC))
+    return Signature((TensorSpec("x", FP32, (DYNAMIC, 2)),), (spec,), True)
+
+
+def rows(*values: list[float]) -> list[Array]:
+    return [np.array(values, np.float32)]
+
+
+def test_argmax_tolerance_and_top_k_by_row() -> None:
+    ours = rows([0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5])
+    theirs = rows([0.1, 0.7, 0.2], [0.4, 0.45, 0.15], [0.35, 0.2, 0.45])
+    found = compare(theirs, ours, signature(), Comparison(argmax=True, atol=0.01, rtol=0.0, topk=2))
+    assert (found.rows, found.argmax, found.tolerance, found.topk) == (3, 1, 2, 1)
+    assert found.disagrees
+    assert found.shifts.tolist() == pytest.approx([0.0, -0.05, -0.05])
+
+
+def test_what_was_not_asked_does_not_disagree() -> None:
+    found = compare(rows([1.0, 0.0]), rows([0.0, 1.0]), signature(), Comparison(argmax=False))
+    assert not found.disagrees
+
+
+def test_infinite_and_missing_numbers() -> None:
+    ours, theirs = rows([np.nan, np.inf], [1.0, np.nan]), rows([np.nan, np.inf], [1.0, 2.0])
+    found = compare(theirs, ours, signature(), Comparison(argmax=False, atol=0.1, rtol=0.0))
+    assert (found.tolerance, np.isfinite(found.shifts).all()) == (1, True)
+
+
+def test_another_shape_disagrees_wholly() -> None:
+    found = compare(rows([1.0, 2.0, 3.0]), rows([1.0, 2.0]), signature(), Comparison())
+    assert (found.rows, found.argmax, found.tolerance) == (1, 1, 1)
+
+
+def test_texts_and_flags_have_to_be_equal() -> None:
+    ours, theirs = np.array([[b"a"], [b"b"]], object), np.array([[b"a"], [b"c"]], object)
+    found = compare([theirs], [ours], signature("BYTES"), Comparison())
+    assert (found.tolerance, found.disagrees) == (1, True)
+
+
+def test_bfloat16_is_read_as_numbers() -> None:
+    one, other = np.array([[0x3F80]], np.uint16), np.array([[0x3F81]], np.uint16)
+    assert not compare([other], [one], signature("BF16"), Comparison(argmax=False, atol=0.01, rtol=0.0)).disagrees
+    assert compare([other], [one], signature("BF16"), Comparison(argmax=False, atol=0.001, rtol=0.0)).disagrees
+
+
+def test_no_rows_agree() -> None:
+    empty = [np.empty((0, 2), np.float32)]
+    assert not compare(empty, empty, signature(), Comparison(atol=0.1, topk=1)).disagrees
