@@ -31,7 +31,6 @@ PLANS: Final = (
 WARM_REQUESTS: Final = 4_000
 """Of stable before the first policy: what is slow is told from them."""
 SETTLE_SECONDS: Final = 3.0
-_WARM_SECONDS: Final = 30.0
 
 
 def models(root: Path) -> None:
@@ -46,19 +45,12 @@ def models(root: Path) -> None:
         build.write(root / build.CREDIT / str(version) / "model.onnx", model)
 
 
-def warm(crowd: Crowd) -> None:
-    """Wait until customers have asked for a while."""
-    until = time.monotonic() + _WARM_SECONDS
-    while crowd.sent < WARM_REQUESTS and time.monotonic() < until:
-        time.sleep(POLL_SECONDS)
-
-
 def play(servers: Sequence[Server], plans: Sequence[Plan], screen: Console) -> tuple[list[Story], list[Check]]:
     """Try the plans' versions one after another while customers call all servers; only the first is told of them."""
     admin, stories = Admin(servers[0].admin_url), []
     admin.apply(policy_of(1))
     with Crowd([(HOST, server.port) for server in servers]) as crowd:
-        warm(crowd)
+        crowd.wait(WARM_REQUESTS)
         for plan in plans:
             screen.print(f"\nversion {plan.version}: {plan.title}")
             stories.append(follow(admin, crowd, plan, screen))

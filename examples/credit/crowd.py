@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from threading import BrokenBarrierError
 from typing import Any, Final
 
 from examples.credit.build import CREDIT, INPUT
@@ -199,7 +200,7 @@ class Caller:
 
 
 _shared: tuple[Any, ...]
-"""Whether to stop, large loans of 1000, requests by process; set in each process by `_prepare`."""
+"""Whether to stop, large loans of 1000, requests by process, all are there; set in each process by `_prepare`."""
 
 
 def _prepare(*shared: Any) -> None:
@@ -210,16 +211,17 @@ def _prepare(*shared: Any) -> None:
 
 def _work(addresses: Sequence[Address], number: int) -> Heard:
     """One process, until it is told to stop."""
-    stop, large, sent = _shared
+    stop, large, sent, everybody = _shared
     caller = Caller(addresses, seed=number)
-    due_s = time.monotonic()
     try:
+        everybody.wait(TIMEOUT_S)  # a process that starts takes time from those that ask, and they would seem slow
+        due_s = time.monotonic()
         while not stop.is_set():
             caller.round(large.value)
             sent[number] = caller.heard.requests
             due_s = max(due_s + ROUND_S, time.monotonic() - ROUND_S)
             time.sleep(max(0.0, due_s - time.monotonic()))
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, ValueError, KeyError, BrokenBarrierError) as problem:
         caller.heard.failed += 1
         caller.heard.problem = caller.heard.problem or f"{type(problem).__name__}: {problem}"
     finally:
@@ -236,7 +238,10 @@ class Crowd:
         self._stop, self._large = context.Event(), context.Value("i", 0, lock=False)
         self._sent = context.Array("q", PROCESSES, lock=False)
         self._pool = ProcessPoolExecutor(
-            PROCESSES, context, initializer=_prepare, initargs=(self._stop, self._large, self._sent)
+            PROCESSES,
+            context,
+            initializer=_prepare,
+            initargs=(self._stop, self._large, self._sent, context.Barrier(PROCESSES)),
         )
         self._work: list[Future[Heard]] = []
 
@@ -254,6 +259,12 @@ class Crowd:
     def sent(self) -> int:
         """Requests so far."""
         return sum(self._sent)
+
+    def wait(self, requests: int = 1) -> None:
+        """Until so many were sent, or nobody calls any more, or `TIMEOUT_S` are over."""
+        until_s = time.monotonic() + TIMEOUT_S
+        while self.sent < requests and time.monotonic() < until_s and not all(work.done() for work in self._work):
+            time.sleep(ROUND_S)
 
     def ask_for_large_loans(self, permille: int) -> None:
         """From now on so many of 1000 requests are for a loan that is larger than any before."""
@@ -273,8 +284,9 @@ def main() -> int:
     parser.add_argument("--admin", metavar="HOST:PORT", help="admin port; ends as soon as the rollout has")
     given = parser.parse_args()
     host, _, port = given.address.rpartition(":")
-    until_s = time.monotonic() + given.seconds
     with Crowd([(host, int(port))]) as crowd:
+        crowd.wait()
+        until_s = time.monotonic() + given.seconds
         while time.monotonic() < until_s and not (given.admin and is_over(given.admin)):
             time.sleep(0.2)
         heard = crowd.end()

@@ -82,7 +82,7 @@ def act(repository: Path, folder: Path, screen: Console) -> list[Check]:
                 )
             for server in servers:
                 server.wait_ready()
-            screen.print(f"two gateways with --store {url}: {' and '.join(server.url for server in servers)}")
+            screen.print(f"two gateways with the store {url}: {' and '.join(server.url for server in servers)}")
             _, checks = play(servers, [GOOD], screen)
             checks += agreement(servers)
         except BaseException:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from rich.console import Console
@@ -119,7 +120,7 @@ def follow(admin: Admin, crowd: Crowd, plan: Plan, screen: Console) -> Story:
         while not story.moments or (story.ended not in ENDS and story.moments[-1].at_s < PATIENCE_S):
             rollout = admin.rollout()
             now = moment(rollout, time.monotonic() - started_s, crowd.sent - before)
-            _keep(story, now, screen.print)
+            _keep(story, now, partial(screen.print, soft_wrap=True))
             status.update(line(now))
             if plan.large_permille and now.step == 1:
                 crowd.ask_for_large_loans(plan.large_permille)

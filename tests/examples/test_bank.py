@@ -1,5 +1,7 @@
 """Acts two and three of the demo: the versions that must fail do, customers count right, and the checks can fail."""
 
+import io
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from rich.console import Console
 
 from examples.credit import bank, build, crowd, shared
 from examples.credit.admin import POLICIES, policy_of
@@ -196,6 +199,24 @@ def test_customers_who_notice_something_fail_the_demo() -> None:
     assert not holds(bank.crowd_checks([ROLLED_BACK], replace(good, chosen=back)))
     away = {(0, 3): {"canary"}, (0, 4): {"stable"}}  # what a rollback does
     assert holds(bank.crowd_checks([ROLLED_BACK], replace(good, chosen=away)))
+
+
+def test_without_a_redis_server_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    screen = Console(file=io.StringIO(), width=200)
+    assert shared.act(tmp_path, tmp_path, screen) == []
+    assert screen.file.getvalue().startswith("skipped: there is no redis-server")  # type: ignore[attr-defined]
+
+
+@pytest.mark.process
+def test_a_redis_of_its_own_answers_and_ends(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server")
+    with shared.redis(tmp_path) as url:
+        host, _, port = url.removeprefix("redis://").removesuffix("/0").rpartition(":")
+        socket.create_connection((host, int(port)), 5).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 5)
 
 
 def view(**changes: Any) -> dict[str, Any]:
