@@ -91,7 +91,8 @@ def act(repository: Path, folder: Path, screen: Console) -> list[Check]:
             raise
         for server in servers:
             server.stop()
-    return [*checks, ("both gateways stopped with status 0", True)]
+    checks.append(("both stopped with status 0", True))
+    return [(f"two gateways: {sentence}", good) for sentence, good in checks]
 
 
 def agreement(servers: list[Server]) -> list[Check]:
@@ -105,7 +106,7 @@ def agreement(servers: list[Server]) -> list[Check]:
     answered = [server.answered().total() for server in servers]
     leaders = sum(bool(view["leads"]) for view in views)
     return [
-        (f"both gateways say {said['state'][0]} at revision {said['revision'][0]}, and {leaders} of them leads",
+        (f"both say {said['state'][0]} at revision {said['revision'][0]}, and {leaders} of them leads",
          is_agreed(views) and leaders == 1),
         (f"both answered customers: {answered[0]:,} and {answered[1]:,}", min(answered) > 0),
     ]  # fmt: skip
