@@ -21,7 +21,8 @@ $(INSTALLED): pyproject.toml
 tools:  # commands that tests and benchmarks call; without them those tests are skipped
 	@sh .ci/packages wrk=wrk promtool=prometheus redis-server=redis-server
 
-demo: venv  ## build models, start a server, send traffic, print a report (KEEP=1: leave it running)
+demo: venv  ## serve models, let evidence decide on new versions, print a report (KEEP=1: leave the server running)
+	@sh .ci/packages redis-server=redis-server || true
 	@$(BIN)/python -m examples.credit.demo
 
 check: venv  ## format, lint, types, architecture

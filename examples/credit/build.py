@@ -61,10 +61,14 @@ def _rows(name: str, width: int) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", width])
 
 
+def layers_of(network: train.Network) -> list[DenseLayer]:
+    """The trained weights in float32."""
+    return [(layer.weights.astype(np.float32), layer.bias.astype(np.float32)) for layer in network]
+
+
 def credit_model(network: train.Network) -> bytes:
     """The trained network as ONNX, in float32."""
-    layers = [(layer.weights.astype(np.float32), layer.bias.astype(np.float32)) for layer in network]
-    return dense_model("credit_scoring", layers, "Sigmoid", CREDIT_OUTPUT)
+    return dense_model("credit_scoring", layers_of(network), "Sigmoid", CREDIT_OUTPUT)
 
 
 def random_model(sizes: Sequence[int] = DENSE_SIZES, seed: int = train.SEED) -> bytes:

@@ -1,13 +1,16 @@
-"""The demo: train models, start a server, send traffic, check every answer, print a report, stop the server.
+"""The demo, in three acts: models are served and every answer is checked; evidence decides which of three new versions
+becomes stable; two gateways that share a Redis decide it together.
 
-`python -m examples.credit.demo`, or `make demo`. KEEP=1 in the environment leaves the server running on 8080 and 8081.
-The exit status is 0 only when everything was right.
+`python -m examples.credit.demo`, or `make demo`. KEEP=1 in the environment leaves the server of act two running on 8080
+and 8081. The exit status is 0 only when everything was right.
 """
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor
@@ -17,7 +20,7 @@ from typing import Final
 
 from rich.console import Console
 
-from examples.credit import report, traffic
+from examples.credit import bank, report, shared, traffic
 from examples.credit.build import CREDIT, INPUT, build
 from examples.credit.server import POLL_SECONDS, Served, Server, ServerProblem, choose_ports, start
 
@@ -56,45 +59,110 @@ def exercise(server: Server, repository: Path, screen: Console) -> list[report.C
     ]
 
 
-def curl(server: Server) -> str:
-    """A call to paste into a shell: one real application."""
-    row = [round(value, 4) for value in traffic.sample_rows(CREDIT)[0].tolist()]
-    body = {"inputs": [{"name": INPUT, "shape": [1, len(row)], "datatype": "FP32", "data": row}]}
-    return f"curl -s {server.url}/v2/models/{CREDIT}/infer -d '{json.dumps(body, separators=(',', ':'))}'"
-
-
 def farewell(server: Server, screen: Console) -> None:
     """How to go on with a server that stays."""
-    screen.print(f"\nthe server goes on: {server.url} (admin {server.admin_url}, metrics {server.url}/metrics)")
-    screen.print(f"stop it with: kill {server.process.pid}\ntry:")
-    screen.print(curl(server), soft_wrap=True)
+    screen.print(f"\nthe server of act two goes on: {server.url}")
+    screen.print(f"admin: {server.admin_url}, metrics: {server.url}/metrics")
+    screen.print(f"stop it with: kill {server.process.pid}\ntry a customer's loan, the rollout, the policy in force:")
+    for command in tries(server):
+        screen.print(command, soft_wrap=True)
 
 
-def run(keep: bool, screen: Console) -> list[report.Check]:
-    """Everything; the server ends with it unless it is kept and all is well."""
+def tries(server: Server) -> list[str]:
+    """Commands to paste into a shell."""
+    row = [round(value, 4) for value in traffic.sample_rows(CREDIT)[0].tolist()]
+    body = {"inputs": [{"name": INPUT, "shape": [1, len(row)], "datatype": "FP32", "data": row}]}
+    loan = json.dumps(body, separators=(",", ":"))
+    return [
+        f"curl -si {server.url}/v2/models/{CREDIT}/infer -H 'x-user-id: customer-7' -d '{loan}'",
+        f"curl -s {server.admin_url}/admin/v1/rollouts/{CREDIT}",
+        f"curl -s {server.admin_url}/admin/v1/policies/{CREDIT}",
+    ]
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, with nothing in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def launch(repository: Path, ports: tuple[int, int], screen: Console) -> Server:
+    """A server that is ready, with a new data folder; those of a server kept earlier stay, for it has other ports."""
+    log = FOLDER / f"server-{ports[0]}.log"
+    server = start(repository, fresh(FOLDER / f"state-{ports[0]}"), log, ports)
+    screen.print(f"\nserver {server.url} (process {server.process.pid}, log {log}) ...")
+    try:
+        screen.print(f"ready after {server.wait_ready():.1f} s")
+    except BaseException:
+        server.end()
+        raise
+    return server
+
+
+def stopped(server: Server) -> report.Check:
+    """Stop it; raises ServerProblem when it does not stop as it should."""
+    return f"the server stopped with status 0, {server.stop():.1f} s after SIGTERM", True
+
+
+def act_one(ports: tuple[int, int], screen: Console) -> list[report.Check]:
+    """Models are served, and every answer is checked."""
+    screen.print(
+        f"Act one: two versions of a model, and every answer is checked\n\nbuilding models in {FOLDER / 'models'}"
+    )
     repository = FOLDER / "models"
     build(repository, lambda line: screen.print(f"  {line}"))
-    ports = choose_ports(keep)
-    log = FOLDER / f"server-{ports[0]}.log"  # that of a server kept earlier stays
-    server = start(repository, FOLDER / "state", log, ports)
+    server = launch(repository, ports, screen)
     try:
-        screen.print(f"\nserver {server.url} (process {server.process.pid}, log {log}) ...")
-        screen.print(f"ready after {server.wait_ready():.1f} s")
         checks = exercise(server, repository, screen)
     except BaseException:
         server.end()
         raise
-    if keep and all(good for _, good in checks):
-        farewell(server, screen)
-        return checks
-    return [*checks, (f"the server stopped with status 0, {server.stop():.1f} s after SIGTERM", True)]
+    return [*checks, stopped(server)]
+
+
+def act_two(ports: tuple[int, int], screen: Console) -> tuple[Server, list[report.Check]]:
+    """New versions are tried on customers; the server goes on."""
+    screen.print("\nAct two: a bank tries three new versions on its customers, and evidence decides")
+    bank.models(FOLDER / "bank")
+    server = launch(FOLDER / "bank", ports, screen)
+    try:
+        return server, bank.play([server], bank.PLANS, screen)[1]
+    except BaseException:
+        server.end()
+        raise
+
+
+def act_three(screen: Console) -> list[report.Check]:
+    """Two gateways, one store."""
+    screen.print("\nAct three: the first of these promotions again, decided by two gateways that share a Redis")
+    with tempfile.TemporaryDirectory(prefix="shared-", dir=FOLDER) as folder:
+        return shared.act(FOLDER / "bank", Path(folder), screen)
+
+
+def run(keep: bool, screen: Console) -> list[report.Check]:
+    """Everything; all servers end with it, but that of act two when it is kept and all is well."""
+    ports = choose_ports(keep)
+    checks = act_one(ports, screen)
+    server, tried = act_two(ports, screen)
+    checks += tried
+    if not keep:
+        return [*checks, stopped(server), *act_three(screen)]
+    try:
+        checks += act_three(screen)
+    except BaseException:
+        server.end()
+        raise
+    if not all(good for _, good in checks):
+        return [*checks, stopped(server)]
+    farewell(server, screen)
+    return checks
 
 
 def main() -> int:
     """Exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     screen, started = report.console(), time.monotonic()
-    screen.print(f"building models in {FOLDER / 'models'}")
     try:
         checks = run(os.environ.get("KEEP", "") not in ("", "0"), screen)
     except (ServerProblem, BrokenExecutor, BrokenBarrierError, OSError) as problem:

@@ -153,20 +153,28 @@ class Server:
         return counts
 
 
-def command(repository: Path, state: Path, ports: tuple[int, int]) -> list[str]:
+def command(repository: Path, state: Path, ports: tuple[int, int], workers: int = WORKERS) -> list[str]:
     """The command line, as one would type it."""
     port, admin_port = map(str, ports)
     script = str(Path(sys.executable).with_name("tidegate"))
     return [script, "serve", "--model-repository", str(repository), "--port", port, "--admin-port", admin_port,
-            "--workers", str(WORKERS), "--data-dir", str(state)]  # fmt: skip
+            "--workers", str(workers), "--data-dir", str(state)]  # fmt: skip
 
 
-def start(repository: Path, state: Path, log: Path, ports: tuple[int, int]) -> Server:
-    """Start it in a session of its own, so that Ctrl-C reaches only the demo, which then stops it."""
-    line = command(repository, state, ports)
+def start(
+    repository: Path, state: Path, log: Path, ports: tuple[int, int], *, workers: int = WORKERS, store: str = ""
+) -> Server:
+    """Start it in a session of its own, so that Ctrl-C reaches only the demo, which then stops it.
+
+    Args:
+        store: URL of the store that it shares with others; "" = a file in `state`.
+    """
+    line = command(repository, state, ports, workers)
     if not Path(line[0]).exists():
         raise ServerProblem("there is no `tidegate` command beside this Python: install the package first")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    if store:
+        environment["TIDEGATE_STORE__URL"] = store
     with log.open("wb") as output:
         process = subprocess.Popen(
             line, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
