@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.planning import plan
+from gateway.control.record import PolicyRecord
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
@@ -15,6 +16,8 @@ from gateway.errors import HttpError
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply
+from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.tally import FIELDS
 from router.rollout.observed import Command, CommandKind
 from router.schema import schema
 from runtimes.errors import Conflict, InvalidInput
@@ -165,6 +168,11 @@ class PolicyEndpoints:
             "variants": [msgspec.structs.asdict(pin) for pin in record.variants],
             "steps": len(rollout.steps) if rollout is not None else 0,
             "slow_ms": record.slow_ns / 1e6,
+            "counts": {
+                place: dict(zip(FIELDS, counts, strict=True))
+                for place, counts in self._policies.counts_of(name).items()
+            },
+            "shadow": _shadow_counts(record),
             "leads": self._rollouts.leads,
             "store_away": self._policies.away,
         }
@@ -189,6 +197,13 @@ class PolicyEndpoints:
             raise Conflict(told.text)
         acted = await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
         return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
+
+
+def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
+    """Variant -> how its unseen answers compared with those that were given, so far in this rollout."""
+    judge = record.evidence.get("judge") or {}
+    found = judge.get("shadow", {}).items()
+    return {variant: dict(zip(SHADOW_FIELDS, counts, strict=True)) for variant, counts in found}
 
 
 def _reason(request: Request) -> str:
