@@ -1,4 +1,4 @@
-"""A canary with three times the errors is found as soon as the plan says, through the real policy and the real judge."""
+"""A canary with three times the errors is found when the plan says, through the real policy and judge."""
 
 import random
 import statistics
@@ -66,7 +66,5 @@ def test_three_times_the_errors_are_found_within_one_and_a_half_of_the_plan(runs
     assert planned is not None
     found = [canary_requests_until_found(seed, int(20 * planned.canary)) for seed in range(runs)]
     middle = statistics.median(found)
-    print(
-        f"3x at 10 %, base 1 %: {middle:.0f} canary requests (plan {planned.canary:.0f}), {middle / planned.canary:.2f} x"
-    )
+    print(f"{middle:.0f} canary requests, plan {planned.canary:.0f}: {middle / planned.canary:.2f} x")
     assert middle <= 1.5 * planned.canary
