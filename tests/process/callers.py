@@ -151,7 +151,12 @@ class Crowd:
                         self.seen.cut += 1
                     caller = Caller(self.port, self.model)
                     continue
-                self.seen.add(user, caller.ask(self.body(rng), headers))
+                answer = caller.ask(self.body(rng), headers)
+                self.seen.add(user, answer)
+                if answer.headers.get("connection") == "close":
+                    # A worker with more than its share of connections asks for that.
+                    caller.close()
+                    caller = Caller(self.port, self.model)
             except OSError as error:
                 with self.seen.lock:
                     self.seen.broken.append(repr(error))
