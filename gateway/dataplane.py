@@ -28,6 +28,7 @@ from runtimes.batching.job import DONE, NEW
 from runtimes.errors import (
     Draining,
     ExecutionFailed,
+    Forbidden,
     ModelNotReady,
     OutOfMemory,
     QueueFull,
@@ -312,6 +313,18 @@ class Dataplane:
         version = "" if target.version is None else f" version {target.version}"
         reason = f": {target.reason}" if target.reason else ""
         raise ModelNotReady(f"model {name!r}{version} is not ready{reason}", retry_after_s=1.0)
+
+    def check_explicit(self, name: str, selector: str, scopes: frozenset[str]) -> None:
+        """Whether a caller with these scopes may name a version of a model, as the model's policy says.
+
+        Raises:
+            Forbidden
+        """
+        rule = self.routes.explicit.get(name) if selector else None
+        if rule == "refuse":
+            raise Forbidden(f"the traffic policy of {name!r} decides who gets which version: ask without one")
+        if rule == "scope" and "route" not in scopes:
+            raise Forbidden(f"the traffic policy of {name!r} lets only keys with the scope route name a version")
 
     def _check_ready(self, runtime: Runtime) -> None:
         refused = runtime.refusal()

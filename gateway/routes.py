@@ -33,6 +33,7 @@ class Routes:
         policies: in force here, by model name.
         paths: raw URL -> (model name, selector) of every infer URL that resolves: the fast lane's table.
         header_names: lower-case names of the headers that policies read.
+        explicit: model name -> `scope` or `refuse`, where its policy does not let everybody name a version.
     """
 
     table: RoutingTable
@@ -40,6 +41,7 @@ class Routes:
     policies: Mapping[str, PolicyRoute] = field(default_factory=dict)
     paths: Mapping[bytes, Selector] = field(default_factory=dict)
     header_names: frozenset[bytes] = frozenset()
+    explicit: Mapping[str, str] = field(default_factory=dict)
 
 
 NO_ROUTES: Final = Routes(RoutingTable({}, 0))
@@ -109,7 +111,11 @@ class RouteBook:
                 # Not in force yet: the newest version, perhaps a canary, must not answer everybody.
                 served.pop((state.name, ""), None)
         names = frozenset().union(*(route.compiled.header_names for route in policies.values()))
-        return Routes(table, served, policies, {_path(*selector): selector for selector in served}, names)
+        rules = {name: route.compiled.policy.spec.explicit_versions for name, route in policies.items()}
+        explicit = {name: rule for name, rule in rules.items() if rule != "allow"}
+        # A caller who names a version there is asked who it is, which the fast lane does not do.
+        paths = {_path(*place): place for place in served if not (place[1] and place[0] in explicit)}
+        return Routes(table, served, policies, paths, names, explicit)
 
     def _forget_zeroed(self, snapshot: Snapshot) -> None:
         """What this worker zeroed holds for that rollout, until control clears it."""

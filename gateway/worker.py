@@ -170,6 +170,9 @@ class Worker:
         if self.edge.gate is not None:
             # At once: a load may hold up the rest of the snapshot for minutes, and a key may have been revoked.
             self.edge.gate.apply(snapshot.keys)
+        # At once as well: an abort must not wait for the model that is being loaded.
+        self._swap()
+        self._tell()
         self._wake.set()
 
     def _on_hint(self, hint: Hint) -> None:

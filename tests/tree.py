@@ -52,11 +52,13 @@ class Tree:
         """GET; status 0 when nobody listens."""
         return self.call("GET", path, admin=admin)
 
-    def call(self, method: str, path: str, body: object = None, *, admin: bool = False) -> tuple[int, bytes]:
+    def call(
+        self, method: str, path: str, body: object = None, *, admin: bool = False, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Any request with a JSON body."""
         port = self.admin_port if admin else self.port
         data = None if body is None else json.dumps(body).encode()
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = ({"authorization": f"Bearer {self.key}"} if self.key else {}) | (headers or {})
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:

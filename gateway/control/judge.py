@@ -175,6 +175,7 @@ class Judge:
         sticky: several requests may come from one unit.
         variants: names by the index that notes carry.
         stable, canary: names of the two that are compared.
+        since: revision with which it began; what was routed before was another rollout's.
         state: what `state` of an earlier judge of the same rollout gave.
     """
 
@@ -187,11 +188,13 @@ class Judge:
         variants: Sequence[str],
         stable: str,
         canary: str,
+        since: int = 0,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         usable = state if state and state.get("identity") == identity else None
         self.identity = identity
         self.stable, self.canary = stable, canary
+        self.since = int(usable.get("since", 0)) if usable else since
         self.visit = int(usable["visit"]) if usable else 0
         self._analysis = analysis
         self._sticky = sticky
@@ -239,10 +242,13 @@ class Judge:
         """
         self.missed += delta.missed
         self._size_sample(len(delta.notes))
-        for (_, variant), counts in delta.shadow.items():
-            _add_to(self.shadow, variant, counts)
+        for (revision, variant), counts in delta.shadow.items():
+            if revision >= self.since:
+                _add_to(self.shadow, variant, counts)
         requests: dict[Place, int] = {}
         for (revision, stratum, variant), counts in delta.counts.items():
+            if revision < self.since:
+                continue
             _add_to(self.counts, f"{revision}|{stratum}|{variant}", counts)
             if stratum == UNCOUNTED:
                 continue
@@ -282,14 +288,14 @@ class Judge:
         """Requests that died with a worker: (canary's, all) by place; each is a unit of its own."""
         found: dict[Place, tuple[int, int]] = {}
         for (revision, stratum, variant), count in delta.lost.items():
-            if stratum != UNCOUNTED and variant in (self.canary, self.stable):
+            if revision >= self.since and stratum != UNCOUNTED and variant in (self.canary, self.stable):
                 canary, every = found.get((revision, stratum), (0, 0))
                 found[revision, stratum] = (canary + count * (variant == self.canary), every + count)
         return found
 
     def _events(self, delta: Delta, weights: Weights, strata: Sequence[str]) -> dict[str, dict[Place, tuple[int, int]]]:
         """Guardrail -> place -> (canary's, all) bad events of units that had not erred before."""
-        revisions = {int(text) & REVISION_MASK: int(text) for text in weights}
+        revisions = {int(text) & REVISION_MASK: int(text) for text in weights if int(text) >= self.since}
         found: dict[str, dict[Place, tuple[int, int]]] = {label: {} for label in self._every_rail()}
         for flags, masked, stratum_index, variant_index, unit in delta.notes:
             if not flags:
@@ -351,7 +357,7 @@ class Judge:
         if self._sticky:
             rail.safety.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
-        passes = rail.safety.crossed(analysis.beta)
+        passes = rail.safety.crossed(analysis.beta) and not self._is_blind(rail, done[self.stable])
         plan = Plan(rail.margin.ratio, analysis.alpha, kept)
         total = sum(done.values())
         base = min(1.0, rail.step_events / total) if total else 0.0
@@ -365,6 +371,11 @@ class Judge:
             log_e=rail.harm.peak_log_e,
             text=self._in_words(rail, done, kept),
         )
+
+    def _is_blind(self, rail: Rail, stable_requests: int) -> bool:
+        """So much of stable is slow that no canary could be worse by the margin: a pass would say nothing."""
+        slow = self._bad(self.stable, rail.rail.metric)
+        return rail.rail.metric == "latency" and slow * rail.margin.ratio >= stable_requests > 0
 
     def _in_words(self, rail: Rail, done: Mapping[str, int], kept: int) -> str:
         rates = ", ".join(f"{name} {self._bad(name, rail.rail.metric):,} of {count:,}" for name, count in done.items())
@@ -447,6 +458,7 @@ class Judge:
         """Everything, as JSON holds it exactly."""
         return {
             "identity": self.identity,
+            "since": self.since,
             "visit": self.visit,
             "rails": {label: rail.state() for label, rail in self.rails.items()},
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},

@@ -13,7 +13,9 @@ MOST_REVISIONS: Final = 256
 """Revisions whose weights are remembered: evidence of an older one is dropped and counted."""
 MOST_ANSWERS: Final = 64
 NOTES_PER_PART: Final = 800
-"""Of 60 bytes at most."""
+"""Of 60 bytes at most,"""
+COUNTS_PER_PART: Final = 100
+"""and so many counts beside them, of about 100 bytes: an entry of a stream has room for 64 KiB."""
 
 
 class Told(Struct, frozen=True, array_like=True):
@@ -127,14 +129,22 @@ class NodeReport(Struct, frozen=True, kw_only=True):
 
 
 def parts_of(report: NodeReport) -> list[NodeReport]:
-    """The same as reports of at most `NOTES_PER_PART` notes each, so that every one fits into an entry of a stream."""
-    stretches = [
-        Notes(notes.worker, notes.first + at, notes.notes[at : at + NOTES_PER_PART])
-        for notes in report.notes
-        for at in range(0, len(notes.notes), NOTES_PER_PART)
+    """The same as reports that each fit into an entry of a stream, to be taken in this order."""
+    notes = [
+        Notes(stretch.worker, stretch.first + at, stretch.notes[at : at + NOTES_PER_PART])
+        for stretch in report.notes
+        for at in range(0, len(stretch.notes), NOTES_PER_PART)
     ]
-    rest = [NodeReport(node=report.node, run=report.run, notes=(stretch,)) for stretch in stretches]
-    return [*rest, msgspec.structs.replace(report, notes=())]
+    counts = [report.counts[at : at + COUNTS_PER_PART] for at in range(0, len(report.counts), COUNTS_PER_PART)]
+    return [
+        msgspec.structs.replace(
+            report,
+            counts=counts[at] if at < len(counts) else (),
+            notes=tuple(notes[at : at + 1]),
+            shadow=report.shadow if at == 0 else (),
+        )
+        for at in range(max(1, len(counts), len(notes)))
+    ]
 
 
 def encode(value: Struct) -> bytes:

@@ -58,6 +58,10 @@ class Reporter:
         self._cursors = {worker: at for worker, at in self._cursors.items() if worker in living}
         return found
 
+    def rewind(self) -> None:
+        """Read all notes once more that are still there: who took them has lost them. `Intake` drops what it knows."""
+        self._cursors.clear()
+
     def _read_notes(self, worker: str, page: CounterPage, into: dict[str, tuple[int, list[Note]]]) -> None:
         start = self._cursors.get(worker, 0)
         notes, end, _ = NoteRing(page).read(start)

@@ -29,6 +29,8 @@ from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
 from router.rollout.observed import Command, LocalZero, Observed
+from router.rollout.spec import RolloutSpec
+from router.rollout.spec import identity as identity_of
 from router.rollout.status import ACTIVE, UNDER_WATCH
 from runtimes.errors import ServingError
 
@@ -136,6 +138,10 @@ class Rollouts:
         """One look at everything, and what follows from it."""
         now_ms = self._now_ms()
         store = await self._hold_lease(now_ms)
+        judges = self._lease is not None or not store
+        behind = self._behind() if judges else set()
+        if behind:
+            self._reporter.rewind()
         living, finals = self._node.pages()
         reading = self._reporter.read(living, finals)
         self._runs = {name: run for name, run in self._runs.items() if name in self._policies.kept}
@@ -143,13 +149,24 @@ class Rollouts:
         statuses, crashes = self._node.statuses(), self._node.crashes()
         for state in self._policies.states():
             name, kept = state.name, self._policies.get(state.name)
+            if judges and name in self._behind() - behind:
+                continue  # Written by somebody else just now: the next tick reads its notes once more.
             report = self._reporter.report(state, reading, statuses, crashes)
-            if self._lease is not None or not store:
+            if judges:
                 await self._lead(name, kept, report, now_ms, store=store)
             else:
                 await self._send(name, report)
         self.ticked.set()
         self.ticked = asyncio.Event()
+
+    def _behind(self) -> set[str]:
+        """Policies whose run is made anew, from what was saved: notes taken since have to be read once more."""
+        runs = self._runs
+        return {
+            name
+            for name, kept in self._policies.kept.items()
+            if name not in runs or runs[name].revision != kept.revision
+        }
 
     # ---- the lease ----
 
@@ -160,6 +177,8 @@ class Rollouts:
         try:
             if self._lease is not None:
                 self._lease = await self._store.lease_renew(self._lease, LEASE_S)
+                if self._lease is None:
+                    self._reporter.rewind()
             if self._lease is None:
                 self._lease = await self._store.lease_acquire(_LEASE, self._node.name, LEASE_S)
                 self._runs.clear()
@@ -179,6 +198,7 @@ class Rollouts:
     async def _store_back(self) -> None:
         _log.info("store_back")
         self._policies.away = ""
+        self._reporter.rewind()
         self.zeroed_here.clear()
         self._policies.zero_here(frozenset())
         for name in list(self._policies.kept):
@@ -209,10 +229,14 @@ class Rollouts:
 
     async def _send(self, name: str, report: NodeReport) -> None:
         """Not the leader: tell it what this node has counted."""
-        for part in parts_of(report):
-            self._sequence += 1
-            body = encode(part)
-            await self._store.stream_append(f"evidence/{name}", self._node.name, self._epoch, self._sequence, body)
+        try:
+            for part in parts_of(report):
+                self._sequence += 1
+                body = encode(part)
+                await self._store.stream_append(f"evidence/{name}", self._node.name, self._epoch, self._sequence, body)
+        except StoreAway:
+            self._reporter.rewind()
+            raise
 
     # ---- leading ----
 
@@ -232,44 +256,47 @@ class Rollouts:
             self.heard(name, one)
         moved = [self._take(run, kept, one) for one in reports]
         run.moved = run.moved or any(moved)
-        digests = {pin.variant: pin.digest for pin in kept.record.variants}
-        spec = rollout_spec(kept.policy, digests)
+        spec = _spec(kept)
         if spec is None and not kept.record.status.identity:
             return
         observed = self._observed(kept, run, commands, now_ms, store=store)
         status, actions = advance(spec, kept.record.status, observed, now_ms)
+        if len(status.latches) < len(kept.record.status.latches):
+            # A person wants it tried again: what spoke against it the last time would end it at once.
+            run.judge = self._judge(kept, run.identity, None)
         await self._act(name, kept, run, status, actions, now_ms, store=store)
 
     def _run_of(self, name: str, kept: Kept) -> Run:
         """What is held of a policy; made anew from the store when somebody else wrote, or another rollout began."""
         run = self._runs.get(name)
-        identity = kept.record.status.identity
+        identity = _identity(kept)
         if run is None or run.revision != kept.revision:
             evidence = kept.record.evidence
             run = self._runs[name] = Run(
                 kept.revision,
                 identity,
                 Intake(evidence.get("intake")),
-                self._judge(kept, evidence.get("judge")),
+                self._judge(kept, identity, evidence.get("judge")),
                 int(evidence.get("cursor", 0)),
                 heard=run.heard if run is not None else {},
             )
         elif run.identity != identity:
-            run.identity, run.judge = identity, self._judge(kept, None)
+            run.identity, run.judge = identity, self._judge(kept, identity, None)
         return run
 
     @staticmethod
-    def _judge(kept: Kept, state: Mapping[str, Any] | None) -> Judge | None:
+    def _judge(kept: Kept, identity: str, state: Mapping[str, Any] | None) -> Judge | None:
         rollout, record = kept.policy.spec.rollout, kept.record
-        if rollout is None or not record.status.identity:
+        if rollout is None or not identity:
             return None
         return Judge(
-            record.status.identity,
+            identity,
             rollout.analysis,
             sticky=bool(kept.policy.spec.unit.from_),
             variants=kept.policy.names,
             stable=kept.policy.spec.stable,
             canary=rollout.to,
+            since=record.revision,
             state=state,
         )
 
@@ -372,6 +399,7 @@ class Rollouts:
                 _log.warning("rollout_write_lost", extra={"facts": {"policy": name, "reason": error.message}})
                 if isinstance(error, Fenced):
                     self._lease = None
+                    self._reporter.rewind()
                 del self._runs[name]
                 await self._policies.reload(name)
                 return
@@ -434,5 +462,16 @@ class Rollouts:
             self._policies.clear_zeros(tuple(kept))
 
 
+def _spec(kept: Kept) -> RolloutSpec | None:
+    return rollout_spec(kept.policy, {pin.variant: pin.digest for pin in kept.record.variants})
+
+
+def _identity(kept: Kept) -> str:
+    """Of the rollout that is wanted, from the moment its document is in force: its first requests count too."""
+    spec = _spec(kept)
+    return kept.record.status.identity if spec is None else identity_of(spec)
+
+
 def _place(record: PolicyRecord) -> tuple[object, ...]:
-    return record.status.phase, record.status.step, record.slow_ns
+    # What holds it belongs to it: unsaved, the next tick would find it once more, and tell people once more.
+    return record.status.phase, record.status.step, record.slow_ns, tuple(record.status.holding)

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
 from gateway.exchange import Exchange
+from gateway.http.access import actor_of
 from gateway.http.body import decoded_body, read_body
 from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
 from gateway.http.limits import EdgeLimits
@@ -62,6 +63,8 @@ class Inference:
             exchange.json_length = _number(request, "inference-header-content-length")
             exchange.timeout_ms = _number(request, "x-request-timeout-ms") or 0
             self._dataplane.find(exchange.model_name, exchange.selector)
+            scopes = actor_of(request).scopes
+            self._dataplane.check_explicit(exchange.model_name, exchange.selector, scopes)
             exchange.read(request, self._dataplane.header_names)
             limit = self._limits.json_body_bytes if exchange.json_length is None else self._limits.binary_body_bytes
             body, held = await read_body(request, limit, self._dataplane)

@@ -12,6 +12,7 @@ from gateway.control import showing
 from gateway.control.documents import StalePolicy
 from gateway.control.planning import difference, plan
 from gateway.control.reading import name_in
+from gateway.control.record import PolicyRecord
 from gateway.control.rollouts import Rollouts
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
@@ -19,6 +20,8 @@ from gateway.errors import HttpError, error_body, status_of
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply, request_id_of
+from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.tally import FIELDS
 from router.policy import parse
 from router.rollout.observed import Command, CommandKind
 from router.schema import schema
@@ -198,6 +201,11 @@ class PolicyEndpoints:
             "weights": self._weights(name),
             "guardrails": showing.guardrails(kept),
             "killed": list(record.killed),
+            "counts": {
+                place: dict(zip(FIELDS, counts, strict=True))
+                for place, counts in self._policies.counts_of(name).items()
+            },
+            "shadow": _shadow_counts(record),
             "leads": self._rollouts.leads,
             "store_away": self._policies.away,
         }
@@ -222,6 +230,13 @@ class PolicyEndpoints:
             raise Conflict(told.text)
         acted = await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
         return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
+
+
+def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
+    """Variant -> how its unseen answers compared with those that were given, so far in this rollout."""
+    judge = record.evidence.get("judge") or {}
+    found = judge.get("shadow", {}).items()
+    return {variant: dict(zip(SHADOW_FIELDS, counts, strict=True)) for variant, counts in found}
 
 
 def _reason(request: Request) -> str:
