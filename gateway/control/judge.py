@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.control.intake import Delta
+from gateway.control.trail import Trail
 from gateway.shadow import COMPARED, DISAGREED
 from gateway.shadow import FIELDS as SHADOW_FIELDS
 from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED
@@ -87,6 +88,7 @@ class Rail:
         self.bitmap = Bitmap(state["bitmap"] if state else "")
         self.step_events = int(state["step_events"]) if state else 0
         self.events: dict[str, list[int]] = dict(state["events"]) if state else {}
+        self.trail = Trail(state["trail"] if state else None)
 
     def _fresh(self) -> NonInferiority:
         return NonInferiority(self.margin, sticky=self._sticky)
@@ -95,6 +97,27 @@ class Rail:
         """Promotion rests on the data of the last analysed step alone; harm on all of it."""
         self.safety = self._fresh()
         self.step_events = 0
+        self.trail.new_step()
+
+    def harmed(self, weight: float, canary: int, every: int) -> None:
+        """Bad events of units that had not erred before."""
+        peak = self.harm.peak_log_e
+        self.harm.add(weight, canary, every)
+        self.step_events += every
+        self.trail.events(weight, canary, every, self.harm, peak)
+
+    def saved(self, weight: float, canary: int, every: int, total: int) -> None:
+        """Evidence that the canary is no worse: as `NonInferiority.add`."""
+        peak = self.safety.peak_log_e
+        self.safety.add(weight, canary, every, total)
+        self.trail.looked(self.safety, peak)
+
+    def units(self, canary: Moments, stable: Moments) -> None:
+        """The same from rates per unit: as `NonInferiority.units`."""
+        peak = self.safety.peak_log_e
+        self.trail.moments(canary, stable)
+        self.safety.units(canary, stable)
+        self.trail.looked(self.safety, peak)
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""
@@ -104,6 +127,7 @@ class Rail:
             "bitmap": self.bitmap.state(),
             "step_events": self.step_events,
             "events": self.events,
+            "trail": self.trail.state(),
         }
 
     def evidence(self) -> dict[str, Any]:
@@ -113,6 +137,8 @@ class Rail:
             "harm": self.harm.state(),
             "safety": self.safety.state(),
             "events": self.events,
+            "step_events": self.step_events,
+            "trail": self.trail.state(),
             "erred_units": self.bitmap.ones,
             "erred_digest": self.bitmap.digest,
         }
@@ -202,6 +228,7 @@ class Judge:
         self.sampled = Sampled(usable["sampled"] if usable else None)
         self.shadow: dict[str, list[int]] = dict(usable["shadow"]) if usable else {}
         self.tripped: list[str] = list(usable["tripped"]) if usable else []
+        self.shadow_tripped: dict[str, list[int]] = dict(usable["shadow_tripped"]) if usable else {}
         self.missed = int(usable["missed"]) if usable else 0
         self.stale = int(usable["stale"]) if usable else 0
         self.ratio = SampleRatio.from_state(usable["ratio"]) if usable else SampleRatio()
@@ -256,13 +283,12 @@ class Judge:
         if weight is None:
             self.stale += every
             return
-        rail.harm.add(weight, canary, every)
-        rail.step_events += every
+        rail.harmed(weight, canary, every)
         if every and 0.0 < weight < 1.0:
             _add_to(rail.events, repr(weight), (canary, every))
         if not self._sticky:
             # A failure may be reported a tick before or after its request is counted as ended.
-            rail.safety.add(weight, canary, every, max(canary, requests))
+            rail.saved(weight, canary, every, max(canary, requests))
 
     def _lost(self, delta: Delta) -> dict[Place, tuple[int, int]]:
         """Requests that died with a worker: (canary's, all) by place; each is a unit of its own."""
@@ -306,7 +332,7 @@ class Judge:
         for rail in self.rails.values():
             bad = int(bool(first & rail.flag))
             # Per unit; the ratio of such counts is not read, see `_of_events`.
-            rail.safety.add(weight, bad, bad, int(new))
+            rail.saved(weight, bad, bad, int(new))
 
     # ---- verdicts ----
 
@@ -324,13 +350,15 @@ class Judge:
                 verdict = self._of_shadow(rail)
             if verdict.tripped and rail.label not in self.tripped:
                 self.tripped.append(rail.label)
+                if rail.metric not in _NOTES:
+                    self.shadow_tripped[rail.label] = list(self.shadow[self.canary])
             found[rail.label] = verdict
         return found
 
     def _of_events(self, rail: Rail, weight: float) -> Verdict:
         analysis, kept = self._analysis, len(self._analysis.guardrails)
         if self._sticky:
-            rail.safety.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
+            rail.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
         passes = rail.safety.crossed(analysis.beta)
         plan = Plan(rail.margin.ratio, analysis.alpha, kept)
@@ -410,15 +438,25 @@ class Judge:
         counts = self.shadow.get(self.canary)
         return counts[COMPARED] if counts else 0
 
-    def evidence(self) -> dict[str, Any]:
-        """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it."""
+    def evidence(self, weight: float) -> dict[str, Any]:
+        """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it.
+
+        Args:
+            weight: as `verdicts`.
+        """
         return {
             "identity": self.identity,
+            "stable": self.stable,
+            "canary": self.canary,
+            "sticky": self._sticky,
+            "weight": weight,
+            "step": self.step,
             "alpha": self._analysis.alpha,
             "beta": self._analysis.beta,
             "guardrails": len(self._analysis.guardrails),
             "rails": {label: rail.evidence() for label, rail in self.rails.items()},
             "shadow": self.shadow.get(self.canary),
+            "shadow_tripped": self.shadow_tripped,
             "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
             "counts": self.counts,
             "missed": self.missed,
@@ -436,6 +474,7 @@ class Judge:
             "sampled": self.sampled.state(),
             "shadow": self.shadow,
             "tripped": self.tripped,
+            "shadow_tripped": self.shadow_tripped,
             "missed": self.missed,
             "stale": self.stale,
             "ratio": self.ratio.state(),
