@@ -162,7 +162,9 @@ class Service:
     def _traffic(self) -> reconcile.Traffic | None:
         if self.policies is None:
             return None
-        return reconcile.Traffic(self.policies.states(), self.policies.signing, self.policies.cleared)
+        return reconcile.Traffic(
+            self.policies.states(), self.policies.signing, self.policies.cleared, self.policies.unit_key
+        )
 
     def policies_changed(self) -> None:
         """A policy has changed: what it pins is fetched, and workers hear of it."""
