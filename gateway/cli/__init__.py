@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gateway.cli import bench, config, doctor, infer, keys, models, serve
+from gateway.cli import audit, bench, config, data, doctor, infer, keys, models, serve
 from gateway.cli.output import Failure, fail
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command("doctor")(doctor.doctor)
 app.command("version")(doctor.show_version)
 app.add_typer(models.app, name="models", help="Models of a running server: list, inspect, load, unload, alias.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
+app.add_typer(audit.app, name="audit", help="Who changed what and why: list, find, verify, replay, export.")
+app.add_typer(data.app, name="data", help="What is held about people: forget a unit.")
 app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
 
 

@@ -88,7 +88,7 @@ class Control:
             quarantine=Quarantine(remembered.crashes if remembered else {}),
             restored=remembered.snapshot if remembered else None,
         )
-        self._store_url = config.store.url
+        self._store_url, self._alerts = config.store.url, config.alerts
         self._restored = remembered is not None
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
@@ -214,6 +214,7 @@ class Control:
                 run=self._facts["run_id"],
                 pages=lambda: (self._pages, self._finals.page),
                 totals=self.totals,
+                alerts=self._alerts,
             )
         except (StoreUnusable, StoreAway) as error:
             if self._restored:
@@ -222,6 +223,8 @@ class Control:
             _log.critical("refused", extra={"facts": {"reason": f"store: {error.message}"}})
             asyncio.get_running_loop().call_later(0.2, os._exit, REFUSED)
             return
+        if traffic.webhook is not None:
+            self._spawn(traffic.webhook.run())
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.rollouts.run())
         self._spawn(self.service.run())

@@ -5,9 +5,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from gateway.config import Alerts
+from gateway.control.alerts import Webhook, read_secret
+from gateway.control.auditor import Auditor
 from gateway.control.counts import Totals
+from gateway.control.datadesk import DataDesk
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.pinning import Pinning
@@ -20,6 +24,10 @@ from gateway.store.base import Store
 from gateway.store.opening import open_store
 
 _NODE_FILE: Final = "node.id"
+NOT_AUDITED: Final = frozenset({"started", "approval", "warning", "rolled_back"})
+"""What people are told of a rollout though nothing was decided: a webhook gets it by itself."""
+NOT_TOLD: Final = frozenset({"document", "document_before", "evidence", "kind_of"})
+"""Too large for a log line; who wants them asks the audit trail."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -29,6 +37,7 @@ class Traffic:
     Args:
         run: start of the process tree, whose counts the pages hold.
         pages: those of living workers by start id, and the finals.
+        webhook: told of every decision; None = nobody is.
     """
 
     def __init__(
@@ -40,12 +49,17 @@ class Traffic:
         run: str,
         pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
         totals: Callable[[], Totals],
+        webhook: Webhook | None = None,
     ) -> None:
         self.store = store
+        self.webhook = webhook
         self._service = service
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
+        self.policies.told = self._told
+        self.auditor = Auditor(self.policies)
+        self.data = DataDesk(self.policies, self.auditor, data_dir)
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
@@ -78,6 +92,17 @@ class Traffic:
     def _notify(self, policy: str, kind: str, reason: str) -> None:
         level = logging.WARNING if kind in ("holding", "warning", "aborted", "rolled_back") else logging.INFO
         _log.log(level, f"rollout_{kind}", extra={"facts": {"policy": policy, "reason": reason}})
+        if self.webhook is not None and kind in NOT_AUDITED:
+            self.webhook.offer(f"rollout.{kind}", policy, f"{policy}/{kind}/{_now_ms()}", {"reason": reason})
+
+    def _told(self, name: str, after: int, audit: Mapping[str, Any]) -> None:
+        """A record was written: into the log, and to whoever listens."""
+        kept = {key: value for key, value in audit.items() if key not in NOT_TOLD}
+        _log.info("policy_audited", extra={"facts": {"policy": name, **kept}})
+        if self.webhook is not None:
+            kind = "rollout" if audit.get("kind_of") == "rollout" else "policy"
+            what = str(audit["what"]).replace(" ", "_")
+            self.webhook.offer(f"{kind}.{what}", name, f"{name}/{after}", {"policy": name, **kept})
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -92,10 +117,15 @@ async def open_traffic(
     run: str,
     pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
     totals: Callable[[], Totals],
+    alerts: Alerts | None = None,
 ) -> Traffic:
     """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
+    webhook = None
+    if alerts is not None and alerts.webhook_url:
+        source = f"/tidegate/{node_name(data_dir)}"
+        webhook = Webhook(alerts.webhook_url, read_secret(alerts), source=source, now_s=time.time)
     store = await open_store(url, data_dir)
-    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals)
+    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals, webhook=webhook)
     await traffic.policies.open()
     return traffic
 

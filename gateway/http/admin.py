@@ -14,6 +14,7 @@ from gateway.control.keys import KeyDesk
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
 from gateway.http.access import Guard, actor_of, admin_needs, guarded
+from gateway.http.audit import audit_routes
 from gateway.http.body import object_of
 from gateway.http.failures import exception_handlers
 from gateway.http.gate import Gate
@@ -138,6 +139,7 @@ def build_admin(
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
+        *audit_routes(traffic, body_bytes),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),
         Route("/admin/v1/keys/{name}", admin.revoke_key, methods=["DELETE"]),
