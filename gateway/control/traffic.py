@@ -102,7 +102,7 @@ class Traffic:
         if self.webhook is not None:
             kind = "rollout" if audit.get("kind_of") == "rollout" else "policy"
             what = str(audit["what"]).replace(" ", "_")
-            self.webhook.offer(f"{kind}.{what}", name, f"{name}/{after}", {"policy": name, **kept})
+            self.webhook.offer(f"{kind}.{what}", name, f"{name}/{after}/{what}", {"policy": name, **kept})
 
     async def close(self) -> None:
         """Let go of the store."""
