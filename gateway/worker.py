@@ -105,18 +105,7 @@ class Worker:
         )
         self.fleet = Fleet(self._environment(config, page), self.dataplane.sink_for, self._swap)
         self.dataplane.book.on_zeroed = self._tell
-        self._decisions: DecisionLog | None = None
-        if config.decisions.log:
-            self._decisions = DecisionLog(
-                config.decisions,
-                data_dir,
-                identity.slot,
-                self.dataplane.counts,
-                now_ns=self.dataplane.now_ns,
-                now_ms=lambda: time.time_ns() // 1_000_000,
-            )
-            self._decisions.start()
-            self.dataplane.book.decisions = self._decisions
+        self._decisions = self._decision_log(config, data_dir, identity.slot) if config.decisions.log else None
         limits = edge_limits(config)
         gate = Gate() if asks_for_keys(config) else None
         self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)
@@ -350,6 +339,19 @@ class Worker:
         elif phase == Phase.REFUSING:
             for connection in self.edge:
                 connection.abort_with_503()
+
+    def _decision_log(self, config: Config, data_dir: Path, slot: int) -> DecisionLog:
+        found = DecisionLog(
+            config.decisions,
+            data_dir,
+            slot,
+            self.dataplane.counts,
+            now_ns=self.dataplane.now_ns,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        found.start()
+        self.dataplane.book.decisions = found
+        return found
 
     def _end(self) -> None:
         if self._decisions is not None:
