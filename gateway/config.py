@@ -179,6 +179,35 @@ class Logs(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Alerts(Section, frozen=True):
+    """Who is told of decisions.
+
+    Attributes:
+        webhook_url: gets each decision as a CloudEvent; null = nobody does.
+        webhook_secret_file: holds what the events are signed with, 16 bytes and more.
+    """
+
+    webhook_url: str | None = None
+    webhook_secret_file: str | None = None
+
+
+class Decisions(Section, frozen=True):
+    """The log of single routing decisions.
+
+    Attributes:
+        log: one line per request that a policy routed, in `decisions/` of the data folder; never inputs.
+        outputs: names of outputs whose value is written with requests of one row.
+        file_bytes, files: a file that is full is rotated; so many are kept per worker.
+        buffer: lines that wait to be written, per worker; what comes beyond is dropped and counted.
+    """
+
+    log: bool = False
+    outputs: tuple[str, ...] = ()
+    file_bytes: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
+    files: Annotated[int, Meta(ge=1, le=1000)] = 8
+    buffer: Annotated[int, Meta(ge=100, le=1_000_000)] = 20_000
+
+
 class Config(Section, frozen=True):
     """The whole."""
 
@@ -190,6 +219,8 @@ class Config(Section, frozen=True):
     store: Store = Store()
     policies: Policies = Policies()
     logs: Logs = Logs()
+    alerts: Alerts = Alerts()
+    decisions: Decisions = Decisions()
 
 
 class ConfigError(Exception):

@@ -33,6 +33,7 @@ STATUS: Final[dict[str, int]] = {
     "keys_unusable": 503,
     # policies
     "unknown_policy": 404,
+    "unknown_record": 404,
     # gateway.store
     "store_away": 503,
     "store_unusable": 503,

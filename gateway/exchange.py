@@ -26,12 +26,20 @@ class Placed:
         unit: 64-bit hash of the unit.
         shadowed: a copy goes to the policy's shadow.
         of_canary: the variant is the canary.
+        rule: name of the rule that decided; "" = the default split.
     """
 
-    __slots__ = ("counts", "of_canary", "place", "served", "shadowed", "unit")
+    __slots__ = ("counts", "of_canary", "place", "rule", "served", "shadowed", "unit")
 
     def __init__(
-        self, served: "ServedVersion", counts: memoryview, place: int, unit: int, shadowed: bool, of_canary: bool
+        self,
+        served: "ServedVersion",
+        counts: memoryview,
+        place: int,
+        unit: int,
+        shadowed: bool,
+        of_canary: bool,
+        rule: str = "",
     ) -> None:
         self.served = served
         self.counts = counts
@@ -39,6 +47,7 @@ class Placed:
         self.unit = unit
         self.shadowed = shadowed
         self.of_canary = of_canary
+        self.rule = rule
 
 
 class Exchange(Job):

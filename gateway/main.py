@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway import lifeline, logs
 from gateway.config import Config, ConfigError, asks_for_keys, worker_count
+from gateway.control.alerts import read_secret
 from gateway.datadir import DataDir, open_data_dir
 from gateway.drain import LAST_WORDS_NS
 from gateway.keyfile import KeyFile, KeysUnusable
@@ -68,6 +69,7 @@ class Prepared:
                 self.admin = _bound(config, "admin_port", lambda: bind(config.server.host, port, shared=False))
             self.data_dir = open_data_dir(config.data)
             self.keys = _usable_keys(config, self.data_dir)
+            read_secret(config.alerts)
         except ConfigError:
             self.close()
             raise
@@ -222,7 +224,7 @@ def _run_worker(facts: dict[str, str]) -> None:
     from gateway.control.process import read_facts
     from gateway.worker import Identity, Worker
 
-    config, _ = read_facts(int(facts["config"]))
+    config, shared = read_facts(int(facts["config"]))
     handler = logs.configure("worker", config.logs.level)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -253,6 +255,7 @@ def _run_worker(facts: dict[str, str]) -> None:
         identity,
         page,
         loop,
+        data_dir=Path(shared["data_dir"]),
         on_ready=lambda: line.say({"say": "ready"}),
         on_stopped=lambda: _exit(handler, 0),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.counters import CounterPage
+from gateway.decisions import DecisionLog, Facts
 from gateway.exchange import Exchange, Placed
 from gateway.predictions import Signer
 from gateway.served import Codec, ServedVersion
@@ -96,6 +97,18 @@ class Arm:
         self._signer = route.signer
         self._index = index
         self._failures = 0
+        self._decisions = route.decisions
+        self.facts = Facts(terms.name, terms.revision, variant, "", ())
+        self.outputs: tuple[int, ...] = ()
+
+    def logged(self, served: ServedVersion, wanted: Sequence[str]) -> None:
+        """What its lines in the decision log say, now that its runtime is known."""
+        names = [spec.name for spec in served.runtime.signature.outputs]
+        places = [(name, names.index(name)) for name in wanted if name in names]
+        self.outputs = tuple(place for _, place in places)
+        terms = self._route.terms
+        outputs = [name for name, _ in places]
+        self.facts = Facts(terms.name, terms.revision, self.facts.variant, served.runtime.digest, outputs)
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
@@ -118,6 +131,8 @@ class Arm:
             elif not unit & mask:
                 self._ring.write(NOTE_SEEN, place, unit)
         _count_ok(jobs)
+        if self._decisions is not None:
+            self._decisions.answered(self.facts, self.outputs, jobs, outputs, now)
         route = self._route
         if not self.is_canary and route.terms.fallback:
             route.earn(len(jobs))
@@ -126,6 +141,14 @@ class Arm:
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = stable answers it."""
+        placed = exchange.placed
+        helped = self._failed(exchange, error)
+        if self._decisions is not None and placed is not None:
+            outcome = "fallback" if helped else "bad" if error.executed else "neutral"
+            self._decisions.ended(self.facts, outcome, exchange.request_id, placed)
+        return helped
+
+    def _failed(self, exchange: Exchange, error: ServingError) -> bool:
         counts = exchange.tally
         assert counts is not None, "a request counts once"
         exchange.tally = None
@@ -155,6 +178,8 @@ class Arm:
         if counts is not None:
             counts[NEUTRAL] += 1
             exchange.tally = None
+            if self._decisions is not None and exchange.placed is not None:
+                self._decisions.ended(self.facts, "left", exchange.request_id, exchange.placed)
 
 
 def _count_ok(jobs: Sequence[Exchange]) -> None:
@@ -173,6 +198,7 @@ class PolicyRoute:
 
     Args:
         codecs: of each variant, in the policy's order; None = its runtime is not here.
+        decisions: gets a line for each request; None = nobody asked for that.
         serve: makes a `ServedVersion`: (codec, variant, arm, further headers).
         on_zeroed: told why the canary was zeroed here.
 
@@ -191,6 +217,7 @@ class PolicyRoute:
         ring: NoteRing,
         signer: Signer,
         shadow: Shadow | None,
+        decisions: DecisionLog | None,
         serve: Callable[..., ServedVersion],
         now_ns: Callable[[], int],
         on_zeroed: Callable[[str], None],
@@ -200,6 +227,7 @@ class PolicyRoute:
         self.ring = ring
         self.signer = signer
         self.shadow = shadow
+        self.decisions = decisions
         self.zeroed = "zeroed by control" if terms.zeroed else ""
         self.needs_body = compiled.needs_body
         self._now_ns = now_ns
@@ -214,6 +242,8 @@ class PolicyRoute:
             if codec is not None:
                 arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,))
                 arm.served.second_chance = terms.fallback and arm.is_canary
+                if decisions is not None:
+                    arm.logged(arm.served, decisions.outputs)
             self.arms.append(arm)
         stable = codecs[terms.stable]
         assert stable is not None, "a policy is in force only where stable is"
@@ -261,10 +291,10 @@ class PolicyRoute:
         arm = self.arms[decision.variant]
         shadowed = decision.shadow >= 0
         if arm.served is None:
-            return self._on_stable(decision.unit_hash, shadowed)
+            return self._on_stable(decision.unit_hash, shadowed, decision.rule)
         at = decision.stratum if decision.counted else -1
         place = arm.places[decision.stratum] if decision.counted else 0
-        placed = Placed(arm.served, arm.tallies[at], place, decision.unit_hash, shadowed, arm.is_canary)
+        placed = Placed(arm.served, arm.tallies[at], place, decision.unit_hash, shadowed, arm.is_canary, decision.rule)
         if alone is not None and decision.has_unit:
             if len(self._placed) >= _PLACED:
                 self._placed.clear()
@@ -275,13 +305,13 @@ class PolicyRoute:
         """Stable in place of a variant that cannot answer now; as it is where nothing is in its way after all."""
         if _answers(placed.served.runtime) and not (placed.of_canary and self.zeroed):
             return placed
-        return self._on_stable(placed.unit, placed.shadowed)
+        return self._on_stable(placed.unit, placed.shadowed, placed.rule)
 
-    def _on_stable(self, unit: int, shadowed: bool) -> Placed:
+    def _on_stable(self, unit: int, shadowed: bool, rule: str) -> Placed:
         """An override: no evidence."""
         served = self._stable.served
         assert served is not None, "checked in the constructor"
-        return Placed(served, self._stable.tallies[-1], 0, unit, shadowed, False)
+        return Placed(served, self._stable.tallies[-1], 0, unit, shadowed, False, rule)
 
     def earn(self, answers: int) -> None:
         """Stable has answered: so much more may fall back."""

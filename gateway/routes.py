@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.control.messages import PolicyState, Snapshot
 from gateway.counters import CounterPage
+from gateway.decisions import DecisionLog
 from gateway.logs import RequestLog
 from gateway.policyroute import PolicyRoute, Terms
 from gateway.predictions import Clock, Signer
@@ -56,6 +57,7 @@ class RouteBook:
         clock: Unix time in whole seconds; its owner ticks.
         zeroed: (policy, rollout) whose canary this worker gives nothing, by its own decision -> why.
         on_zeroed: called when that has grown.
+        decisions: the decision log; None = there is none.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class RouteBook:
         self.clock = Clock(now_ms() // 1000)
         self.zeroed: dict[tuple[str, str], str] = {}
         self.on_zeroed: Callable[[], None] = lambda: None
+        self.decisions: DecisionLog | None = None
         self._page = page
         self._limits = limits
         self._log = log
@@ -95,6 +98,8 @@ class RouteBook:
     def build(self, snapshot: Snapshot, fleet: Fleet) -> Routes:
         """The routes of a snapshot, with the runtimes that are here now."""
         table = _table(snapshot)
+        if self.decisions is not None:
+            self.decisions.key = snapshot.unit_key
         served: dict[Selector, ServedVersion | PolicyRoute] = {}
         for name, selector in table.selectors():
             version = table.decide(name, selector).version
@@ -185,6 +190,7 @@ class RouteBook:
             ring=self._ring,
             signer=signer,
             shadow=self._shadow(policy, compiled, state, codecs),
+            decisions=self.decisions,
             serve=self._serve,
             now_ns=self._now_ns,
             on_zeroed=on_zeroed,

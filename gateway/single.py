@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from gateway.config import Config
@@ -41,6 +42,7 @@ class Single:
             Identity(0, os.getpid(), start_id),
             page,
             loop,
+            data_dir=Path(self._facts["data_dir"]),
             on_ready=ready.set,
             on_stopped=self._stopped.set,
         )

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 from uvicorn import Config as UvicornConfig
@@ -32,6 +33,7 @@ from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
 from gateway.dataplane import Dataplane
+from gateway.decisions import DecisionLog
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
 from gateway.http.edge import Edge
@@ -71,6 +73,7 @@ class Worker:
     """One worker process, or the worker half of a single process.
 
     Args:
+        data_dir: where its decision log is, if it keeps one.
         on_ready: it has loaded what there is and wants its slot.
         on_stopped: its drain has ended.
     """
@@ -82,6 +85,7 @@ class Worker:
         page: CounterPage,
         loop: asyncio.AbstractEventLoop,
         *,
+        data_dir: Path,
         on_ready: Callable[[], None],
         on_stopped: Callable[[], None],
     ) -> None:
@@ -101,6 +105,7 @@ class Worker:
         )
         self.fleet = Fleet(self._environment(config, page), self.dataplane.sink_for, self._swap)
         self.dataplane.book.on_zeroed = self._tell
+        self._decisions = self._decision_log(config, data_dir, identity.slot) if config.decisions.log else None
         limits = edge_limits(config)
         gate = Gate() if asks_for_keys(config) else None
         self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)
@@ -323,7 +328,7 @@ class Worker:
             self._enter(phase)
         self.edge.stop()
         self._watchdog.stop()
-        self._on_stopped()
+        self._end()
 
     def _enter(self, phase: Phase) -> None:
         if phase == Phase.ANNOUNCED:
@@ -337,6 +342,24 @@ class Worker:
         elif phase == Phase.REFUSING:
             for connection in self.edge:
                 connection.abort_with_503()
+
+    def _decision_log(self, config: Config, data_dir: Path, slot: int) -> DecisionLog:
+        found = DecisionLog(
+            config.decisions,
+            data_dir,
+            slot,
+            self.dataplane.counts,
+            now_ns=self.dataplane.now_ns,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        found.start()
+        self.dataplane.book.decisions = found
+        return found
+
+    def _end(self) -> None:
+        if self._decisions is not None:
+            self._decisions.close()
+        self._on_stopped()
 
     async def close(self) -> None:
         """End the tasks and threads of a worker that shares its process with others."""

@@ -9,8 +9,10 @@ import sys
 import typer
 
 from gateway.cli import (
+    audit,
     bench,
     config,
+    data,
     doctor,
     documents,
     experiment,
@@ -48,6 +50,8 @@ app.add_typer(experiment.app, name="experiment", help="Experiments of a running 
 app.add_typer(experiment.shadow_app, name="shadow", help="Shadows of a running server: report.")
 app.add_typer(feedback.app, name="feedback", help="Send rewards and labels for predictions.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
+app.add_typer(audit.app, name="audit", help="Who changed what and why: list, find, verify, replay, export.")
+app.add_typer(data.app, name="data", help="What is held about people: forget a unit.")
 app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
 
 

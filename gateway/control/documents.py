@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,9 @@ class StalePolicy(ServingError):
     def __init__(self, message: str, view: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.view = view
+
+
+_DOCUMENT_BYTES: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,40 @@ def is_same(kept: Kept, policy: TrafficPolicy, pins: tuple[VariantPin, ...], own
         and kept.record.variants == pins
         and kept.record.owner == owner
     )
+
+
+def change_of(before: Kept | None, after: PolicyRecord | None) -> dict[str, Any]:
+    """What an audit record says of a document that is applied or removed; None = there was or is none.
+
+    A document before is given with it as long as both fit; it stands in the record that applied it, too.
+    """
+    found: dict[str, Any] = {
+        "generation_before": before.record.generation if before else 0,
+        "revision_before": before.record.revision if before else 0,
+        "revision_after": after.revision if after else 0,
+        "shares_before": _shares(before.record) if before else {},
+        "shares_after": _shares(after) if after else {},
+    }
+    if before is not None and len(msgspec.json.encode(before.record.document)) <= _DOCUMENT_BYTES:
+        found["document_before"] = before.record.document
+    if after is not None:
+        found |= {
+            "generation": after.generation,
+            "owner": after.owner,
+            "document": after.document,
+            "variants": {pin.variant: pin.digest for pin in after.variants},
+        }
+    return found
+
+
+def _shares(record: PolicyRecord) -> dict[str, int]:
+    return shares_of(record.slots, [pin.variant for pin in record.variants])
+
+
+def shares_of(text: str, names: Sequence[str]) -> dict[str, int]:
+    """Slots per variant of a run-length text."""
+    counts = tables.counts_of(tables.from_text(text, names), len(names))
+    return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
 def shown_contract(contract: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str:

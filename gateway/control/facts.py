@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.control.messages import Beat, ModelState, Status
 from gateway.control.reconcile import READY
+from runtimes.registry.directory import SeenModel
 
 
 @dataclass(slots=True)
@@ -67,3 +68,14 @@ def index_facts(states: Iterable[ModelState], names: Iterable[str], *, ready: bo
             entries.append({"name": state.name, "state": state.state, "reason": state.reason})
     entries += [{"name": name} for name in names if name not in told and not ready]
     return sorted(entries, key=lambda entry: (entry["name"], int(entry.get("version", 0))))
+
+
+def dangling(seen: SeenModel) -> list[str]:
+    """A line for each alias that points nowhere."""
+    there = {version.version for version in seen.versions}
+    aliases = seen.config.aliases if seen.config else {}
+    return [
+        f"alias {alias!r} points to version {version}, which is not in the repository"
+        for alias, version in sorted(aliases.items())
+        if version not in there
+    ]

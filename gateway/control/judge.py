@@ -6,14 +6,12 @@ Every number here is a sum, so the order of reports within a tick does not matte
 left.
 """
 
-import base64
-import hashlib
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.control.intake import Delta
+from gateway.control.trail import Trail
+from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadow import COMPARED, DISAGREED
 from gateway.shadow import FIELDS as SHADOW_FIELDS
 from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED
@@ -23,15 +21,10 @@ from router.evidence.planning import smallest_detectable
 from router.evidence.promotion import Margin, NonInferiority
 from router.evidence.sequences import Moments, bernoulli_interval
 from router.evidence.srm import SampleRatio
-from router.hashing import MAX_DOUBLINGS, evidence_index, in_sample
+from router.hashing import evidence_index, in_sample
 from router.rollout.observed import Verdict
 from router.rollout_document import Analysis, Guardrail, Metrics
 
-BITMAP_BITS: Final = 1 << 20
-_HALF_FULL: Final = BITMAP_BITS // 2
-MOST_LISTED: Final = 10_000
-"""Sampled units remembered one by one, 200 KiB in the store; above it every other one is dropped."""
-_UNIT: Final = struct.Struct("<QBIII")
 MOST_NOTES: Final = 2_000
 FEW_NOTES: Final = 600
 """Notes of one report above which the sample's share is halved, and below which it is doubled again: between them a
@@ -43,37 +36,6 @@ Place = tuple[int, str]
 """Routing revision and stratum."""
 Weights = Mapping[str, Mapping[str, float]]
 """Routing revision -> stratum -> the canary's share of the slots that randomise there."""
-
-
-class Bitmap:
-    """Units that have erred, 2^20 places."""
-
-    def __init__(self, state: str = "") -> None:
-        self._bits = bytearray(zlib.decompress(base64.b85decode(state)) if state else BITMAP_BITS // 8)
-        self.ones = int.from_bytes(self._bits, "big").bit_count()
-
-    def add(self, index: int) -> bool:
-        """Set a place; False when it was set before."""
-        at, bit = index >> 3, 1 << (index & 7)
-        if self._bits[at] & bit:
-            return False
-        self._bits[at] |= bit
-        self.ones += 1
-        return True
-
-    @property
-    def saturated(self) -> bool:
-        """Half full: from here on too many new units would look like old ones."""
-        return self.ones >= _HALF_FULL
-
-    @property
-    def digest(self) -> str:
-        """Of the bits, for the audit."""
-        return hashlib.sha256(self._bits).hexdigest()[:16]
-
-    def state(self) -> str:
-        """The bits as text, small while few are set."""
-        return base64.b85encode(zlib.compress(bytes(self._bits), 6)).decode()
 
 
 class Rail:
@@ -89,6 +51,7 @@ class Rail:
         self.bitmap = Bitmap(state["bitmap"] if state else "")
         self.step_events = int(state["step_events"]) if state else 0
         self.events: dict[str, list[int]] = dict(state["events"]) if state else {}
+        self.trail = Trail(state["trail"] if state else None)
 
     def _fresh(self) -> NonInferiority:
         return NonInferiority(self.margin, sticky=self._sticky)
@@ -97,6 +60,27 @@ class Rail:
         """Promotion rests on the data of the last analysed step alone; harm on all of it."""
         self.safety = self._fresh()
         self.step_events = 0
+        self.trail.new_step()
+
+    def harmed(self, weight: float, canary: int, every: int) -> None:
+        """Bad events of units that had not erred before."""
+        peak = self.harm.peak_log_e
+        self.harm.add(weight, canary, every)
+        self.step_events += every
+        self.trail.events(weight, canary, every, self.harm, peak)
+
+    def saved(self, weight: float, canary: int, every: int, total: int) -> None:
+        """Evidence that the canary is no worse: as `NonInferiority.add`."""
+        peak = self.safety.peak_log_e
+        self.safety.add(weight, canary, every, total)
+        self.trail.looked(self.safety, peak)
+
+    def units(self, canary: Moments, stable: Moments) -> None:
+        """The same from rates per unit: as `NonInferiority.units`."""
+        peak = self.safety.peak_log_e
+        self.trail.moments(canary, stable)
+        self.safety.units(canary, stable)
+        self.trail.looked(self.safety, peak)
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""
@@ -106,6 +90,7 @@ class Rail:
             "bitmap": self.bitmap.state(),
             "step_events": self.step_events,
             "events": self.events,
+            "trail": self.trail.state(),
         }
 
     def evidence(self) -> dict[str, Any]:
@@ -115,56 +100,11 @@ class Rail:
             "harm": self.harm.state(),
             "safety": self.safety.state(),
             "events": self.events,
+            "step_events": self.step_events,
+            "trail": self.trail.state(),
             "erred_units": self.bitmap.ones,
             "erred_digest": self.bitmap.digest,
         }
-
-
-class Sampled:
-    """Units of the step that are listed one by one: of each its variant, requests, bad and slow ones.
-
-    A unit is listed when it is in the sample, whose share halves with each doubling.
-    """
-
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self.doublings = int(state["doublings"]) if state else 0
-        packed = zlib.decompress(base64.b85decode(state["units"])) if state else b""
-        self.units: dict[int, list[int]] = {unit: seen for unit, *seen in _UNIT.iter_unpack(packed)}
-
-    def see(self, unit: int, canary: bool, flags: int) -> int:
-        """A request of a unit: the flags that it has for the first time."""
-        known = self.units.get(unit)
-        if known is None:
-            known = self.units[unit] = [int(canary), 0, 0, 0]
-        bad, slow = bool(flags & NOTE_BAD), bool(flags & NOTE_SLOW)
-        first = (NOTE_BAD if bad and not known[2] else 0) | (NOTE_SLOW if slow and not known[3] else 0)
-        known[1] += 1
-        known[2] += bad
-        known[3] += slow
-        if len(self.units) > MOST_LISTED:
-            self.thin()
-        return first
-
-    def widen(self) -> None:
-        """Twice as many units are listed from here on."""
-        self.doublings = max(0, self.doublings - 1)
-
-    def thin(self) -> None:
-        """Half of the units are listed no longer."""
-        if self.doublings < MAX_DOUBLINGS:
-            self.doublings += 1
-            self.units = {unit: seen for unit, seen in self.units.items() if in_sample(unit, self.doublings)}
-
-    def moments(self, canary: bool, flag: int) -> Moments:
-        """Of the rate of such requests per unit of a variant."""
-        column = 2 if flag == NOTE_BAD else 3
-        rates = [seen[column] / seen[1] for seen in self.units.values() if seen[0] == canary]
-        return Moments.of_sums(len(rates), sum(rates), sum(rate * rate for rate in rates))
-
-    def state(self) -> dict[str, Any]:
-        """Everything, as JSON holds it exactly."""
-        packed = b"".join([_UNIT.pack(unit, *seen) for unit, seen in self.units.items()])
-        return {"doublings": self.doublings, "units": base64.b85encode(zlib.compress(packed, 1)).decode()}
 
 
 class Judge:
@@ -212,6 +152,7 @@ class Judge:
         self.first_seen: dict[str, int] = dict(usable["first_seen"]) if usable else {}
         self.shadow: dict[str, list[int]] = dict(usable["shadow"]) if usable else {}
         self.tripped: list[str] = list(usable["tripped"]) if usable else []
+        self.shadow_tripped: dict[str, list[int]] = dict(usable["shadow_tripped"]) if usable else {}
         self.missed = int(usable["missed"]) if usable else 0
         self.stale = int(usable["stale"]) if usable else 0
         self.ratio = SampleRatio.from_state(usable["ratio"]) if usable else SampleRatio()
@@ -276,13 +217,12 @@ class Judge:
         if weight is None:
             self.stale += every
             return
-        rail.harm.add(weight, canary, every)
-        rail.step_events += every
+        rail.harmed(weight, canary, every)
         if every and 0.0 < weight < 1.0:
             _add_to(rail.events, repr(weight), (canary, every))
         if not self._sticky:
             # A failure may be reported a tick before or after its request is counted as ended.
-            rail.safety.add(weight, canary, every, max(canary, requests))
+            rail.saved(weight, canary, every, max(canary, requests))
 
     def _lost(self, delta: Delta) -> dict[Place, tuple[int, int]]:
         """Requests that died with a worker: (canary's, all) by place; each is a unit of its own."""
@@ -331,7 +271,7 @@ class Judge:
         for rail in self.rails.values():
             bad = int(bool(first & rail.flag))
             # Per unit; the ratio of such counts is not read, see `_of_events`.
-            rail.safety.add(weight, bad, bad, int(new))
+            rail.saved(weight, bad, bad, int(new))
 
     # ---- verdicts ----
 
@@ -349,13 +289,15 @@ class Judge:
                 verdict = self._of_shadow(rail)
             if verdict.tripped and rail.label not in self.tripped:
                 self.tripped.append(rail.label)
+                if rail.metric not in _NOTES:
+                    self.shadow_tripped[rail.label] = list(self.shadow[self.canary])
             found[rail.label] = verdict
         return found
 
     def _of_events(self, rail: Rail, weight: float) -> Verdict:
         analysis, kept = self._analysis, len(self._analysis.guardrails)
         if self._sticky:
-            rail.safety.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
+            rail.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
         passes = rail.safety.crossed(analysis.beta) and not self._is_blind(rail, done[self.stable])
         plan = Plan(rail.margin.ratio, analysis.alpha, kept)
@@ -440,15 +382,25 @@ class Judge:
         counts = self.shadow.get(self.canary)
         return counts[COMPARED] if counts else 0
 
-    def evidence(self) -> dict[str, Any]:
-        """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it."""
+    def evidence(self, weight: float) -> dict[str, Any]:
+        """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it.
+
+        Args:
+            weight: as `verdicts`.
+        """
         return {
             "identity": self.identity,
+            "stable": self.stable,
+            "canary": self.canary,
+            "sticky": self._sticky,
+            "weight": weight,
+            "step": self.step,
             "alpha": self._analysis.alpha,
             "beta": self._analysis.beta,
             "guardrails": len(self._analysis.guardrails),
             "rails": {label: rail.evidence() for label, rail in self.rails.items()},
             "shadow": self.shadow.get(self.canary),
+            "shadow_tripped": self.shadow_tripped,
             "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
             "counts": self.counts,
             "missed": self.missed,
@@ -469,6 +421,7 @@ class Judge:
             "first_seen": self.first_seen,
             "shadow": self.shadow,
             "tripped": self.tripped,
+            "shadow_tripped": self.shadow_tripped,
             "missed": self.missed,
             "stale": self.stale,
             "ratio": self.ratio.state(),

@@ -132,6 +132,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         signing: keys of prediction ids, newest first.
         cleared: rollouts whose canary workers may give traffic again, whatever they decided by themselves.
         keys: those in force, where keys are asked for.
+        unit_key: units are hashed with it before they are written anywhere.
     """
 
     revision: int
@@ -143,6 +144,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     signing: tuple[SigningKey, ...] = ()
     cleared: tuple[str, ...] = ()
     keys: tuple[KeyFacts, ...] = ()
+    unit_key: bytes = b""
 
 
 class Answer(Struct, frozen=True, tag="answer"):

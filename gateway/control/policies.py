@@ -17,6 +17,7 @@ from gateway.control.documents import (
     Kept,
     StalePolicy,
     UnknownPolicy,
+    change_of,
     check_owner,
     is_same,
     next_ownership,
@@ -40,6 +41,7 @@ from runtimes.errors import Conflict, InvalidInput, ServingError
 
 SECRETS: Final = "secrets"
 _SIGNING: Final = "predictions"
+_UNITS: Final = "units"
 _CACHE_FILE: Final = "policies.state"
 _log: Final = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Policies:
         loaded: the store or the cache has been read; before that nothing is known of any policy.
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
+        told: called with name, stored revision and each audit record that was written.
     """
 
     def __init__(
@@ -84,9 +87,11 @@ class Policies:
         self.loaded = False
         self.away = ""
         self.signing: tuple[SigningKey, ...] = ()
+        self.unit_key = b""
         self.cleared: tuple[str, ...] = ()
         self.models = models
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
+        self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
         self._cache = cache_dir / _CACHE_FILE
         self._now_ms = now_ms
         self._changed = changed
@@ -145,20 +150,25 @@ class Policies:
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
 
     async def _load_signing(self) -> None:
-        """Keys of prediction ids; the first node makes them."""
-        document = await self.store.get(SECRETS, _SIGNING)
+        """Keys of prediction ids, and the one that units are hashed with; the first node makes them."""
+        first = msgspec.json.encode((SigningKey(1, self._random_bytes(32)),))
+        self.signing = msgspec.json.decode(await self._secret(_SIGNING, first), type=tuple[SigningKey, ...])
+        self.unit_key = await self._secret(_UNITS, self._random_bytes(32))
+
+    async def _secret(self, name: str, first: bytes) -> bytes:
+        document = await self.store.get(SECRETS, name)
         if document is None:
-            first = (SigningKey(1, self._random_bytes(32)),)
             try:
-                document = await self.store.put(SECRETS, _SIGNING, msgspec.json.encode(first), expected=0)
+                document = await self.store.put(SECRETS, name, first, expected=0)
             except Stale:
-                document = await self.store.get(SECRETS, _SIGNING)
+                document = await self.store.get(SECRETS, name)
         assert document is not None, "it was there a moment ago"
-        self.signing = msgspec.json.decode(document.body, type=tuple[SigningKey, ...])
+        return document.body
 
     def _remember(self) -> None:
         """Keep what is known beside the store; latches and shares survive a start without it."""
-        state = (self.signing, {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()})
+        records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
+        state = (self.signing, records, self.unit_key)
         temporary = self._cache.with_suffix(".new")
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -171,8 +181,8 @@ class Policies:
 
     def _recall(self) -> None:
         try:
-            kind = tuple[tuple[SigningKey, ...], dict[str, tuple[int, bytes]]]
-            self.signing, known = msgspec.msgpack.decode(self._cache.read_bytes(), type=kind)
+            kind = tuple[tuple[SigningKey, ...], dict[str, tuple[int, bytes]], bytes]
+            self.signing, known, self.unit_key = msgspec.msgpack.decode(self._cache.read_bytes(), type=kind)
         except (OSError, msgspec.DecodeError):
             return
         for name, (revision, body) in known.items():
@@ -248,6 +258,8 @@ class Policies:
     ) -> Kept:
         """Write a record if nobody has since; then it is in force here. Raises Stale, Fenced, StoreAway."""
         document = await self.store.put(KIND, name, encode(record), expected=expected, audit=audit, fence=fence)
+        if audit is not None:
+            self.told(name, document.revision, audit)
         self._take(name, document.revision, document.body)
         self._remember()
         self._changed()
@@ -283,18 +295,7 @@ class Policies:
             if kept is not None and is_same(kept, policy, pins, owner):
                 return kept, False
             record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
-            audit = {
-                "actor": actor,
-                "what": what,
-                "generation": record.generation,
-                "reason": reason,
-                "owner": owner,
-                "revision_before": kept.record.revision if kept else 0,
-                "revision_after": record.revision,
-                "document_before": kept.record.document if kept else None,
-                "document": record.document,
-                "variants": {pin.variant: pin.digest for pin in pins},
-            }
+            audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
             try:
                 return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
             except Stale as error:
@@ -382,8 +383,9 @@ class Policies:
         check_owner(kept, "")
         if not force and kept.record.status.phase in ACTIVE:
             raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
-        audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": kept.record.document}
+        audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}
         await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
+        self.told(name, kept.revision + 1, audit)
         self.kept.pop(name, None)
         self._remember()
         self._changed()

@@ -91,6 +91,7 @@ class Control:
         )
         self._store_url = config.store.url
         self._policy_folder = policy_folder(config)
+        self._alerts = config.alerts
         self._restored = remembered is not None
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
@@ -218,6 +219,7 @@ class Control:
                 pages=lambda: (self._pages, self._finals.page),
                 totals=self.totals,
                 folder=self._policy_folder,
+                alerts=self._alerts,
             )
         except (StoreUnusable, StoreAway) as error:
             if self._restored:
@@ -226,6 +228,8 @@ class Control:
             _log.critical("refused", extra={"facts": {"reason": f"store: {error.message}"}})
             asyncio.get_running_loop().call_later(0.2, os._exit, REFUSED)
             return
+        if traffic.webhook is not None:
+            self._spawn(traffic.webhook.run())
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.measure())
         if traffic.folder is not None:

@@ -98,6 +98,7 @@ class Traffic:
     policies: tuple[PolicyState, ...] = ()
     signing: tuple[SigningKey, ...] = ()
     cleared: tuple[str, ...] = ()
+    unit_key: bytes = b""
 
 
 def decide(
@@ -128,6 +129,7 @@ def decide(
         traffic.signing,
         traffic.cleared,
         before.keys,
+        traffic.unit_key or before.unit_key,
     )
     return before if after == before else msgspec.structs.replace(after, revision=before.revision + 1)
 

@@ -365,7 +365,7 @@ class Rollouts:
             window_open=window_open(kept.policy.spec.rollout, now_ms / 1000),
             applied_by=record.applied_by,
             commands=tuple(commands),
-            evidence=json.dumps(judge.evidence()) if judge is not None else "",
+            evidence=json.dumps(judge.evidence(weight)) if judge is not None else "",
         )
 
     @staticmethod

@@ -17,7 +17,7 @@ import msgspec
 from gateway.control import reconcile
 from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
-from gateway.control.facts import Worker, index_facts, state_facts, worker_facts
+from gateway.control.facts import Worker, dangling, index_facts, state_facts, worker_facts
 from gateway.control.link import ControlAway, ControlEnd
 from gateway.control.messages import Beat, Hello, Hint, Snapshot, Status, WantedModel
 from gateway.control.policies import Policies
@@ -163,7 +163,9 @@ class Service:
     def _traffic(self) -> reconcile.Traffic | None:
         if self.policies is None:
             return None
-        return reconcile.Traffic(self.policies.states(), self.policies.signing, self.policies.cleared)
+        return reconcile.Traffic(
+            self.policies.states(), self.policies.signing, self.policies.cleared, self.policies.unit_key
+        )
 
     def policies_changed(self) -> None:
         """A policy has changed: what it pins is fetched, and workers hear of it."""
@@ -363,7 +365,7 @@ class Service:
                     "in_repository": [version.version for version in seen.versions] if seen else [],
                     "feature_names": dict(seen.config.feature_names) if seen and seen.config else {},
                     "problems": list(seen.problems) if seen else [],
-                    "warnings": [*seen.warnings, *_dangling(seen)] if seen else [],
+                    "warnings": [*seen.warnings, *dangling(seen)] if seen else [],
                     "versions": [state_facts(state) for state in self.snapshot.states if state.name == name],
                 }
             )
@@ -487,14 +489,3 @@ def _soon(work: Any) -> None:
 
 def _holds(worker: Worker, name: str) -> bool:
     return worker.status is not None and any(state.name == name for state in worker.status.models)
-
-
-def _dangling(seen: SeenModel) -> list[str]:
-    """A line for each alias that points nowhere."""
-    there = {version.version for version in seen.versions}
-    aliases = seen.config.aliases if seen.config else {}
-    return [
-        f"alias {alias!r} points to version {version}, which is not in the repository"
-        for alias, version in sorted(aliases.items())
-        if version not in there
-    ]

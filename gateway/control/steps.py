@@ -1,16 +1,20 @@
 """What the actions of a rollout make of a policy's record. Pure."""
 
+import json
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
-from gateway.control.documents import Kept, ownership_of, weighed, with_gone
+from gateway.control.documents import Kept, ownership_of, shares_of, weighed, with_gone
 from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
 from router import slots as tables
 from router.hashing import SLOTS
 from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Zero
 from router.rollout.status import ACTIVE, RolloutStatus
 
+EVIDENCE_CHARS: Final = 64 * 1024
+"""Half of what the store takes as one audit record; the other half is for quotes and the rest of it."""
 ROUTING = (SetWeight, SetShadow, Zero, Promote)
 
 
@@ -76,13 +80,29 @@ def audit_of(actions: Iterable[Action], record: PolicyRecord, before: PolicyReco
         return None
     last = told[-1]
     found: dict[str, object] = msgspec.to_builtins(last)
+    found["evidence"] = fitting(last.evidence)
+    names = tuple(pin.variant for pin in record.variants)
     return {
         **{key: value for key, value in found.items() if key not in ("type", "revision")},
         "kind_of": "rollout",
         "what": last.what,
         "also": [action.what for action in told[:-1]],
+        "canary": record.canary or before.canary,
+        "routed": record.revision != before.revision,
         "revision_before": before.revision,
         "revision_after": record.revision,
-        "slots_text_before": before.slots,
-        "slots_text_after": record.slots,
+        "shares_before": shares_of(before.slots, names),
+        "shares_after": shares_of(record.slots, names),
     }
+
+
+def fitting(evidence: str) -> str:
+    """Evidence as an audit record has room for it: what only explains it goes first."""
+    if len(evidence) <= EVIDENCE_CHARS:
+        return evidence
+    found = json.loads(evidence)
+    found["counts"] = {}
+    for rail in found["rails"].values():
+        trail = rail["trail"]
+        trail["cut"], trail["spans"] = trail["cut"] + len(trail["spans"]), []
+    return json.dumps(found)

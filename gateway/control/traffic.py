@@ -6,9 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from gateway.config import Alerts
+from gateway.control.alerts import Webhook, read_secret
+from gateway.control.auditor import Auditor
 from gateway.control.counts import Totals
+from gateway.control.datadesk import DataDesk
 from gateway.control.experimentbook import Experiments
 from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import PolicyFolder
@@ -26,6 +30,10 @@ from gateway.store.base import Store
 from gateway.store.opening import open_store
 
 _NODE_FILE: Final = "node.id"
+NOT_AUDITED: Final = frozenset({"started", "approval", "warning", "rolled_back"})
+"""What people are told of a rollout though nothing was decided: a webhook gets it by itself."""
+NOT_TOLD: Final = frozenset({"document", "document_before", "evidence", "kind_of"})
+"""Too large for a log line; who wants them asks the audit trail."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -36,6 +44,7 @@ class Traffic:
         run: start of the process tree, whose counts the pages hold.
         pages: those of living workers by start id, and the finals.
         folder: of policies, which is followed; None = there is none.
+        webhook: told of every decision; None = nobody is.
     """
 
     def __init__(
@@ -48,9 +57,11 @@ class Traffic:
         pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
         totals: Callable[[], Totals],
         folder: Path | None = None,
+        webhook: Webhook | None = None,
     ) -> None:
         self.store = store
         self.pages = pages
+        self.webhook = webhook
         self._service = service
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
@@ -59,6 +70,9 @@ class Traffic:
         self.folder = (
             PolicyFolder(folder, self.policies, data_dir, in_thread=service.in_thread) if folder is not None else None
         )
+        self.policies.told = self._told
+        self.auditor = Auditor(self.policies)
+        self.data = DataDesk(self.policies, self.auditor, data_dir)
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
@@ -74,6 +88,7 @@ class Traffic:
             leads=lambda: self.rollouts.leads,
             latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
         )
+        self.data.forgetters.append(self.experiments.forget)
         self.feedback = FeedbackDesk(
             store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded
         )
@@ -106,6 +121,17 @@ class Traffic:
     def _notify(self, policy: str, kind: str, reason: str) -> None:
         level = logging.WARNING if kind in ("holding", "warning", "aborted", "rolled_back") else logging.INFO
         _log.log(level, f"rollout_{kind}", extra={"facts": {"policy": policy, "reason": reason}})
+        if self.webhook is not None and kind in NOT_AUDITED:
+            self.webhook.offer(f"rollout.{kind}", policy, f"{policy}/{kind}/{_now_ms()}", {"reason": reason})
+
+    def _told(self, name: str, after: int, audit: Mapping[str, Any]) -> None:
+        """A record was written: into the log, and to whoever listens."""
+        kept = {key: value for key, value in audit.items() if key not in NOT_TOLD}
+        _log.info("policy_audited", extra={"facts": {"policy": name, **kept}})
+        if self.webhook is not None:
+            kind = "rollout" if audit.get("kind_of") == "rollout" else "policy"
+            what = str(audit["what"]).replace(" ", "_")
+            self.webhook.offer(f"{kind}.{what}", name, f"{name}/{after}/{what}", {"policy": name, **kept})
 
     def facts(self) -> TrafficFacts:
         """For the metrics page."""
@@ -141,10 +167,15 @@ async def open_traffic(
     pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
     totals: Callable[[], Totals],
     folder: Path | None = None,
+    alerts: Alerts | None = None,
 ) -> Traffic:
     """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
+    webhook = None
+    if alerts is not None and alerts.webhook_url:
+        source = f"/tidegate/{node_name(data_dir)}"
+        webhook = Webhook(alerts.webhook_url, read_secret(alerts), source=source, now_s=time.time)
     store = await open_store(url, data_dir)
-    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder)
+    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook)
     await traffic.policies.open()
     return traffic
 

@@ -86,7 +86,8 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "experiments": ("view", "route"),
     "monitors": ("view", "admin"),
     "alerts": ("view", "admin"),
-    "audit": ("audit", "admin"),
+    "audit": ("audit", "audit"),
+    "data": ("audit", "admin"),
     "keys": ("admin", "admin"),
 }
 """Section of the admin API -> scope to read it, scope to change it."""

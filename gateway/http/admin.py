@@ -14,6 +14,7 @@ from gateway.control.keys import KeyDesk
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
 from gateway.http.access import Guard, actor_of, admin_needs, guarded
+from gateway.http.audit import audit_routes
 from gateway.http.body import object_of
 from gateway.http.experiments import experiment_routes
 from gateway.http.failures import exception_handlers
@@ -142,6 +143,7 @@ def build_admin(
         *policy_routes(service, traffic, body_bytes),
         *store_routes(traffic, body_bytes),
         *experiment_routes(traffic),
+        *audit_routes(traffic, body_bytes),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),
         Route("/admin/v1/keys/{name}", admin.revoke_key, methods=["DELETE"]),

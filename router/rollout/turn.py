@@ -24,6 +24,7 @@ from router.rollout.status import (
 from router.rollout.words import listed, share
 
 AUTO: Final = "auto:rollout"
+CLEAR: Final = "nothing speaks against going on any more"
 # A rollout that the policy no longer names says nothing of its own any more; drained and kept as by default.
 NO_SPEC_KEEP_MS: Final = DEFAULT_KEEP_LOADED_MS
 
@@ -227,9 +228,11 @@ class Turn:
         self.set(holding=holding)
         added = [text for name, text in holding.items() if name not in before]
         if added:
+            self.audit(AUTO, "hold", listed(added), self.status.slots)
             self.notify("holding", listed(added))
         elif before and not holding:
-            self.notify("resumed", "nothing speaks against going on any more")
+            self.audit(AUTO, "go on", CLEAR, self.status.slots)
+            self.notify("resumed", CLEAR)
 
 
 # What a new rollout does not take over.

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.control.intake import Delta
-from gateway.control.judge import MOST_LISTED, MOST_NOTES, Bitmap, Judge, Sampled
+from gateway.control.judge import MOST_NOTES, Judge
+from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadow import COMPARED, DISAGREED
 from gateway.shadow import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW

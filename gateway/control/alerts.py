@@ -1,0 +1,194 @@
+"""Telling others: each decision as a signed CloudEvent to a webhook. Never holds up who decides.
+
+One event at a time, in order. A receiver that is down is asked again, with longer and longer waits; what it does not
+take in the end, or finds no room in the queue, is a dead letter: counted, listed, and still in the audit trail.
+
+Signature: `x-tidegate-signature: t=UNIX_SECONDS,v1=HEX`, HEX = HMAC-SHA256(secret, "UNIX_SECONDS." + body). The time
+is signed so that an old event cannot be sent again as a new one.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import http.client
+import json
+import logging
+import random
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gateway.config import Alerts, ConfigError
+
+QUEUE: Final = 1_000
+ATTEMPTS: Final = 6
+FIRST_WAIT_S: Final = 0.5
+"""0.5, 1, 2, 4, 8 s: a restart of the receiver is waited for, an outage is not."""
+TIMEOUT_S: Final = 5.0
+LISTED: Final = 100
+LEAST_SECRET: Final = 16
+_AGAIN: Final = frozenset({408, 425, 429})
+_log: Final = logging.getLogger(__name__)
+
+Post = Callable[[str, bytes, Mapping[str, str]], int]
+"""URL, body, headers -> status; raises OSError when nobody answers."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A signed event goes where it was meant to, or nowhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No."""
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Send; gives the status. Proxies of the environment are not asked. Raises OSError."""
+    request = urllib.request.Request(url, body, dict(headers), method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP answer: {type(error).__name__}") from error
+
+
+class Webhook:
+    """A bounded queue and the one task that empties it.
+
+    Args:
+        source: of the events: this node.
+        now_s: Unix time.
+        send: POSTs, in a thread.
+        pause: waits between attempts.
+        jitter: 0 to 1; stretches a wait by up to a half, so that many nodes do not come at once.
+
+    Attributes:
+        dead: the last dead letters, oldest first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secret: bytes,
+        *,
+        source: str,
+        now_s: Callable[[], float],
+        send: Post = post,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._url = url
+        self._secret = secret
+        self._source = source
+        self._now_s = now_s
+        self._send = send
+        self._pause = pause
+        self._jitter = jitter
+        self._queue: deque[dict[str, Any]] = deque()
+        self._more = asyncio.Event()
+        self.dead: deque[dict[str, Any]] = deque(maxlen=LISTED)
+        self.counts = {"delivered": 0, "attempts_failed": 0, "dead": 0}
+
+    def offer(self, kind: str, subject: str, id: str, data: Mapping[str, Any]) -> None:
+        """Take an event, now; it is delivered later, or never.
+
+        Args:
+            kind: behind `tidegate.`, such as `rollout.abort`.
+            subject: the policy.
+            id: of the event; the same when it is sent again.
+        """
+        event = {
+            "specversion": "1.0",
+            "id": id,
+            "source": self._source,
+            "type": f"tidegate.{kind}",
+            "subject": subject,
+            "time": datetime.fromtimestamp(self._now_s(), UTC).isoformat(timespec="milliseconds"),
+            "datacontenttype": "application/json",
+            "data": dict(data),
+        }
+        if len(self._queue) >= QUEUE:
+            self._bury(event, f"{QUEUE} events wait already")
+            return
+        self._queue.append(event)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Deliver for ever. Cancel: what waits is not delivered."""
+        while True:
+            await self._more.wait()
+            await self.deliver()
+            self._more.clear()
+
+    async def deliver(self) -> None:
+        """Deliver, or give up, what waits now. Cancel: the event in hand may have arrived."""
+        while self._queue:
+            await self._deliver(self._queue[0])
+            self._queue.popleft()
+
+    async def _deliver(self, event: dict[str, Any]) -> None:
+        body = json.dumps(event, separators=(",", ":")).encode()
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await self._pause(FIRST_WAIT_S * 2 ** (attempt - 1) * (1.0 + 0.5 * self._jitter()))
+            try:
+                status = await asyncio.to_thread(self._send, self._url, body, self._headers(body))
+            except OSError as error:
+                reason = str(error)[:200]
+            else:
+                if 200 <= status < 300:
+                    self.counts["delivered"] += 1
+                    return
+                reason = f"HTTP {status}"
+                if status < 500 and status not in _AGAIN:
+                    break
+            self.counts["attempts_failed"] += 1
+        self._bury(event, reason)
+
+    def _headers(self, body: bytes) -> dict[str, str]:
+        second = int(self._now_s())
+        return {
+            "content-type": "application/cloudevents+json; charset=utf-8",
+            "x-tidegate-signature": f"t={second},v1={signature(self._secret, second, body)}",
+        }
+
+    def _bury(self, event: dict[str, Any], reason: str) -> None:
+        self.counts["dead"] += 1
+        self.dead.append({"reason": reason, "event": event})
+        _log.error("webhook_dead_letter", extra={"facts": {"type": event["type"], "id": event["id"], "reason": reason}})
+
+    def status(self) -> dict[str, Any]:
+        """How it goes, for people and programs; no secret, and no more of the URL than its host."""
+        return {"host": urlsplit(self._url).netloc.rpartition("@")[2], "waiting": len(self._queue), **self.counts,
+                "dead_letters": list(self.dead)}  # fmt: skip
+
+
+def signature(secret: bytes, second: int, body: bytes) -> str:
+    """HMAC-SHA256 of time and body, hexadecimal."""
+    return hmac.new(secret, b"%d." % second + body, hashlib.sha256).hexdigest()
+
+
+def read_secret(alerts: Alerts) -> bytes:
+    """The secret of the webhook. Raises ConfigError: none can be read, or it is too short."""
+    if not alerts.webhook_url:
+        return b""
+    if urlsplit(alerts.webhook_url).scheme not in ("http", "https") or not urlsplit(alerts.webhook_url).hostname:
+        raise ConfigError("alerts.webhook_url: expected http:// or https:// and a host")
+    if alerts.webhook_secret_file is None:
+        raise ConfigError("alerts.webhook_secret_file: events are signed; name a file that holds the secret")
+    try:
+        found = Path(alerts.webhook_secret_file).expanduser().read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"alerts.webhook_secret_file: cannot be read: {error.strerror}") from error
+    if len(found) < LEAST_SECRET:
+        raise ConfigError(f"alerts.webhook_secret_file: expected at least {LEAST_SECRET} bytes, got {len(found)}")
+    return found

@@ -1,0 +1,115 @@
+"""What is held about one unit: finding it and erasing it, in the decision log of this node and in the store.
+
+A unit is found by its hash under the salt of each document that the policy ever had: the salt may have changed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.control.auditor import Auditor
+from gateway.control.documents import readable
+from gateway.control.policies import Policies
+from gateway.decisionfiles import FOLDER, find, forget, keyed_prediction, keyed_unit
+from gateway.decisions import FLUSH_S
+from router.hashing import placer
+from runtimes.errors import InvalidInput
+
+_PAGE: Final = 200
+KEEPS: Final = (
+    "the audit trail: it names actors and counts, never a unit",
+    "the evidence of a rollout step under way: salted hashes of a sample of units, dropped when the step ends",
+    "streams between nodes in a Redis: salted hashes of erring units, dropped by their bound",
+    "backups of the store made before now",
+    "decision logs of other nodes: ask each of them",
+)
+"""Where a unit cannot be erased from, or not by this call."""
+
+Forgetter = Callable[[str, int], Awaitable[bool]]
+"""Model, hash of a unit -> whether there was anything of it."""
+
+
+class DataDesk:
+    """For one node.
+
+    Attributes:
+        forgetters: others that hold something by unit, told of each erasure.
+    """
+
+    def __init__(self, policies: Policies, auditor: Auditor, data_dir: Path) -> None:
+        self._policies = policies
+        self._store = policies.store
+        self._auditor = auditor
+        self._folder = data_dir / FOLDER
+        self.forgetters: list[Forgetter] = []
+
+    async def find_prediction(self, text: str) -> dict[str, Any]:
+        """What an id says, the lines about it, and the records that made the revision that answered. Raises
+        InvalidInput: it is no id of ours; StoreAway."""
+        found, name = self._auditor.predicted(text)
+        wanted = keyed_prediction(self._policies.unit_key, found.id.encode())
+        lines = await asyncio.to_thread(
+            find, self._folder, lambda line: line.get("prediction") == wanted, wanted.encode()
+        )
+        return {
+            "model": name,
+            "digest": found.digest,
+            "revision": found.revision,
+            "variant": found.variant,
+            "time_s": found.time_s,
+            "decisions": lines,
+        }
+
+    async def find_unit(self, model: str, unit: str) -> list[dict[str, Any]]:
+        """The last lines about a unit. Raises InvalidInput: no policy of this model is known; StoreAway."""
+        found: list[dict[str, Any]] = []
+        for number in await self._hashes(model, unit):
+            wanted = keyed_unit(self._policies.unit_key, model, number)
+            found += await asyncio.to_thread(find, self._folder, _about(model, wanted), wanted.encode())
+        return sorted(found, key=lambda line: int(line["time_ms"]))
+
+    async def forget(self, model: str, unit: str, actor: str) -> dict[str, Any]:
+        """Erase a unit; what was erased, and where it cannot be. Told in the audit trail without the unit.
+
+        Raises:
+            InvalidInput: no policy of this model is known.
+            StoreAway: nothing, or not all, was erased; ask again.
+        """
+        numbers = await self._hashes(model, unit)
+        rows = others = lines = 0
+        for number in numbers:
+            rows += await self._store.feedback_erase(model, f"{number:016x}")
+            for forgetter in self.forgetters:
+                others += await forgetter(model, number)
+        for turn in range(2):
+            if turn:
+                # What workers held in their buffers meanwhile is on the disk by then.
+                await asyncio.sleep(2 * FLUSH_S)
+            for number in numbers:
+                wanted = keyed_unit(self._policies.unit_key, model, number)
+                lines += await asyncio.to_thread(forget, self._folder, _about(model, wanted), wanted.encode())
+        erased = {"feedback_rows": rows, "experiment_entries": others, "decision_lines": lines}
+        await self._store.audit_append(model, {"actor": actor, "what": "forget", "reason": "", **erased})
+        return {"erased": erased, "not_erased": list(KEEPS)}
+
+    async def _hashes(self, model: str, unit: str) -> list[int]:
+        """Hashes of a unit under every salt that the policy ever had."""
+        salts: dict[tuple[str, str], None] = {}
+        cursor: str | None = None
+        while True:
+            page = await self._store.audit_read(model, after=cursor, limit=_PAGE, newest=True)
+            for record in page.records:
+                if "document" in record.record:
+                    policy = readable(record.record["document"])
+                    salts[policy.spec.unit.hash, policy.salt] = None
+            cursor = page.cursor
+            if cursor is None:
+                break
+        if not salts:
+            raise InvalidInput(f"model: no policy of {model[:128]!r} is in the audit trail, so no unit was ever kept")
+        return [placer(name, salt)(unit.encode())[1] for name, salt in salts]
+
+
+def _about(model: str, unit: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda line: line.get("model") == model and line.get("unit") == unit

@@ -1,0 +1,226 @@
+"""Replay: what was decided is decided again from the record; an edited record is found, whatever was edited."""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.control.intake import Delta
+from gateway.control.judge import Judge
+from gateway.control.replay import replay
+from gateway.control.steps import fitting
+from gateway.store import records
+from gateway.store.base import AuditRecord, Limits
+from gateway.tally import BAD, FIELDS, NOTE_BAD, NOTE_SEEN, OK, ROUTED
+from router.rollout.findings import mark
+from router.rollout_document import Analysis, Guardrail
+
+ANALYSIS = Analysis(guardrails=(Guardrail(metric="error_rate"), Guardrail(metric="shadow_disagreement", max=0.05)))
+LABELS = [rail.label for rail in ANALYSIS.guardrails]
+WEIGHTS = {"1": {"": 0.1}, "2": {"": 0.3}}
+
+
+def judge(*, sticky: bool, canary_bad: float, stable_bad: float, ticks: int = 60) -> Judge:
+    """A judge that has heard of so much traffic; the weight changes on the way."""
+    found = Judge("id", ANALYSIS, sticky=sticky, variants=("stable", "canary"), stable="stable", canary="canary")
+    found.begin_step(1)
+    rng = random.Random(7)
+    for tick in range(ticks):
+        revision = 1 if tick < ticks // 2 else 2
+        if tick == ticks // 2:
+            found.begin_step(2)
+        weight = WEIGHTS[str(revision)][""]
+        delta = Delta()
+        counts = {"stable": [0] * len(FIELDS), "canary": [0] * len(FIELDS)}
+        for _ in range(100):
+            index = int(rng.random() < weight)
+            name = ("stable", "canary")[index]
+            bad = rng.random() < (canary_bad if index else stable_bad)
+            counts[name][ROUTED] += 1
+            counts[name][BAD if bad else OK] += 1
+            delta.notes.append(((NOTE_BAD if bad else 0) | NOTE_SEEN, revision, 0, index, rng.getrandbits(63)))
+        for name, numbers in counts.items():
+            delta.counts[revision, "", name] = tuple(numbers)
+        delta.shadow[revision, "canary"] = (20, *[0] * 10)
+        found.take(delta, WEIGHTS, [""])
+        found.verdicts(weight)
+    return found
+
+
+def told(found: Judge, what: str, actor: str, **more: Any) -> dict[str, Any]:
+    """What a rollout writes of a decision."""
+    verdicts = found.verdicts(0.3)
+    return {
+        "kind_of": "rollout",
+        "actor": actor,
+        "what": what,
+        "reason": "",
+        "identity": "id",
+        "canary": "canary",
+        "marks": {name: msgspec.to_builtins(mark(verdict)) for name, verdict in verdicts.items()},
+        "evidence": fitting(json.dumps(found.evidence(0.3))),
+        "routed": True,
+        "revision_before": 2,
+        "revision_after": 3,
+        "slots_before": 3_000,
+        "slots_after": 0,
+        "shares_before": {"stable": 7000, "canary": 3000},
+        "shares_after": {"stable": 10_000},
+        **more,
+    }
+
+
+def linked(record: dict[str, Any], after: AuditRecord | None = None) -> AuditRecord:
+    """In the store's form, with its hash."""
+    head = records.Head(after.seq, bytes.fromhex(after.hash), after.time_ms) if after else records.Head()
+    return records.link(head, "", "policy", "m", (head.seq, head.seq + 1), record, 1, Limits())
+
+
+@pytest.fixture(params=["sticky", "each request"])
+def sticky(request: pytest.FixtureRequest) -> bool:
+    return request.param == "sticky"
+
+
+def test_an_abort_is_decided_again(sticky: bool):
+    found = judge(sticky=sticky, canary_bad=0.4, stable_bad=0.05)
+    record = told(found, "abort", f"auto:guardrail:{LABELS[0]}")
+    assert record["marks"][LABELS[0]]["state"] == "tripped"
+    result = replay(linked(record), None)
+    assert (result.text, result.partly) == ("same verdict", ())
+    assert sum("log likelihood" in check.what for check in result.checks) == (8 if sticky else 14)
+
+
+def test_a_promotion_is_decided_again(sticky: bool):
+    found = judge(sticky=sticky, canary_bad=0.0, stable_bad=0.02, ticks=160)
+    record = told(found, "promoting", "auto:rollout", slots_after=10_000, shares_after={"canary": 10_000})
+    assert {name: one["state"] for name, one in record["marks"].items()} == dict.fromkeys(LABELS, "passes")
+    assert replay(linked(record), None).text == "same verdict"
+
+
+def test_the_largest_value_is_recomputed_where_it_lies_in_the_past():
+    found = judge(sticky=False, canary_bad=0.12, stable_bad=0.1, ticks=20)
+    peak = found.rails[LABELS[0]].harm.peak_log_e
+    for _ in range(20):
+        delta = Delta()
+        delta.notes += [(NOTE_BAD, 1, 0, 0, random.Random(n).getrandbits(63)) for n in range(500, 600)]
+        found.take(delta, WEIGHTS, [""])
+    rail = found.rails[LABELS[0]]
+    assert rail.harm.peak_log_e == peak > rail.harm.log_e
+    assert replay(
+        linked(told(found, "step", "auto:rollout", slots_after=3000, shares_after={"stable": 7000, "canary": 3000})),
+        None,
+    ).same
+
+
+def numbers_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Path of every number of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if isinstance(inner, int | float) and not isinstance(inner, bool):
+            yield (*path, key)
+        else:
+            yield from numbers_in(inner, (*path, key))
+
+
+UNREAD = {"counts", "missed", "shadow_max", "step_events", "erred_units", "weight", "events_per_start", "since_start"}
+"""What only explains, what a verdict may survive, and what the other fields of a state imply."""
+
+
+def test_every_edited_number_of_the_evidence_is_found(sticky: bool):
+    found = judge(sticky=sticky, canary_bad=0.4, stable_bad=0.05)
+    record = told(found, "abort", f"auto:guardrail:{LABELS[0]}")
+    evidence = json.loads(record["evidence"])
+    ratio = evidence["rails"][LABELS[0]]["safety"].pop("ratio")
+    if not sticky:
+        read = ("log_likelihoods", "canary_events", "all_events", "ratios")
+        evidence["rails"][LABELS[0]]["safety"]["ratio"] = {name: ratio[name] for name in read}
+        evidence["rails"][LABELS[0]]["safety"].pop("units_log_e")
+    else:
+        evidence["rails"][LABELS[0]]["trail"].pop("step")
+    paths = [path for path in numbers_in(evidence["rails"][LABELS[0]]) if not UNREAD & set(path)]
+    missed = []
+    for path in paths:
+        edited = json.loads(record["evidence"])
+        inner = edited["rails"][LABELS[0]]
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] += 1
+        if replay(linked({**record, "evidence": json.dumps(edited)}), None).same:
+            missed.append(".".join(map(str, path)))
+    assert not missed
+    assert len(paths) > 40
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        ({"revision_after": 7}, "revision after"),
+        ({"shares_after": {"stable": 9_000}}, "slots that are owned"),
+        ({"slots_after": 500}, "slots of the canary"),
+        ({"actor": "auto:guardrail:shadow_disagreement"}, "for which it was rolled back"),
+        ({"what": "promoting", "actor": "auto:rollout", "slots_after": 10_000}, "which promotion asks for"),
+        ({"evidence": "{}"}, "the record can be computed with"),
+    ],
+)
+def test_what_does_not_follow_is_named(edit: dict[str, Any], named: str):
+    record = told(judge(sticky=False, canary_bad=0.4, stable_bad=0.05), "abort", f"auto:guardrail:{LABELS[0]}")
+    if "promoting" in edit.values():
+        edit = {**edit, "shares_after": {"canary": 10_000}}
+    assert named in replay(linked({**record, **edit}), None).text
+
+
+def test_a_verdict_that_was_rewritten_is_found():
+    record = told(
+        judge(sticky=False, canary_bad=0.05, stable_bad=0.05),
+        "promoting",
+        "auto:rollout",
+        slots_after=10_000,
+        shares_after={"canary": 10_000},
+    )
+    assert record["marks"][LABELS[0]]["state"] == "undecided"
+    record["marks"][LABELS[0]]["state"] = "passes"
+    assert "verdict: recorded passes, is undecided" in replay(linked(record), None).text
+
+
+def test_records_follow_on_each_other():
+    first = linked({"what": "kill", "revision_before": 1, "revision_after": 2})
+    second = linked({"what": "kill", "revision_before": 4, "revision_after": 5}, first)
+    assert replay(second, first).text == "mismatch: revision before, by the record before: recorded 4, is 2"
+    gone = linked({"what": "delete", "revision_before": 2, "revision_after": 0}, first)
+    anew = linked({"what": "kill", "revision_before": 0, "revision_after": 1}, gone)
+    assert replay(gone, first).same
+    assert replay(anew, gone).same
+
+
+def test_bytes_that_do_not_have_their_hash_are_found():
+    whole = linked({"what": "kill", "revision_before": 1, "revision_after": 2, "reason": "slow"})
+    edited = records.read_record(whole.body.replace(b"slow", b"fast"), bytes.fromhex(whole.hash))
+    assert "hash of the record" in replay(edited, None).text
+
+
+def test_evidence_that_is_too_large_loses_its_spans_and_says_so():
+    found = judge(sticky=False, canary_bad=0.4, stable_bad=0.05)
+    rail = found.rails[LABELS[0]]
+    assert len(rail.trail.spans) >= 2
+    found.counts = {f"{n}||stable": [n] * 6 for n in range(3_000)}
+    record = told(found, "abort", f"auto:guardrail:{LABELS[0]}")
+    result = replay(linked(record), None)
+    assert result.same
+    assert "starts of the mixture are not in the record" in result.partly[0]
+
+
+def test_a_judge_goes_on_from_its_state():
+    found = judge(sticky=True, canary_bad=0.1, stable_bad=0.05)
+    again = Judge(
+        "id",
+        ANALYSIS,
+        sticky=True,
+        variants=("stable", "canary"),
+        stable="stable",
+        canary="canary",
+        state=json.loads(json.dumps(found.state())),
+    )
+    assert again.evidence(0.3) == found.evidence(0.3)

@@ -1,0 +1,40 @@
+"""Ids of audit records mean the same in both stores: one record, and the one before it of the same policy."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.control.auditor import Auditor, UnknownRecord, Wanted
+from gateway.store.base import Store
+from tests.store.places import Place, on_a_store
+
+
+def kill(before: int) -> dict[str, Any]:
+    return {"actor": "a", "what": "kill", "reason": "", "revision_before": before, "revision_after": before + 1}
+
+
+@on_a_store()
+async def test_records_are_found_by_their_id_and_replayed(store: Store, place: Place):
+    auditor = Auditor(cast(Any, SimpleNamespace(store=store, signing=(), kept={})))
+    for number in range(3):
+        for name in ("m", "n"):
+            await store.put("policy", name, b"{}", expected=None, audit=kill(number + 1))
+    page = await auditor.page(Wanted(name="n", fields={"what": "kill"}, newest=False))
+    ids = [record["id"] for record in page["records"]]
+    assert len(ids) == 3
+    for at, text in enumerate(ids):
+        chain, _, seq = text.rpartition("/")
+        record = await auditor.get(chain, int(seq))
+        assert (record.name, record.record["revision_before"]) == ("n", at + 1)
+        assert (await auditor.replay(chain, int(seq)))["text"] == "same verdict"
+    chain, _, seq = ids[-1].rpartition("/")
+    await store.put("policy", "n", b"{}", expected=None, audit=kill(9))
+    last = (await auditor.page(Wanted(name="n", limit=1)))["records"][0]["id"].rpartition("/")
+    found = await auditor.replay(last[0], int(last[2]))
+    assert found["text"] == "mismatch: revision before, by the record before: recorded 9, is 4"
+    assert (await auditor.verify())["ok"]
+    with pytest.raises(UnknownRecord):
+        await auditor.get(chain, 999)
+    with pytest.raises(UnknownRecord):
+        await auditor.get("nowhere", 1)
