@@ -30,8 +30,9 @@ from gateway.control.documents import (
 )
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.plans import rollout_spec
+from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.store.base import Lease, Stale, Store
+from gateway.store.base import Document, Lease, Stale, Store
 from router import slots as tables
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
@@ -42,7 +43,6 @@ from runtimes.errors import Conflict, InvalidInput, ServingError
 SECRETS: Final = "secrets"
 _SIGNING: Final = "predictions"
 _UNITS: Final = "units"
-_CACHE_FILE: Final = "policies.state"
 _log: Final = logging.getLogger(__name__)
 
 
@@ -92,7 +92,7 @@ class Policies:
         self.models = models
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
-        self._cache = cache_dir / _CACHE_FILE
+        self._cache = PolicyCache(cache_dir)
         self._now_ms = now_ms
         self._changed = changed
         self._random_bytes = random_bytes
@@ -108,6 +108,9 @@ class Policies:
             await self._load_signing()
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
+            for name, (_, body) in self._cache.read().records.items():
+                if name not in self.kept:
+                    await self._put_back(name, body)
             self.away = ""
         except ServingError as error:
             self.away = error.message
@@ -131,11 +134,31 @@ class Policies:
         """Read one policy anew."""
         document = await self.store.get(KIND, name)
         if document is None:
-            self.kept.pop(name, None)
+            lost = self.kept.pop(name, None)
+            if lost is not None:
+                await self._put_back(name, encode(lost.record))
         else:
             self._take(name, document.revision, document.body)
         self._remember()
         self._changed()
+
+    async def _put_back(self, name: str, body: bytes) -> None:
+        """The store has lost a policy that nobody deleted: what this node knows is put in force again.
+
+        Without it the newest version would answer everybody, a canary that was rolled back included.
+        """
+        page = await self.store.audit_read(name, newest=True, limit=1)
+        if page.records and page.records[0].record.get("what") == "delete":
+            return
+        audit = {"actor": "auto:policies", "what": "restore", "reason": "the store had lost it"}
+        document: Document | None
+        try:
+            document = await self.store.put(KIND, name, body, expected=0, audit=audit)
+        except Stale as error:
+            document = error.current
+        if document is not None:
+            _log.warning("policy_put_back", extra={"facts": {"policy": name}})
+            self._take(name, document.revision, document.body)
 
     def _take(self, name: str, revision: int, body: bytes) -> None:
         known = self.kept.get(name)
@@ -168,24 +191,13 @@ class Policies:
     def _remember(self) -> None:
         """Keep what is known beside the store; latches and shares survive a start without it."""
         records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
-        state = (self.signing, records, self.unit_key)
-        temporary = self._cache.with_suffix(".new")
-        try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(msgspec.msgpack.encode(state))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._cache)
-        except OSError as error:
-            _log.error("state_not_written", extra={"facts": {"reason": error.strerror}})
+        self._cache.write(Remembered(self.signing, records, self.unit_key))
 
     def _recall(self) -> None:
-        try:
-            kind = tuple[tuple[SigningKey, ...], dict[str, tuple[int, bytes]], bytes]
-            self.signing, known, self.unit_key = msgspec.msgpack.decode(self._cache.read_bytes(), type=kind)
-        except (OSError, msgspec.DecodeError):
-            return
-        for name, (revision, body) in known.items():
+        """Start from what this node knew last."""
+        known = self._cache.read()
+        self.signing, self.unit_key = known.signing, known.unit_key
+        for name, (revision, body) in known.records.items():
             self._take(name, revision, body)
 
     # ---- what the snapshot says ----

@@ -1,0 +1,78 @@
+"""A store that comes back empty: what this node knows is put in force again, unless somebody deleted it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gateway.control.policies import Policies
+from gateway.store.sqlite import open_sqlite
+
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "tidegate/v1",
+    "kind": "TrafficPolicy",
+    "metadata": {"name": "m"},
+    "spec": {
+        "variants": [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}],
+        "split": {"stable": 9_000, "canary": 1_000},
+    },
+}
+
+
+class Models:
+    """Two versions with one contract."""
+
+    async def pin(self, name: str, reference: str) -> tuple[int, str]:
+        version = int(reference.partition(":")[2])
+        return version, f"sha256:{version:064x}"
+
+    def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        return ("x",), ("y",)
+
+
+async def opened(store: Path, place: Path) -> Policies:
+    policies = Policies(await open_sqlite(store), Models(), place, now_ms=lambda: 1, changed=lambda: None)
+    await policies.open()
+    return policies
+
+
+def test_an_empty_store_gets_back_what_this_node_knew(tmp_path: Path) -> None:
+    async def story() -> None:
+        before = await opened(tmp_path / "one.db", tmp_path)
+        await before.apply(DOCUMENT, actor="ada")
+        await before.store.close()
+        after = await opened(tmp_path / "two.db", tmp_path)
+        assert after.kept["m"].record == before.kept["m"].record
+        assert (await after.store.list("policy"))[0].name == "m"
+        assert (await after.store.audit_read("m")).records[0].record["what"] == "restore"
+        await after.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_store_that_loses_a_policy_while_this_node_runs(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        kept, _ = await one.apply(DOCUMENT, actor="ada")
+        await one.store.delete("policy", "m", expected=kept.revision)
+        await one.reload("m")
+        assert one.kept["m"].record == kept.record
+        await one.store.close()
+
+    asyncio.run(story())
+
+
+def test_what_was_deleted_stays_so(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        other = await opened(tmp_path / "one.db", tmp_path / "other")
+        await other.delete("m", actor="bob")
+        await one.reload("m")
+        assert one.kept == {}
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert again.kept == {}
+        for each in (one, other, again):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
