@@ -81,7 +81,7 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
         return []
     analysis = rollout.analysis
     limits = {
-        "rollback_log_e": log_threshold(analysis.alpha, len(analysis.guardrails)),
+        "rollback_log_e": log_threshold(analysis.alpha, max(1, len(analysis.guardrails))),
         "promote_log_e": log_threshold(analysis.beta),
     }
     found = []

@@ -95,7 +95,7 @@ async def text_of(request: Request, most: int) -> str:
 async def object_of(request: Request, most: int) -> dict[str, Any]:
     """A body as a JSON object; an empty one is {}. Raises HttpError, InvalidInput."""
     text = await text_of(request, most)
-    if not text.strip():
+    if not text:
         return {}
     try:
         found = orjson.loads(text)

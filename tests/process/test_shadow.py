@@ -20,8 +20,8 @@ ANALYSIS = {"guardrails": [{"metric": "shadow_disagreement", "max": 0.05}, {"met
 def tree(tmp_path: Path) -> Iterator[Tree]:
     """Version 2 orders its answers the other way round, version 3 agrees; `wave` 2 is slow."""
     config = "version_policy: {all: true}\n"
-    for version, scale in ((1, 2.0), (2, -2.0), (3, 3.0)):
-        models.write(tmp_path / "models", "affine", models.affine(scale=scale), version, config)
+    for version, scale, shift in ((1, 2.0, 0.0), (2, -2.0, 0.0), (3, 2.0, 1e-4)):
+        models.write(tmp_path / "models", "affine", models.affine(scale, shift), version, config)
     models.write(tmp_path / "models", "wave", models.affine(width=1), 1, config)
     models.write(tmp_path / "models", "wave", models.slow(width=65536, layers=60), 2)
     with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as running:
