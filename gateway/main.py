@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 CONTROL_NICENESS: Final = 5
 _STOP_SLACK_S: Final = 2.0
+_SWITCH_S: Final = 0.0005
+"""A thread that loads a model gives the interpreter back to the loop after so long; by default it is ten times that."""
 _BACKOFF_S: Final = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 # One thread per execution is planned for; a maths library that makes its own pool would upset the plan. ONNX Runtime
 # reads session options from models when told to, and reports usage on some platforms.
@@ -219,6 +221,7 @@ def _run_control(facts: dict[str, str]) -> None:
 
 def _run_worker(facts: dict[str, str]) -> None:
     lifeline.become_child(int(facts["parent"]))
+    sys.setswitchinterval(_SWITCH_S)
     import uvloop
 
     from gateway.control.process import read_facts

@@ -19,6 +19,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
+_NICENESS = 19
 _MAX_FILES: Final = 64
 
 _KINDS: Final = (
@@ -105,6 +106,8 @@ def _say(out: int, message: dict[str, Any]) -> None:
 def _limit(parent: int, seconds: float) -> bool:
     """Take away what loading a model does not need; give back whether the network is gone."""
     _prefer_as_victim()
+    # Requests come first: at this niceness it takes what they leave of a core.
+    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     libc = ctypes.CDLL(None, use_errno=True)
     # May be forbidden in a container; the model then has the network that its worker has.
     offline = bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
