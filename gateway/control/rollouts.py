@@ -227,6 +227,16 @@ class Rollouts:
             raise StoreAway("no answer from the node that leads; the command may still be carried out") from error
         return answer
 
+    async def gone_back(self, name: str, patience_s: float) -> bool:
+        """Wait until an abort is in force on every node that can be reached; False = not yet."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while self._policies.get(name).record.status.phase == "ABORTING":
+                    await self.ticked.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def _send(self, name: str, report: NodeReport) -> None:
         """Not the leader: tell it what this node has counted."""
         try:

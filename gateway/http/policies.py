@@ -228,7 +228,8 @@ class PolicyEndpoints:
         told = await self._rollouts.command(name, command)
         if not told.ok:
             raise Conflict(told.text)
-        acted = await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
+        acted = await self._rollouts.gone_back(name, _ACTED_S)
+        acted &= await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
         return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
 
 

@@ -337,7 +337,8 @@ def test_two_nodes_with_one_redis_tell_the_same_and_a_copy_fills_an_empty_one(re
             leads = [run("rollout", "status", "affine", "--json", tree=tree).json()["leads"] for tree in (one, two)]
             assert sorted(leads) == [False, True]
             for tree in (one, two):
-                assert run("rollout", "abort", "affine", "--reason", "no good", tree=tree).code == 0
+                aborted = run("rollout", "abort", "affine", "--reason", "no good", tree=tree)
+                assert "it is ROLLED_BACK" in aborted.out, "an abort is answered when every node has it"
                 assert run("rollout", "retry", "affine", "--reason", "fixed", tree=tree).code == 0
             copy = str(tmp_path / "copy")
             assert run("store", "backup", copy, tree=two).code == 0
