@@ -1,0 +1,134 @@
+"""What is counted of one model version: features, bins, scores, groups, and where each count stands. Pure.
+
+A plan is made from a reference (`gateway.monitor.reference`), reaches workers in the snapshot, and fixes the layout of
+one vector of int64, which adds exactly over batches, workers, nodes and time:
+
+    rows | skipped | data bins and quality bins of feature 0, 1, ... | score counts | calibrated sums | value bins
+
+A feature has its data bins, then one bin for each word of QUALITY. Scores of a classifier are counted in SCORE_BINS
+equal bins of [0, 1] per (group, decision); the calibrated sum of the same cell is in units of 2^-32. The score of a
+regression ("value") is binned and quality-binned like a numeric feature instead.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+QUALITY: Final = ("missing", "below", "above", "infinite", "unseen", "type_error")
+"""What is no data: NaN or null; under or over the reference's range; +-inf; a category without a bin; what cannot be
+read as the feature's kind."""
+MISSING, BELOW, ABOVE, INFINITE, UNSEEN, TYPE_ERROR = range(len(QUALITY))
+SCORE_BINS: Final = 1000
+CALIBRATED_UNIT: Final = 2.0**-32
+ROWS, SKIPPED, HEAD = 0, 1, 2
+"""Places of the first two counts, and where features begin."""
+FeatureKind = Literal["numeric", "categorical", "boolean", "text"]
+
+
+class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
+    """How one feature is counted.
+
+    Attributes:
+        name: from `feature_names` of the model's config, or the input's own.
+        kind: text is counted by its length in characters, like a number.
+        input: index among the model's inputs.
+        column: in a row of that input; -1 = the row is one value.
+        edges: numeric and text: ascending, one more than data bins; bin i holds [edges[i], edges[i+1]), the last one
+            its upper edge, too. Under edges[0] is "below", over edges[-1] "above".
+        values: categorical and boolean: the category of each data bin.
+        other: categorical: one more data bin, for categories of the reference that have none of their own (each of
+            them is in `others`); what is in neither is "unseen".
+    """
+
+    name: str
+    kind: FeatureKind
+    input: int
+    column: int
+    edges: tuple[float, ...] = ()
+    values: tuple[str | float, ...] = ()
+    other: bool = False
+    others: tuple[str | float, ...] = ()
+
+    @property
+    def bins(self) -> int:
+        """Data bins."""
+        return len(self.edges) - 1 if self.edges else len(self.values) + self.other
+
+    @property
+    def width(self) -> int:
+        """All bins."""
+        return self.bins + len(QUALITY)
+
+
+class ScorePlan(msgspec.Struct, frozen=True, array_like=True):
+    """What of the outputs is the score, and what is decided by it.
+
+    Attributes:
+        output: index among the model's outputs.
+        column: in a row of that output; -1 = the row is one value.
+        kind: "probability" of the positive class, or a "value".
+        threshold: a probability of at least this decides 1.
+        calibration: (score, calibrated probability), ascending in both; between points by straight lines.
+        edges: of a "value", as for a numeric feature.
+    """
+
+    output: int
+    column: int
+    kind: Literal["probability", "value"]
+    threshold: float = 0.5
+    calibration: tuple[tuple[float, float], ...] = ()
+    edges: tuple[float, ...] = ()
+
+
+class CountPlan(msgspec.Struct, frozen=True, array_like=True):
+    """All that is counted of one version under one reference.
+
+    Attributes:
+        id: of the reference: 16 hexadecimal digits of its sha256.
+        groups: declared values of the group header; everybody else is one more group, the last.
+    """
+
+    id: str
+    features: tuple[FeaturePlan, ...]
+    score: ScorePlan | None = None
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert all(feature.bins > 0 for feature in self.features), "a feature has data bins"
+
+    @property
+    def group_count(self) -> int:
+        """Groups, with the one of everybody else."""
+        return len(self.groups) + 1
+
+    def feature_at(self, index: int) -> int:
+        """Where the bins of a feature begin."""
+        return HEAD + sum(feature.width for feature in self.features[:index])
+
+    @property
+    def score_at(self) -> int:
+        """Where the scores begin: counts as (group, decision, bin), then calibrated sums of the same shape."""
+        return self.feature_at(len(self.features))
+
+    @property
+    def score_values(self) -> int:
+        """Counts of all scores; as many calibrated sums follow them."""
+        if self.score is None or self.score.kind != "probability":
+            return 0
+        return self.group_count * 2 * SCORE_BINS
+
+    @property
+    def size(self) -> int:
+        """Values of the whole vector."""
+        value = 0 if self.score is None or self.score.kind != "value" else len(self.score.edges) - 1 + len(QUALITY)
+        return self.score_at + 2 * self.score_values + value
+
+
+def encoded(plan: CountPlan) -> bytes:
+    """A plan for the node link."""
+    return msgspec.msgpack.encode(plan)
+
+
+def decoded(data: bytes | Any) -> CountPlan:
+    """What `encoded` wrote."""
+    return msgspec.msgpack.decode(data, type=CountPlan)
