@@ -1,0 +1,232 @@
+"""Whether a window differs from the reference by more than chance: p-values, and what is too small to be seen. Pure.
+
+The law of all tests of bins: without drift, the statistic of homogeneity of n rows against m reference rows follows
+chi-square, and PSI follows (1/n + 1/m) times it. The same m reference rows take part in every window, so windows are
+not quite independent of each other; with m >= 10 n that no longer matters for two alarms in three windows.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from gateway.monitor.distances import Counts, chi_square, g_statistic, grouped, regroup
+from router.evidence.special import chi_square_above
+
+REFERENCE_PER_WINDOW: Final = 10
+LEAST_ROWS: Final = 200
+FIRST_ROWS: Final = 50_000
+"""A reference taken from the first rows served: this many, or ten windows, whichever is more."""
+_BLOCK: Final = 4096
+_NEGLIGIBLE: Final = 1e-17
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """One feature of one window tested against the reference.
+
+    Attributes:
+        p_value: of a difference at least as large without drift.
+        statistic: chi-square or G, already divided by the overdispersion; nan where an exact test stood in.
+        degrees: groups of bins compared, less one; 0 = nothing to compare, or the exact test.
+    """
+
+    p_value: float
+    statistic: float
+    degrees: int
+
+
+def homogeneity(
+    reference: Counts, current: Counts, ordered: bool, phi: float = 1.0, law: Literal["pearson", "g"] = "pearson"
+) -> Tested:
+    """Test of one feature: do reference and window come from one distribution over the data bins?
+
+    Bins are regrouped first (`distances.regroup`). If only one group is left although rows stand in several bins (a
+    short window, and nearly all of the reference in one category), rows outside the reference's fullest bin are tested
+    exactly instead, so that a window wholly in a rare category does not go unseen.
+
+    Args:
+        reference: int64 (bins,).
+        current: int64 (bins,).
+        ordered: numbers, not categories.
+        phi: overdispersion, see `overdispersion`; below 1 counts as 1.
+
+    Raises:
+        ValueError: as `distances.regroup`.
+    """
+    groups = regroup(reference, current, ordered)
+    before, now = grouped(reference, groups), grouped(current, groups)
+    if len(before) > 1:
+        statistic = (chi_square if law == "pearson" else g_statistic)(before, now) / max(1.0, phi)
+        return Tested(chi_square_above(statistic, len(before) - 1), statistic, len(before) - 1)
+    m, n = int(np.sum(reference)), int(np.sum(current))
+    if not m or not n or len(reference) < 2:
+        return Tested(1.0, 0.0, 0)
+    top = int(np.argmax(reference))
+    return Tested(binomial_two_sample(n - int(current[top]), n, m - int(reference[top]), m), math.nan, 0)
+
+
+# ---- quality bins ----
+
+
+def binomial_two_sample(k: int, n: int, k_ref: int, m: int) -> float:
+    """Two-sided p-value of k among n rows, where the reference had k_ref among m.
+
+    The rate is known as a reference of k_ref in m makes it known: beta(k_ref + 1, m - k_ref + 1), of mean
+    (k_ref + 1) / (m + 2). So k is beta-binomial; its tails are those of Fisher's exact test with one row more. Twice
+    the smaller tail, at most 1.
+
+    Raises:
+        ValueError: a count below 0 or above its total.
+    """
+    if not 0 <= k <= n or not 0 <= k_ref <= m:
+        raise ValueError(f"expected counts within their totals, got {k} of {n} and {k_ref} of {m}")
+    a, b = k_ref + 1, m - k_ref + 1
+    above = _beta_binomial_above(k, n, a, b)
+    below = _beta_binomial_above(n - k, n, b, a)
+    return min(1.0, 2.0 * min(above, below))
+
+
+def _beta_binomial_above(k: int, n: int, a: int, b: int) -> float:
+    """P(X >= k) for the beta-binomial of n draws."""
+    if k <= 0:
+        return 1.0
+    if k - 1 > n * a / (a + b):
+        return min(1.0, math.exp(_log_mass(k, n, a, b)) * _tail_over_first(k, n, a, b))
+    # From the far side: fewer terms, and no loss, as this tail is the large one.
+    low = math.exp(_log_mass(n - k + 1, n, b, a)) * _tail_over_first(n - k + 1, n, b, a)
+    return max(0.0, 1.0 - low)
+
+
+def _log_mass(k: int, n: int, a: int, b: int) -> float:
+    choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return choose + _log_beta(k + a, n - k + b) - _log_beta(a, b)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def _tail_over_first(k: int, n: int, a: int, b: int) -> float:
+    """Sum of the masses at k, k + 1, ... n over the first; each is the one before times a ratio of integers."""
+    total, term = 1.0, 1.0
+    for start in range(k, n, _BLOCK):
+        j = np.arange(start, min(n, start + _BLOCK), dtype=np.float64)
+        terms = term * np.cumprod((n - j) * (j + a) / ((j + 1.0) * (n - j - 1.0 + b)))
+        total += float(terms.sum())
+        term = float(terms[-1])
+        if term < total * _NEGLIGIBLE:
+            break
+    return total
+
+
+def rate_change(k: int, n: int, k_ref: int, m: int) -> float:
+    """Absolute difference of two rates: what the quality floor (default 0.005) is compared with. 0 if one is empty."""
+    return abs(k / n - k_ref / m) if n and m else 0.0
+
+
+# ---- what can be seen ----
+
+
+def psi_p_value(psi: float, n: int, m: int, groups: int) -> float:
+    """P(PSI this large without drift), by its chi-square law; n, m > 0 rows, groups of bins compared."""
+    return chi_square_above(psi / (1.0 / n + 1.0 / m), groups - 1) if groups > 1 else 1.0
+
+
+def psi_critical(n: int, m: int, groups: int, alpha: float) -> float:
+    """The PSI that is exceeded with probability alpha without drift; 0 if there is nothing to compare."""
+    return chi_square_quantile(alpha, groups - 1) * (1.0 / n + 1.0 / m) if groups > 1 else 0.0
+
+
+def smallest_psi(n: int, m: int, bins: int, alpha: float, power: float = 0.8) -> float:
+    """The PSI that a test of level alpha finds with the given power.
+
+    Args:
+        n: rows of a window, > 0.
+        m: rows of the reference, > 0.
+        bins: groups of bins compared, at least 2.
+        alpha: of one feature's test: the window's alpha over the features (the worst case of Simes).
+        power: 0..1, above alpha.
+
+    Raises:
+        ValueError: outside these ranges.
+    """
+    if n <= 0 or m <= 0 or bins < 2 or not 0.0 < alpha < power < 1.0:
+        raise ValueError(f"expected n, m > 0, bins >= 2, 0 < alpha < power < 1: got {n}, {m}, {bins}, {alpha}, {power}")
+    return _noncentrality(bins - 1, alpha, power) * (1.0 / n + 1.0 / m)
+
+
+@functools.lru_cache(maxsize=1024)
+def _noncentrality(degrees: int, alpha: float, power: float) -> float:
+    critical = chi_square_quantile(alpha, degrees)
+    low, high = 0.0, 1.0
+    while noncentral_above(critical, degrees, high) < power:
+        low, high = high, 2.0 * high
+    return _bisected(lambda value: noncentral_above(critical, degrees, value) < power, low, high)
+
+
+@functools.lru_cache(maxsize=1024)
+def chi_square_quantile(alpha: float, degrees: int) -> float:
+    """The value that chi-square exceeds with probability alpha, 0 < alpha < 1."""
+    high = float(degrees)
+    while chi_square_above(high, degrees) > alpha:
+        high *= 2.0
+    return _bisected(lambda value: chi_square_above(value, degrees) > alpha, 0.0, high)
+
+
+def _bisected(is_low: Callable[[float], bool], low: float, high: float) -> float:
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if is_low(middle) else (low, middle)
+        if high - low <= 1e-12 * high:
+            break
+    return (low + high) / 2.0
+
+
+def noncentral_above(x: float, degrees: int, noncentrality: float) -> float:
+    """P(noncentral chi-square > x): a Poisson mixture of central ones, two degrees apart each."""
+    rate, half = noncentrality / 2.0, x / 2.0
+    above = chi_square_above(x, degrees)
+    a = degrees / 2.0
+    total, last = 0.0, int(rate + 12.0 * math.sqrt(rate + 1.0) + 20.0)
+    for j in range(last + 1):
+        total += math.exp(j * math.log(rate) - rate - math.lgamma(j + 1)) * above if rate else (above if j == 0 else 0)
+        above += math.exp(a * math.log(half) - half - math.lgamma(a + 1.0)) if half else 0.0
+        a += 1.0
+    return min(1.0, total)
+
+
+def reference_rows_needed(n: int) -> int:
+    """Rows of reference for windows of n rows."""
+    return REFERENCE_PER_WINDOW * n
+
+
+def largest_window(m: int) -> int:
+    """Rows of the largest window that a reference of m rows serves; longer ones must shrink to it."""
+    return m // REFERENCE_PER_WINDOW
+
+
+# ---- overdispersion ----
+
+
+def overdispersion(statistics: Sequence[float], degrees: Sequence[int]) -> float:
+    """How much more windows without drift vary than independent rows would: sum of chi-square over degrees, at least 1.
+
+    Traffic comes in sessions and hours, so neighbouring rows are alike. Statistics are to be divided by this.
+    """
+    total = sum(degrees)
+    return max(1.0, math.fsum(statistics) / total) if total else 1.0
+
+
+def overdispersion_of(parts: Sequence[Counts], ordered: bool) -> float:
+    """Overdispersion from healthy consecutive windows of one feature (int64 (bins,) each): each against the others.
+
+    Against the others, not against all: a part of the whole is too much like it (by sqrt((m - n) / (m + n))).
+    """
+    whole = np.sum(parts, axis=0)
+    tests = [homogeneity(whole - part, part, ordered) for part in parts]
+    some = [one for one in tests if one.degrees]
+    return overdispersion([one.statistic for one in some], [one.degrees for one in some])
