@@ -6,7 +6,7 @@ and nodes add exactly in any order.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -46,6 +46,14 @@ Adder = Callable[[Any, Counts], None]
 def empty(plan: CountPlan) -> Counts:
     """A vector without rows. Shape: [plan.size]."""
     return np.zeros(plan.size, np.int64)
+
+
+def feature_counts(plan: CountPlan, vector: Counts) -> Iterator[tuple[FeaturePlan, Counts, Counts]]:
+    """Of each feature of a vector: its plan, its data bins and its bins of QUALITY (views)."""
+    at = HEAD
+    for feature in plan.features:
+        yield feature, vector[at : at + feature.bins], vector[at + feature.bins : at + feature.width]
+        at += feature.width
 
 
 class Counter:
@@ -98,7 +106,7 @@ class Counter:
         score = self.plan.score
         if score is None or score.output >= len(outputs):
             return
-        numbers = _column_numbers(outputs[score.output], score.column, score.bf16)
+        numbers = column_numbers(outputs[score.output], score.column, score.bf16)
         if score.kind == "value":
             assert self._value is not None, "a plan with a score has its edges"
             self._value(np.sort(numbers), into[self._score_at :])
@@ -184,7 +192,7 @@ def _as_floats(array: Array, bf16: bool) -> Floats:
     return np.array(array, np.float64, order="C")
 
 
-def _column_numbers(array: Array, column: int, bf16: bool) -> Floats:
+def column_numbers(array: Array, column: int, bf16: bool) -> Floats:
     """One column of an output [rows, ...] as float64 [rows]; NaN where it is no number or not there."""
     flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, 1)
     if max(column, 0) >= flat.shape[1]:
