@@ -1,0 +1,364 @@
+"""Performance that came true: labels by the time of their prediction, however late they come. Pure.
+
+A cohort is what one variant answered in one span of time. It knows how many predictions there were per (group,
+decision), and counts labels per (group, decision, bin, label). A label that comes late is added to the cohort of its
+prediction, sealed or not; one that is replaced is taken out again and the new one added: so counts depend on which
+labels stand in the end and not on their order, and cohorts of nodes add.
+
+Labels are rarely missing at random: a loan that was refused never shows whether it would have been repaid. So the
+performance of all rows is published only if enough of *each* decision class has its label. Then each class weighs what
+it weighs among predictions, not among labels. Otherwise only what holds within a class is: precision (of decision 1)
+and negative_precision (of decision 0: the share of negatives), marked `selective_labels`.
+
+Memory: 8 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from gateway.monitor.cbpe import MIN_ROWS, Performance
+from gateway.monitor.confusion import Counts, Table, counted, metrics, standard_errors
+from gateway.monitor.plan import SCORE_BINS
+from router.evidence.quantiles import log_edges, quantile_of_histogram
+
+LABEL_BINS: Final = 250
+"""Score bins of labels: a prediction id has one byte for it, and 255 there means unknown."""
+MIN_COVERAGE: Final = 0.6
+LEAST_CLASS: Final = 30
+"""Labels that a decision class needs before anything is said of it alone."""
+KEEP: Final = 200
+MOST_VARIANTS: Final = 16
+SLICES: Final = 60
+"""Parts of a cohort's span by which its errors are in order."""
+DELAY_EDGES_S: Final = log_edges(1.0, 90 * 86_400.0, 1.25)
+QUANTILES: Final = (0.5, 0.9, 0.99)
+
+
+def label_bin(score_bin: int) -> int:
+    """The bin of a label from one of SCORE_BINS."""
+    return score_bin * LABEL_BINS // SCORE_BINS
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """One label, as the ledger of feedback took it: new, or instead of another one.
+
+    Attributes:
+        predicted_s, observed_s: Unix times of the prediction and of the label.
+        group: index in the plan's groups; the last one = not known.
+        decision, bin: of the prediction; None = its id does not say.
+        label: 1 = the positive class.
+        before: the label that stood there until now; None = none. Equal to `label`: nothing changes.
+    """
+
+    predicted_s: float
+    observed_s: float
+    variant: str
+    group: int
+    decision: int | None
+    bin: int | None
+    label: int
+    before: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Cohort:
+    """Predictions of one variant in one span, and their labels.
+
+    Attributes:
+        predicted: [group, decision].
+        labels: [group, decision, bin, label]. A cell may be negative for a moment, if nodes tell in another order.
+        errors: [slice, decision, right or wrong].
+        delays: first labels by DELAY_EDGES_S.
+        told: decision classes whose errors were given out (bits), and 4 = its performance was.
+    """
+
+    predicted: Counts
+    labels: Counts
+    errors: Counts
+    delays: Counts
+    told: int = 0
+
+    @classmethod
+    def empty(cls, groups: int) -> "Cohort":
+        """Without rows."""
+        return cls(
+            predicted=np.zeros((groups, 2), np.int64),
+            labels=np.zeros((groups, 2, LABEL_BINS, 2), np.int64),
+            errors=np.zeros((SLICES, 2, 2), np.int64),
+            delays=np.zeros(len(DELAY_EDGES_S), np.int64),
+        )
+
+    def coverage(self, group: int | None = None) -> tuple[float, float]:
+        """Share of predictions with a label, by decision class, of all groups or of one.
+
+        A class without predictions and labels is covered; one with labels alone is not: predictions went missing.
+        """
+        chosen = _chosen(group)
+        predicted = self.predicted[chosen].sum(axis=0).tolist()
+        no, yes = (
+            min(1.0, n / m) if m else float(not n)
+            for n, m in zip(self.labels[chosen].sum(axis=(0, 2, 3)).tolist(), predicted, strict=True)
+        )
+        return no, yes
+
+    def add(self, other: "Cohort") -> None:
+        """Add what another node knows of the same cohort."""
+        for name in ("predicted", "labels", "errors", "delays"):
+            getattr(self, name)[...] += getattr(other, name)
+        self.told |= other.told
+
+
+class ErrorRun(msgspec.Struct, frozen=True):
+    """Errors of one decision class of a matured cohort, for a detector of concept drift.
+
+    Attributes:
+        wrong, rows: by slice of the span, in order of time.
+    """
+
+    start_s: int
+    variant: str
+    decision: int
+    wrong: tuple[int, ...]
+    rows: tuple[int, ...]
+
+    def stream(self) -> Iterator[int]:
+        """1 for an error, 0 for none, in order of slices; within one, errors are spread evenly."""
+        for wrong, rows in zip(self.wrong, self.rows, strict=True):
+            yield from ((k + 1) * wrong // rows - k * wrong // rows for k in range(rows))
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """The performance of a cohort that has matured: told once, at the first time that it can be."""
+
+    start_s: int
+    variant: str
+    performance: Performance
+    coverage: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What has matured since the last look, oldest first."""
+
+    judged: list[Judged] = field(default_factory=list)
+    errors: list[ErrorRun] = field(default_factory=list)
+
+
+class Cohorts:
+    """All cohorts of one model version. `advance` says what time it is, before anything is counted.
+
+    Args:
+        groups: of the plan, with the one of everybody else.
+        span_s: of a cohort.
+        keep: cohorts per variant. `keep` spans should be longer than labels take.
+
+    Attributes:
+        too_late: labels for cohorts that are gone, or of no time.
+        unplaced: labels of predictions whose decision or bin is not known, or of no group here.
+        crowded: predictions and labels of more than MOST_VARIANTS variants.
+    """
+
+    def __init__(self, *, groups: int = 1, span_s: int = 3_600, keep: int = KEEP) -> None:
+        assert min(groups, span_s, keep) > 0, "a cohort has a group, time and a place"
+        self.groups, self.span_s, self.keep = groups, span_s, keep
+        self.too_late = self.unplaced = self.crowded = 0
+        self._now = 0
+        self._cohorts: dict[tuple[int, str], Cohort] = {}
+
+    def __repr__(self) -> str:
+        return f"Cohorts({len(self._cohorts)}, labels={sum(int(c.labels.sum()) for c in self._cohorts.values())})"
+
+    # ---- counting ----
+
+    def advance(self, now_s: float) -> None:
+        """Time goes on: what is older than `keep` spans is forgotten."""
+        self._now = max(self._now, self._start(now_s))
+        oldest = self._now - (self.keep - 1) * self.span_s
+        for key in [key for key in self._cohorts if key[0] < oldest]:
+            del self._cohorts[key]
+
+    def predict(self, predicted_s: float, variant: str, counts: Counts) -> None:
+        """Add predictions. Shape [group, decision] or [group, decision, bin]: as a window counts its scores."""
+        cohort = self._at(predicted_s, variant, int(counts.sum()))
+        if cohort is not None:
+            cohort.predicted += counts.reshape(self.groups, 2, -1).sum(axis=2)
+
+    def label(self, item: Labelled) -> None:
+        """Add a label, or put it in the place of the one before."""
+        known = item.decision in (0, 1) and item.bin is not None and 0 <= item.bin < LABEL_BINS
+        if not known or not 0 <= item.group < self.groups or item.label not in (0, 1):
+            self.unplaced += 1
+            return
+        cohort = self._at(item.predicted_s, item.variant, 1)
+        if cohort is None or item.before == item.label:
+            return
+        place = min(SLICES - 1, int(item.predicted_s % self.span_s * SLICES / self.span_s))
+        for label, change in ((item.label, 1), (item.before, -1)):
+            if label is not None:
+                cohort.labels[item.group, item.decision, item.bin, label] += change
+                cohort.errors[place, item.decision, int(label != item.decision)] += change
+        if item.before is None:
+            delay = max(0.0, item.observed_s - item.predicted_s)
+            cohort.delays[min(int(np.searchsorted(DELAY_EDGES_S, delay)), len(DELAY_EDGES_S) - 1)] += 1
+
+    def _at(self, predicted_s: float, variant: str, rows: int) -> Cohort | None:
+        """The cohort of a time, made if need be; None = counted as too late or crowded."""
+        start = self._start(predicted_s)
+        # Clocks differ a little: one span ahead is still now.
+        if not self._now - (self.keep - 1) * self.span_s <= start <= self._now + self.span_s:
+            self.too_late += rows
+            return None
+        found = self._cohorts.get((start, variant))
+        if found is None:
+            if variant not in self.variants and len(self.variants) >= MOST_VARIANTS:
+                self.crowded += rows
+                return None
+            found = self._cohorts[start, variant] = Cohort.empty(self.groups)
+        return found
+
+    def _start(self, time_s: float) -> int:
+        return int(time_s // self.span_s) * self.span_s
+
+    # ---- reading ----
+
+    @property
+    def variants(self) -> set[str]:
+        """Those with a cohort."""
+        return {variant for _, variant in self._cohorts}
+
+    def items(self) -> list[tuple[int, str, Cohort]]:
+        """(start, variant, cohort), oldest first."""
+        return [(*key, self._cohorts[key]) for key in sorted(self._cohorts)]
+
+    def due(
+        self, now_s: float, *, mature_after_s: float, min_coverage: float = MIN_COVERAGE, min_rows: int = MIN_ROWS
+    ) -> Due:
+        """What can be said now of cohorts that ended `mature_after_s` ago or earlier; each thing once.
+
+        A cohort whose labels are too few waits until they come, or until it is forgotten.
+        """
+        due = Due()
+        for start, variant, cohort in self.items():
+            if start + self.span_s + mature_after_s > now_s:
+                continue
+            coverage = cohort.coverage()
+            for decision in (0, 1):
+                run = _run(cohort, start, variant, decision)
+                if not cohort.told & 1 << decision and run is not None and coverage[decision] >= min_coverage:
+                    cohort.told |= 1 << decision
+                    due.errors.append(run)
+            if not cohort.told & 4:
+                found = performance(cohort, min_coverage=min_coverage, min_rows=min_rows)
+                if found.state == "ok":
+                    cohort.told |= 4
+                    due.judged.append(Judged(start, variant, found, coverage))
+        return due
+
+    def delay_quantiles(self, variant: str) -> dict[float, float]:
+        """Seconds from prediction to first label, rounded up to DELAY_EDGES_S, by quantile; empty without labels."""
+        summed = sum((c.delays for _, name, c in self.items() if name == variant), np.zeros(len(DELAY_EDGES_S), int))
+        counts = summed.tolist()
+        return {q: quantile_of_histogram(counts, DELAY_EDGES_S, q) for q in QUANTILES} if sum(counts) else {}
+
+    # ---- keeping ----
+
+    def merge(self, other: "Cohorts") -> None:
+        """Add what another node knows."""
+        assert (self.groups, self.span_s) == (other.groups, other.span_s), "cohorts of one plan and span add"
+        self.advance(other._now)
+        for name in ("too_late", "unplaced", "crowded"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for start, variant, cohort in other.items():
+            mine = self._at(start, variant, int(cohort.labels.sum()))
+            if mine is not None:
+                mine.add(cohort)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it in plain values (JSON, msgpack): cells that are not 0, as [place, count, place, count, ...]."""
+        heads = {name: getattr(self, name) for name in _HEADS}
+        return {**heads, "now": self._now, "cohorts": [[*key, _sparse(c), c.told] for key, c in self._cohorts.items()]}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Cohorts":
+        """What `plain` was."""
+        found = cls(groups=plain["groups"], span_s=plain["span_s"], keep=plain["keep"])
+        for name in _HEADS:
+            setattr(found, name, plain[name])
+        found._now = plain["now"]
+        for start, variant, cells, told in plain["cohorts"]:
+            cohort = found._cohorts[start, variant] = Cohort.empty(found.groups)
+            for name, pairs in cells.items():
+                getattr(cohort, name).reshape(-1)[pairs[::2]] = pairs[1::2]
+            cohort.told = told
+        return found
+
+
+_HEADS: Final = ("groups", "span_s", "keep", "too_late", "unplaced", "crowded")
+
+
+def _sparse(cohort: Cohort) -> dict[str, list[int]]:
+    found = {}
+    for name in ("predicted", "labels", "errors", "delays"):
+        flat = getattr(cohort, name).reshape(-1)
+        places = np.flatnonzero(flat)
+        found[name] = np.stack([places, flat[places]], axis=1).reshape(-1).tolist()
+    return found
+
+
+def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | None:
+    """Errors of a decision class; None = no labels, or unsettled ones."""
+    by_slice = cohort.errors[:, decision]
+    if by_slice.min() < 0 or not by_slice.any():
+        return None
+    wrong, rows = by_slice[:, 1].tolist(), by_slice.sum(axis=1).tolist()
+    return ErrorRun(start, variant, decision, tuple(wrong), tuple(rows))
+
+
+def performance(
+    cohort: Cohort, *, min_coverage: float = MIN_COVERAGE, min_rows: int = MIN_ROWS, group: int | None = None
+) -> Performance:
+    """What came true in a cohort, of all its rows or of one group.
+
+    Returns:
+        "ok"; "selective_labels" with precision and negative_precision of the labelled; "insufficient" without values.
+    """
+    chosen = _chosen(group)
+    predicted, labels = cohort.predicted[chosen].sum(axis=0).tolist(), cohort.labels[chosen]
+    table, rows = counted(labels), int(labels.sum())
+    if labels.size and labels.sum(axis=0).min() < 0:
+        return Performance("realised", "insufficient", "unsettled", rows)
+    by_class = labels.sum(axis=(0, 2, 3)).tolist()
+    if min(cohort.coverage(group)) >= min_coverage:
+        if rows < max(1, min_rows):
+            return Performance("realised", "insufficient", "few_labels", rows)
+        weighed = table.scaled(_factors(by_class, predicted))
+        return Performance("realised", "ok", "", rows, metrics(weighed), standard_errors(weighed))
+    values, errors = _within_classes(table, by_class)
+    if not values:
+        return Performance("realised", "insufficient", "few_labels", rows)
+    return Performance("realised", "selective_labels", "low_coverage", rows, values, errors)
+
+
+def _chosen(group: int | None) -> slice:
+    return slice(None) if group is None else slice(group, group + 1)
+
+
+def _factors(labels: list[int], predicted: list[int]) -> tuple[float, float]:
+    """So that each decision class weighs what it does among predictions, and all labels together what they did."""
+    shares = [max(m, n) / n if n else 0.0 for n, m in zip(labels, predicted, strict=True)]
+    scale = sum(labels) / sum(share * n for share, n in zip(shares, labels, strict=True))
+    return shares[0] * scale, shares[1] * scale
+
+
+def _within_classes(table: Table, by_class: list[int]) -> tuple[dict[str, float], dict[str, float]]:
+    values, errors = {}, {}
+    parts = (("negative_precision", table.true_negatives), ("precision", table.true_positives))
+    for (name, good), rows in zip(parts, by_class, strict=True):
+        if rows >= LEAST_CLASS:
+            values[name] = good / rows
+            errors[name] = (values[name] * (1.0 - values[name]) / rows) ** 0.5
+    return values, errors
