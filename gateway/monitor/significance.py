@@ -13,13 +13,16 @@ from typing import Final, Literal
 
 import numpy as np
 
-from gateway.monitor.distances import Counts, chi_square, g_statistic, grouped, regroup
+from gateway.monitor.distances import Counts, Shares, chi_square, g_statistic, grouped, power_divergence, regroup
 from router.evidence.special import chi_square_above
 
 REFERENCE_PER_WINDOW: Final = 10
 LEAST_ROWS: Final = 200
 FIRST_ROWS: Final = 50_000
 """A reference taken from the first rows served: this many, or ten windows, whichever is more."""
+POWER: Final = 1.0 / 3.0
+"""Of the statistic between G (0) and Pearson's (1). Where bins expect few rows and alpha is small, as it is for one of
+30 features, Pearson's rejects up to 5 times as often as it says, and G up to 2.4 times; this one 0.8 to 1.25 times."""
 _BLOCK: Final = 4096
 _NEGLIGIBLE: Final = 1e-17
 
@@ -30,7 +33,7 @@ class Tested:
 
     Attributes:
         p_value: of a difference at least as large without drift.
-        statistic: chi-square or G, already divided by the overdispersion; nan where an exact test stood in.
+        statistic: follows chi-square, already divided by the overdispersion; nan where an exact test stood in.
         degrees: groups of bins compared, less one; 0 = nothing to compare, or the exact test.
     """
 
@@ -40,7 +43,7 @@ class Tested:
 
 
 def homogeneity(
-    reference: Counts, current: Counts, ordered: bool, phi: float = 1.0, law: Literal["pearson", "g"] = "pearson"
+    reference: Counts, current: Counts, ordered: bool, phi: float = 1.0, law: Literal["power", "pearson", "g"] = "power"
 ) -> Tested:
     """Test of one feature: do reference and window come from one distribution over the data bins?
 
@@ -53,6 +56,7 @@ def homogeneity(
         current: int64 (bins,).
         ordered: numbers, not categories.
         phi: overdispersion, see `overdispersion`; below 1 counts as 1.
+        law: which statistic, see `POWER`.
 
     Raises:
         ValueError: as `distances.regroup`.
@@ -60,13 +64,24 @@ def homogeneity(
     groups = regroup(reference, current, ordered)
     before, now = grouped(reference, groups), grouped(current, groups)
     if len(before) > 1:
-        statistic = (chi_square if law == "pearson" else g_statistic)(before, now) / max(1.0, phi)
+        statistic = _STATISTICS[law](before, now) / max(1.0, phi)
         return Tested(chi_square_above(statistic, len(before) - 1), statistic, len(before) - 1)
     m, n = int(np.sum(reference)), int(np.sum(current))
     if not m or not n or len(reference) < 2:
         return Tested(1.0, 0.0, 0)
     top = int(np.argmax(reference))
     return Tested(binomial_two_sample(n - int(current[top]), n, m - int(reference[top]), m), math.nan, 0)
+
+
+def _divergence(reference: Shares, current: Shares) -> float:
+    return power_divergence(reference, current, POWER)
+
+
+_STATISTICS: Final[dict[str, Callable[[Shares, Shares], float]]] = {
+    "power": _divergence,
+    "pearson": chi_square,
+    "g": g_statistic,
+}
 
 
 # ---- quality bins ----
