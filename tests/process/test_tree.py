@@ -120,7 +120,25 @@ def test_connections_are_spread(tree: Tree, connect: Callable[..., socket.socket
 
 
 def test_a_killed_worker_comes_back_while_the_other_answers(tree: Tree, clients: list[Client]) -> None:
+    """Back within 2 s, and no connection waits longer. A busy machine only adds to that: three tries at most."""
+    tries: list[tuple[float, float]] = []
+    while not tries or (max(tries[-1]) >= 2.0 and len(tries) < 3):
+        tries.append(_killed_and_back(tree, clients))
+    for client in clients:
+        client.finish()
+    assert max(tries[-1]) < 2.0, f"(s until it was back, slowest answer in s): {tries}"
+    assert all(client.bad == 0 for client in clients)
+    # Each client had at most its own connection on the victim, cut once.
+    assert sum(client.broken for client in clients) <= 4 * len(tries)
+    worker = tree.workers()[0]
+    assert (worker["restarts"], worker["last_reason"]) == (len(tries), "killed by SIGKILL")
+
+
+def _killed_and_back(tree: Tree, clients: list[Client]) -> tuple[float, float]:
+    """Kill the first worker: seconds until it listens again, and the slowest answer meanwhile."""
     victim = tree.workers()[0]
+    for client in clients:
+        client.slowest_s = 0.0
     os.kill(victim["pid"], signal.SIGKILL)
     killed = time.monotonic()
 
@@ -130,15 +148,9 @@ def test_a_killed_worker_comes_back_while_the_other_answers(tree: Tree, clients:
 
     tree.until("the respawn", back)
     took_s = time.monotonic() - killed
-    for client in clients:
-        client.finish()
-    assert took_s < 2.0
-    assert max(client.slowest_s for client in clients) < 2.0
-    assert all(client.bad == 0 for client in clients)
-    # Each client had at most its own connection on the victim, cut once.
-    assert sum(client.broken for client in clients) <= 4
-    worker = tree.workers()[0]
-    assert (worker["restarts"], worker["last_reason"]) == (1, "killed by SIGKILL")
+    answered = [client.good for client in clients]
+    tree.until("more answers", lambda: all(c.good > before for c, before in zip(clients, answered, strict=True)))
+    return took_s, max(client.slowest_s for client in clients)
 
 
 def test_counts_survive_a_killed_worker(tree: Tree, clients: list[Client]) -> None:
