@@ -182,8 +182,10 @@ def _of_outputs(champion: Arm, canary: Arm, compared: Compared) -> Attribution |
         what = f"The answers of {canary.variant} alone have shifted, with the same inputs as {champion.variant}"
         return _blame(compared.outputs, what, champion, canary)
     if ours == "firing" and theirs in CLEAN:
-        what = f"The answers of {champion.variant} alone have shifted, with the same inputs as {canary.variant}"
-        return _said("model", "page", f"{what}: its version or its reference is off; {canary.variant} is well.")
+        what = f"The answers of {champion.variant} alone have shifted"
+        if compared.outputs == "firing":
+            return _said("model", "page", f"{what}: its version or its reference is off; {canary.variant} is well.")
+        return _said("unclear", "wait", f"{what}, but {canary.variant} may have too few rows to show the same; wait.")
     return None
 
 

@@ -46,8 +46,6 @@ class Call(NamedTuple):
     def __repr__(self) -> str:
         return f"Call({self.method} {self.url})"
 
-    __str__ = __repr__
-
 
 def check(settings: Settings) -> None:
     """Whether the settings can work at all.
