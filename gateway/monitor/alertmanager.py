@@ -39,7 +39,7 @@ def url_of(base: str) -> str:
         ValueError: no http:// or https:// and a host, or something that does not belong there.
     """
     parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not (base.isascii() and base.isprintable()):
+    if parts.scheme not in ("http", "https") or not parts.hostname or not all("!" <= one <= "~" for one in base):
         raise ValueError("expected http:// or https:// and a host")
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError("expected an address without user, query and fragment")

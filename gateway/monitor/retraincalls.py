@@ -110,8 +110,9 @@ def found_in(preset: Preset, answer: bytes) -> str:
     names = ("access_token", "jwt_token") if preset == "airflow" else ("id",)
     try:
         body = json.loads(answer)
-    except ValueError as error:
-        raise ValueError("the answer is not JSON") from error
+    except ValueError:
+        # Not chained: the error holds the answer.
+        raise ValueError("the answer is not JSON") from None
     for name in names:
         value = body.get(name) if isinstance(body, dict) else None
         if isinstance(value, str) and value and _plain(value):
