@@ -150,9 +150,9 @@ def turn(
         findings: one for each signal of each series whose window closed.
         attribution: on the same windows.
         route_changed_s: when the split was last changed; Unix time.
-        live: series that still exist; alarms of others end. None = all do.
+        live: series that still exist; alarms of others end and their last windows open nothing. None = all do.
     """
-    told, held = sifted(findings, route_changed_s)
+    told, held = sifted([one for one in findings if live is None or one.series in live], route_changed_s)
     incident = ledger.open
     if incident is None:
         alarms = _alarms((), told, now_s)

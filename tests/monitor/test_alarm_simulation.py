@@ -59,7 +59,7 @@ def test_many_thousand_days_roll_nothing_back(seed: int, rows: tuple[int, int]):
     assert "rollback" not in levels
 
 
-@pytest.mark.parametrize(("strength", "within"), [(0.3, 6), (0.6, 2)])
+@pytest.mark.parametrize(("strength", "within"), [(0.3, 12), (0.6, 3)])
 def test_a_canary_whose_answers_alone_shift_is_rolled_back(strength: float, within: int):
     found = []
     for seed in range(50):

@@ -49,6 +49,8 @@ SLOW = {"latency": FIRING}
         ({}, OUT, {"outputs": "pending"}, "unclear", "wait", False),
         ({}, OUT, {"outputs": "insufficient"}, "unclear", "wait", False),
         ({"prediction_drift": "pending"}, OUT, {"outputs": FIRING}, "unclear", "wait", False),
+        ({"input_drift": "unknown"}, OUT, {"outputs": FIRING}, "unclear", "wait", False),
+        ({}, {**OUT, "input_drift": "pending"}, {"outputs": FIRING}, "unclear", "wait", False),
         # inputs of one arm
         ({}, IN, {}, "split", "freeze", False),
         ({}, {**IN, **OUT}, {"inputs": FIRING}, "split", "freeze", False),
@@ -72,6 +74,11 @@ SLOW = {"latency": FIRING}
         (BAD, BAD, {}, "concept", "retrain", True),
         ({"concept_drift": FIRING}, BAD, {}, "concept", "retrain", True),
         (ESTIMATED, ESTIMATED, {}, "unclear", "wait", False),
+        ({**BAD, "input_drift": "pending"}, BAD, {}, "unclear", "wait", False),
+        (BAD, {**BAD, "prediction_drift": "pending"}, {}, "unclear", "wait", False),
+        ({}, {**BAD, "input_drift": "unknown"}, {"performance": FIRING}, "unclear", "wait", False),
+        ({}, {**BAD, "prediction_drift": "insufficient"}, {"performance": FIRING}, "unclear", "wait", False),
+        ({"performance_realised": "pending"}, BAD, {"performance": FIRING}, "unclear", "wait", False),
         ({}, BAD, {"performance": FIRING}, "model", "rollback", False),
         ({}, BAD, {"performance": "ok"}, "unclear", "wait", False),
         ({}, ESTIMATED, {"performance": FIRING}, "model", "freeze", False),
@@ -113,6 +120,21 @@ def test_a_variant_alone(states: dict[str, State], verdict: str, action: str, re
     assert (alone.verdict, alone.action, alone.retrain) == (verdict, action, retrain)
     unknown = Arm(variant="canary", states={"input_drift": "insufficient"})
     assert attribute(arm(**states), unknown) == alone
+
+
+def test_sentences_of_a_changed_world():
+    both = judged({**IN, **BAD}, {**IN, **BAD}).sentence
+    assert both == (
+        "The inputs have shifted for both variants alike: the world or its data source has changed, a rollback would "
+        "not help; retraining may help."
+    )
+    broken: dict[str, State] = {"data_quality": FIRING}
+    alone = attribute(arm(**broken)).sentence
+    assert alone == "The input data are broken: the world or its data source has changed; ask who owns the data."
+    assert judged({}, OUT, outputs="pending").sentence == (
+        "The answers of canary alone have shifted, with the same inputs as stable, but canary does not yet surely "
+        "differ from stable; wait."
+    )
 
 
 def test_one_host_is_off():

@@ -160,6 +160,9 @@ def test_a_series_that_is_gone_ends_its_alarms():
     story.turn(finding(version="3", variant="canary"))
     assert story.kinds(live={("2", "-")}) == ["closed"]
     assert "canary is no longer served" in story.ledger.closed[0].timeline[-2].what
+    assert story.turn(finding(version="3", variant="canary"), live={("2", "-")}) == [], (
+        "nor does its last window open one"
+    )
 
 
 def test_broken_data_of_a_feature_inhibit_its_drift():
