@@ -318,6 +318,18 @@ def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | 
     return ErrorRun(start, variant, decision, tuple(wrong), tuple(rows))
 
 
+def reference_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performance:
+    """What came true in a reference, to compare cohorts with: in their bins, so that rows tie alike.
+
+    Shape [group, decision, score bin, label], with SCORE_BINS bins.
+    """
+    rows = int(labels.sum())
+    if rows < max(1, min_rows):
+        return Performance("realised", "insufficient", "few_labels", rows)
+    table = counted(labels.reshape(-1, 2, LABEL_BINS, SCORE_BINS // LABEL_BINS, 2).sum(axis=3))
+    return Performance("realised", "ok", "", rows, metrics(table), standard_errors(table))
+
+
 def performance(
     cohort: Cohort, *, min_coverage: float = MIN_COVERAGE, min_rows: int = MIN_ROWS, group: int | None = None
 ) -> Performance:
