@@ -1,4 +1,4 @@
-"""JSON schema of a policy for editors, made from the types and their docstrings."""
+"""JSON schema of a document for editors, made from the types and their docstrings."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
@@ -9,13 +9,13 @@ from router.document import Section
 from router.policy import TrafficPolicy
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema (2020-12) of a TrafficPolicy: every field with its description and default.
+def schema(document: type[Section] = TrafficPolicy) -> dict[str, Any]:
+    """JSON schema (2020-12) of a kind of document: every field with its description and default.
 
-    What holds between fields only `parse` knows.
+    What holds between fields only the document's `parse` knows.
     """
-    found: dict[str, Any] = msgspec.json.schema(TrafficPolicy)
-    for kind in sections():
+    found: dict[str, Any] = msgspec.json.schema(document)
+    for kind in sections(document):
         described = found["$defs"][kind.__name__]
         described["description"] = (kind.__doc__ or "").partition("\n")[0]
         texts = descriptions(kind)
@@ -29,14 +29,14 @@ def schema() -> dict[str, Any]:
                 place = {key: item for key, item in place.items() if key != "default"}
             described["properties"][field.encode_name] = place | {"description": texts[field.encode_name]}
     # Defaults may be tuples; a schema is plain JSON.
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found | {"title": "TrafficPolicy"}))
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found | {"title": document.__name__}))
     return plain
 
 
-def sections() -> list[type[Section]]:
+def sections(document: type[Section] = TrafficPolicy) -> list[type[Section]]:
     """Every struct that a document is made of."""
     found: list[type[Section]] = []
-    waiting: list[type[Section]] = [TrafficPolicy]
+    waiting: list[type[Section]] = [document]
     while waiting:
         kind = waiting.pop()
         if kind not in found:

@@ -223,3 +223,19 @@ def g_statistic(reference: Shares, current: Shares) -> float:
         return 0.0
     pooled = (reference + current) / (m + n)
     return max(0.0, float(2.0 * (m * _divergence(reference / m, pooled) + n * _divergence(current / n, pooled))))
+
+
+def power_divergence(reference: Shares, current: Shares, power: float) -> float:
+    """Cressie and Read's statistic (1984) of homogeneity of two vectors of counts; 0 if one of them is empty.
+
+    Power 1 is Pearson's (`chi_square`), towards 0 it becomes `g_statistic`.
+    """
+    m, n = reference.sum(), current.sum()
+    if not m or not n:
+        return 0.0
+    some = reference + current > 0.0
+    share = (reference + current)[some] / (m + n)
+    counts = np.stack([reference[some], current[some]])
+    expected = np.stack([m * share, n * share])
+    terms = counts * ((counts / expected) ** power - 1.0)
+    return max(0.0, 2.0 / (power * (power + 1.0)) * float(terms.sum()))

@@ -188,7 +188,8 @@ class FamilyState:
         if not keys:
             return self.skip(alpha)
         p_value = simes([key.p_value for key in keys])
-        chosen = benjamini_hochberg([key.p_value for key in keys], self._q)
+        # At least alpha: whatever makes Simes' value a hit is then selected, too.
+        chosen = benjamini_hochberg([key.p_value for key in keys], max(self._q, alpha))
         selected = sorted((key for key, yes in zip(keys, chosen, strict=True) if yes), key=lambda key: key.p_value)
         self._over = [*self._over, [key.name for key in keys if key.matters]][-self._persistence.of :]
         named = sorted((key for key in selected if self._often_over(key.name)), key=lambda key: -key.effect)

@@ -6,7 +6,8 @@ one vector of int64, which adds exactly over batches, workers, nodes and time:
     rows | skipped | data bins and quality bins of feature 0, 1, ... | score counts | calibrated sums | value bins
 
 A feature has its data bins, then one bin for each word of QUALITY. Scores of a classifier are counted in SCORE_BINS
-equal bins of [0, 1] per (group, decision); the calibrated sum of the same cell is in units of 2^-32. The score of a
+equal bins of [0, 1] per (group, decision), what lies outside in the first or last; the calibrated sum of the same cell
+is in units of 2^-32. A probability that is NaN or infinite is in no bin: scores may be fewer than rows. The score of a
 regression ("value") is binned and quality-binned like a numeric feature instead.
 """
 
@@ -38,6 +39,7 @@ class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
         values: categorical and boolean: the category of each data bin.
         other: categorical: one more data bin, for categories of the reference that have none of their own (each of
             them is in `others`); what is in neither is "unseen".
+        bf16: the input's numbers are bit patterns (see `runtimes.tensors`).
     """
 
     name: str
@@ -48,6 +50,7 @@ class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
     values: tuple[str | float, ...] = ()
     other: bool = False
     others: tuple[str | float, ...] = ()
+    bf16: bool = False
 
     @property
     def bins(self) -> int:
@@ -70,6 +73,7 @@ class ScorePlan(msgspec.Struct, frozen=True, array_like=True):
         threshold: a probability of at least this decides 1.
         calibration: (score, calibrated probability), ascending in both; between points by straight lines.
         edges: of a "value", as for a numeric feature.
+        bf16: the output's numbers are bit patterns.
     """
 
     output: int
@@ -78,6 +82,7 @@ class ScorePlan(msgspec.Struct, frozen=True, array_like=True):
     threshold: float = 0.5
     calibration: tuple[tuple[float, float], ...] = ()
     edges: tuple[float, ...] = ()
+    bf16: bool = False
 
 
 class CountPlan(msgspec.Struct, frozen=True, array_like=True):

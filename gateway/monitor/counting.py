@@ -1,0 +1,306 @@
+"""Rows into counts: a plan compiled to numpy, for batches of rows. It must never fail on what a caller sent.
+
+The numbers of a column are sorted, and the edges are looked up in them: numpy sorts 4,096 numbers in 16 us, five times
+faster than it looks up each of them among ten edges. Everything ends as additions of int64, so that batches, workers
+and nodes add exactly in any order.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.monitor import isotonic
+from gateway.monitor.plan import (
+    ABOVE,
+    BELOW,
+    CALIBRATED_UNIT,
+    HEAD,
+    INFINITE,
+    MISSING,
+    ROWS,
+    SCORE_BINS,
+    SKIPPED,
+    TYPE_ERROR,
+    UNSEEN,
+    CountPlan,
+    FeaturePlan,
+    ScorePlan,
+)
+from runtimes.tensors import Array, f32_from_bf16
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+_SLICE_ROWS: Final = 2**18
+"""Rows at once: sums of calibrated probabilities in units of 2^-32 stay below 2^53 and so exact, memory bounded."""
+_TRUE: Final = frozenset({b"true", b"1", b"1.0"})
+_FALSE: Final = frozenset({b"false", b"0", b"0.0"})
+
+Adder = Callable[[Any, Counts], None]
+"""Adds one column to the counts of its feature: sorted float64 numbers, NaN last, or a list of bytes."""
+
+
+def empty(plan: CountPlan) -> Counts:
+    """A vector without rows. Shape: [plan.size]."""
+    return np.zeros(plan.size, np.int64)
+
+
+def feature_counts(plan: CountPlan, vector: Counts) -> Iterator[tuple[FeaturePlan, Counts, Counts]]:
+    """Of each feature of a vector: its plan, its data bins and its bins of QUALITY (views)."""
+    at = HEAD
+    for feature in plan.features:
+        yield feature, vector[at : at + feature.bins], vector[at + feature.bins : at + feature.width]
+        at += feature.width
+
+
+class Counter:
+    """Counts rows as one plan says. Holds no counts and may be used by many threads."""
+
+    def __init__(self, plan: CountPlan) -> None:
+        self.plan = plan
+        starts = list(accumulate((feature.width for feature in plan.features), initial=HEAD))
+        columns: dict[int, list[_Column]] = {}
+        for feature, start in zip(plan.features, starts, strict=False):
+            columns.setdefault(feature.input, []).append(_Column(feature, start))
+        self._inputs = {index: _Input(found) for index, found in columns.items()}
+        self._score_at = plan.score_at
+        self._value = None if plan.score is None else _numeric(_edge_cuts(plan.score.edges), len(plan.score.edges) - 1)
+
+    def count(
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+    ) -> None:
+        """Add rows to a vector.
+
+        Tensors whose first dimension is not the number of rows count them as skipped; a column that a tensor does not
+        have counts as type_error; an input left out as missing. Nothing is raised for what a caller may send.
+
+        Args:
+            inputs: [rows, ...] each, in the order of the model's signature; None = left out.
+            outputs: [rows, ...] each, likewise.
+            groups: [rows] indices into `plan.groups`; whatever is none of them is everybody else.
+            into: [plan.size], changed in place.
+        """
+        assert into.shape == (self.plan.size,), "a vector of this plan"
+        rows = len(groups)
+        if any(array is not None and (not array.ndim or len(array) != rows) for array in (*inputs, *outputs)):
+            into[SKIPPED] += rows
+            return
+        for start in range(0, rows, _SLICE_ROWS):
+            part = slice(start, start + _SLICE_ROWS)
+            self._count(
+                [None if array is None else array[part] for array in inputs],
+                [array[part] for array in outputs],
+                groups[part],
+                into,
+            )
+
+    def _count(
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+    ) -> None:
+        into[ROWS] += len(groups)
+        for index, one in self._inputs.items():
+            one.count(inputs[index] if index < len(inputs) else None, len(groups), into)
+        score = self.plan.score
+        if score is None or score.output >= len(outputs):
+            return
+        numbers = column_numbers(outputs[score.output], score.column, score.bf16)
+        if score.kind == "value":
+            assert self._value is not None, "a plan with a score has its edges"
+            self._value(np.sort(numbers), into[self._score_at :])
+        else:
+            self._scores(score, numbers, groups, into)
+
+    def _scores(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any], into: Counts) -> None:
+        finite = np.isfinite(scores)
+        if not finite.all():
+            scores, groups = scores[finite], groups[finite]
+        count, last = self.plan.score_values, len(self.plan.groups)
+        cells = score_bins(scores)
+        cells += SCORE_BINS * (scores >= score.threshold)
+        if last:
+            known = np.where((groups >= 0) & (groups < last), groups, last).astype(np.int64)
+            cells += 2 * SCORE_BINS * known
+        calibrated = np.rint(isotonic.applied(score.calibration, scores) / CALIBRATED_UNIT)
+        at = self._score_at
+        into[at : at + count] += np.bincount(cells, minlength=count)
+        into[at + count : at + 2 * count] += np.bincount(cells, calibrated, count).astype(np.int64)
+
+
+def score_bins(scores: Floats) -> Counts:
+    """The bin of each score among SCORE_BINS of [0, 1]. Shapes: [n] -> [n]; finite scores, clipped."""
+    return np.minimum((np.clip(scores, 0.0, 1.0) * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+
+
+class _Column:
+    """One feature: where its counts begin and who adds to them."""
+
+    __slots__ = ("feature", "numbers", "start", "texts")
+
+    def __init__(self, feature: FeaturePlan, start: int) -> None:
+        self.feature = feature
+        self.start = start
+        self.numbers: Adder
+        self.texts: Adder
+        if feature.kind in ("numeric", "text"):
+            self.numbers = _numeric(_edge_cuts(feature.edges), feature.bins)
+        else:
+            self.numbers = _categories(feature)
+        self.texts = _texts(feature, self.numbers)
+
+
+class _Input:
+    """The features of one input tensor."""
+
+    def __init__(self, columns: list[_Column]) -> None:
+        self._columns = columns
+        self._at = [max(column.feature.column, 0) for column in columns]
+        self._bf16 = columns[0].feature.bf16
+
+    def count(self, array: Array | None, rows: int, into: Counts) -> None:
+        """Add one tensor [rows, ...]; None = left out."""
+        if array is None:
+            for column in self._columns:
+                into[column.start + column.feature.bins + MISSING] += rows
+            return
+        if not rows:
+            return
+        flat = array.reshape(rows, -1)
+        width = flat.shape[1]
+        for column, at in zip(self._columns, self._at, strict=True):
+            if at >= width:
+                into[column.start + column.feature.bins + TYPE_ERROR] += rows
+        present = [(column, at) for column, at in zip(self._columns, self._at, strict=True) if at < width]
+        if array.dtype == object:
+            for column, at in present:
+                column.texts(flat[:, at].tolist(), into[column.start :])
+            return
+        if present:
+            wanted = [at for _, at in present]
+            numbers = _as_floats((flat if wanted == list(range(width)) else flat[:, wanted]).T, self._bf16)
+            for (column, _), values in zip(present, numbers, strict=True):
+                values.sort()
+                column.numbers(values, into[column.start :])
+
+
+def _as_floats(array: Array, bf16: bool) -> Floats:
+    """A copy in float64, its last dimension contiguous."""
+    if bf16 and array.dtype == np.uint16:
+        array = f32_from_bf16(array.astype(np.uint16, copy=False))
+    return np.array(array, np.float64, order="C")
+
+
+def column_numbers(array: Array, column: int, bf16: bool) -> Floats:
+    """One column of an output [rows, ...] as float64 [rows]; NaN where it is no number or not there."""
+    flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, 1)
+    if max(column, 0) >= flat.shape[1]:
+        return np.full(len(array), np.nan)
+    one = flat[:, max(column, 0)]
+    if one.dtype == object:
+        return np.array([_number(item) for item in one.tolist()], np.float64)
+    return _as_floats(one, bf16)
+
+
+def _edge_cuts(edges: Sequence[float]) -> Floats:
+    """Edges at which sorted numbers are cut, each belonging to what is above it; the last one to its bin, too."""
+    cuts = np.asarray(edges, np.float64)
+    if len(cuts):
+        cuts = np.append(cuts[:-1], np.nextafter(cuts[-1], np.inf))
+    return np.concatenate([[-np.finfo(np.float64).max], cuts, [np.inf, np.nan]])
+
+
+def _numeric(cuts: Floats, bins: int) -> Adder:
+    def add(values: Floats, into: Counts) -> None:
+        below = np.searchsorted(values, cuts)
+        counts = np.diff(below)
+        into[:bins] += counts[1:-2]
+        into[bins + MISSING] += len(values) - below[-1]
+        into[bins + BELOW] += counts[0]
+        into[bins + ABOVE] += counts[-2]
+        into[bins + INFINITE] += below[0] + counts[-1]
+
+    return add
+
+
+def _categories(feature: FeaturePlan) -> Adder:
+    """Numbers that are categories. Text categories know no number: all of them are type errors."""
+    bins, boolean = feature.bins, feature.kind == "boolean"
+    if any(isinstance(value, str) for value in (*feature.values, *feature.others)):
+        return lambda values, into: _add(into, bins + TYPE_ERROR, len(values))
+    order = np.argsort(np.asarray(feature.values, np.float64))
+    known = np.asarray(feature.values, np.float64)[order]
+    others = np.sort(np.asarray(feature.others, np.float64))
+
+    def add(values: Floats, into: Counts) -> None:
+        counts = np.searchsorted(values, known, "right") - np.searchsorted(values, known)
+        into[order] += counts
+        numbers = int(np.searchsorted(values, np.nan))
+        lowest, highest = int(np.searchsorted(values, -np.inf, "right")), int(np.searchsorted(values, np.inf))
+        other = 0
+        if len(others):
+            finite = values[lowest:highest]
+            other = int(np.count_nonzero(others[np.searchsorted(others[:-1], finite)] == finite))
+            into[bins - 1] += other
+        into[bins + MISSING] += len(values) - numbers
+        into[bins + INFINITE] += lowest + numbers - highest
+        into[bins + (TYPE_ERROR if boolean else UNSEEN)] += highest - lowest - int(counts.sum()) - other
+
+    return add
+
+
+def _add(into: Counts, place: int, count: int) -> None:
+    into[place] += count
+
+
+def _texts(feature: FeaturePlan, numbers: Adder) -> Adder:
+    """Elements of a BYTES tensor, as the feature's kind reads them. Empty text is missing."""
+    if feature.kind == "text":
+        return lambda texts, into: numbers(np.sort(np.array([_length(text) for text in texts])), into)
+    if feature.kind == "boolean":
+        return lambda texts, into: _add_places(feature, texts, into, _boolean_place)
+    if feature.kind == "categorical" and not any(isinstance(value, float) for value in feature.values):
+        places = _places(feature)
+        return lambda texts, into: _add_places(feature, texts, into, lambda text: places.get(text, -1))
+
+    def add(texts: list[Any], into: Counts) -> None:
+        found = [_number(text) for text in texts]
+        into[feature.bins + TYPE_ERROR] += sum(number is None for number in found)
+        numbers(np.sort(np.array([number for number in found if number is not None], np.float64)), into)
+
+    return add
+
+
+def _places(feature: FeaturePlan) -> Mapping[Any, int]:
+    places = {str(value).encode(): at for at, value in enumerate(feature.values)}
+    return dict.fromkeys((str(value).encode() for value in feature.others), feature.bins - 1) | places
+
+
+def _boolean_place(text: Any) -> int:
+    """Data bin of false and true; -1 = neither."""
+    lower = text.lower() if isinstance(text, bytes) else text
+    return 1 if lower in _TRUE else 0 if lower in _FALSE else -1
+
+
+def _add_places(feature: FeaturePlan, texts: Iterable[Any], into: Counts, place: Callable[[Any], int]) -> None:
+    nowhere = feature.bins + (TYPE_ERROR if feature.kind == "boolean" else UNSEEN)
+    for text, count in Tally(texts).items():
+        at = place(text)
+        if not text and at < 0:
+            at = feature.bins + MISSING
+        into[at if at >= 0 else nowhere] += count
+
+
+def _number(text: Any) -> float | None:
+    """What a text says as a number: NaN when it is empty, None when it says none."""
+    if not text:
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _length(text: bytes) -> float:
+    return float(len(text.decode(errors="replace"))) if text else np.nan

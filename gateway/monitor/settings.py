@@ -1,0 +1,336 @@
+"""The Monitor document: what the owner of a model asks of its monitor. Every field has a default.
+
+`parse` takes plain values and finds every problem at once; `resolved` shows what is in force. Documents are read with
+the same rules as policies: unknown fields, wrong types and foreign units are errors that name their place.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.document import PolicyError, Problem, Reading, Section, join, reads
+from router.quantities import duration_text
+from router.schema import schema as schema_of
+
+DAY_MS: Final = 86_400_000
+_DURATIONS: Final = frozenset(
+    {"at_most_one_per_ms", "cooldown_ms", "mature_after_ms", "previous_ms", "time_ms"},
+)
+Duration = Annotated[int, reads("duration")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Rows = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$", max_length=2048)]
+
+
+def _written(name: str) -> str:
+    """The name in a document: times are written with their unit (`30d`), so theirs has none."""
+    if name == "api_version":
+        return "apiVersion"
+    return name.removesuffix("_ms") if name in _DURATIONS else name
+
+
+class Part(Section, frozen=True, rename=_written):
+    """Base of everything in a Monitor document."""
+
+
+class Metadata(Part, frozen=True):
+    """Whose monitor it is.
+
+    Attributes:
+        name: the model's name.
+        labels: for people and tools.
+    """
+
+    name: Annotated[str, reads("model name")]
+    labels: Annotated[dict[str, str], Meta(max_length=64)] = msgspec.field(default_factory=dict)
+
+
+class ReferenceFrom(Part, frozen=True):
+    """Where the profile comes from that windows are compared with: exactly one of these.
+
+    Attributes:
+        model: `reference.npz` beside the version. The word `model` alone says the same.
+        file: a file on the node.
+        first: so many of the first rows that the version is asked; such a profile is provisional.
+        previous: the span of time before the window.
+        champion: what the stable variant is asked in the same window. The word `champion` alone says the same.
+    """
+
+    model: bool = False
+    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    first: Rows | None = None
+    previous_ms: Duration | None = None
+    champion: bool = False
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """One source."""
+        given = [bool(self.model), self.file is not None, self.first is not None, self.previous_ms is not None]
+        if sum([*given, self.champion]) != 1:
+            yield "", "expected exactly one of model, file, first, previous and champion"
+
+    @property
+    def mode(self) -> Literal["model", "file", "first", "previous", "champion"]:
+        """Which of them."""
+        if self.champion:
+            return "champion"
+        if self.first is not None:
+            return "first"
+        if self.previous_ms is not None:
+            return "previous"
+        return "file" if self.file is not None else "model"
+
+
+class Window(Part, frozen=True):
+    """When a span of counts is closed and judged. Windows do not overlap.
+
+    Attributes:
+        rows: at so many rows. Never more than a tenth of the reference's.
+        time: after so long. With `rows` too: whichever is first, but not before `min_rows`.
+    """
+
+    rows: Rows | None = None
+    time_ms: Duration | None = None
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """One of the two at least."""
+        if self.rows is None and self.time_ms is None:
+            yield "", "expected rows, time or both"
+
+
+class FalseAlarms(Part, frozen=True):
+    """How often the monitor may be wrong.
+
+    Attributes:
+        at_most_one_per: one false alarm in such a time is accepted, over all signals and series of the model.
+    """
+
+    at_most_one_per_ms: Duration = 30 * DAY_MS
+
+
+class Floors(Part, frozen=True):
+    """What is too small to matter, however sure it is.
+
+    Attributes:
+        psi: population stability index of a feature or of the score.
+        quality: difference of the share of rows that are missing, out of range, unseen or of the wrong type.
+        performance_drop: fall of a performance metric.
+        disparate_impact: ratio of the groups' rates of positive decisions; below it is unfair.
+    """
+
+    psi: NonNegative = 0.1
+    quality: Share = 0.005
+    performance_drop: Share = 0.02
+    disparate_impact: Share = 0.8
+
+
+class Groups(Part, frozen=True):
+    """People who must not be treated worse than others.
+
+    Attributes:
+        header: request header that names the group of all rows of a request.
+        values: its values that are counted apart; everybody else is one more group.
+        min_size: rows of a group that a verdict about it needs.
+    """
+
+    header: Annotated[str, reads("header")]
+    values: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(min_length=1, max_length=16)]
+    min_size: Rows = 100
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """A value stands once."""
+        for at, value in enumerate(self.values):
+            if value in self.values[:at]:
+                yield f"values[{at}]", f"{value!r} stands twice"
+
+
+class Labels(Part, frozen=True):
+    """What came true, sent later by feedback.
+
+    Attributes:
+        positive: value of a label that means the class whose probability the score is.
+        min_coverage: share of rows with a label, in each decision class, that a realised metric needs.
+        mature_after: age of a prediction at which its label is waited for no longer.
+    """
+
+    positive: Annotated[str, Meta(min_length=1, max_length=64)] = "1"
+    min_coverage: Share = 0.6
+    mature_after_ms: Duration = 3_600_000
+
+
+class Latency(Part, frozen=True):
+    """How fast answers are meant to be.
+
+    Attributes:
+        slo_ms: an answer within so many milliseconds is good.
+        objective: share of answers that are to be good.
+    """
+
+    slo_ms: Annotated[float, Meta(gt=0, le=3_600_000)] = 50.0
+    objective: Annotated[float, Meta(gt=0, lt=1)] = 0.995
+
+
+class Actions(Part, frozen=True):
+    """What may be done to a rollout.
+
+    Attributes:
+        on_drift_of_canary: when only the canary has changed: observe, freeze, rollback or fallback.
+        cooldown: between two actions.
+    """
+
+    on_drift_of_canary: Literal["observe", "freeze", "rollback", "fallback"] = "observe"
+    cooldown_ms: Duration = 1_800_000
+
+
+class Alerts(Part, frozen=True):
+    """Who is told, besides the log.
+
+    Attributes:
+        webhook: URL that gets CloudEvents.
+        alertmanager: base URL of an Alertmanager.
+    """
+
+    webhook: Url | None = None
+    alertmanager: Url | None = None
+
+
+class Retrain(Part, frozen=True):
+    """Who is asked to train anew.
+
+    Attributes:
+        url: where it goes.
+        preset: how the request looks: webhook, airflow, prefect, kubeflow or github.
+        cooldown: between two requests.
+        per_day: requests per day at most.
+        dry_run: write the request to the log and send nothing.
+        approval: auto sends at once, manual waits for a person.
+    """
+
+    url: Url
+    preset: Literal["webhook", "airflow", "prefect", "kubeflow", "github"] = "webhook"
+    cooldown_ms: Duration = DAY_MS
+    per_day: Annotated[int, Meta(ge=1, le=24)] = 1
+    dry_run: bool = False
+    approval: Literal["auto", "manual"] = "auto"
+
+
+class Spec(Part, frozen=True):
+    """What is wanted.
+
+    Attributes:
+        reference: where the profile comes from; by default the version's own.
+        window: when counts are judged.
+        min_rows: a window with fewer says "insufficient".
+        false_alarms: how often the monitor may be wrong.
+        floors: what is too small to matter.
+        groups: whom to compare; none = no fairness.
+        labels: how feedback is read.
+        latency: the objective whose budget is watched; none = no latency signal.
+        actions: what may be done to a rollout.
+        alerts: who is told.
+        retrain: who is asked to train anew; none = nobody.
+    """
+
+    reference: ReferenceFrom = ReferenceFrom(model=True)
+    window: Window = Window(rows=5000)
+    min_rows: Rows = 200
+    false_alarms: FalseAlarms = FalseAlarms()
+    floors: Floors = Floors()
+    groups: Groups | None = None
+    labels: Labels = Labels()
+    latency: Latency | None = None
+    actions: Actions = Actions()
+    alerts: Alerts = Alerts()
+    retrain: Retrain | None = None
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """A window can be large enough."""
+        if self.window.rows is not None and self.window.rows < self.min_rows:
+            yield "window.rows", f"expected at least min_rows, which is {self.min_rows:,}, got {self.window.rows:,}"
+
+
+class Monitor(Part, frozen=True):
+    """A whole document.
+
+    Attributes:
+        apiVersion: tidegate/v1.
+        kind: Monitor.
+        metadata: whose monitor it is.
+        spec: what is wanted.
+    """
+
+    api_version: Literal["tidegate/v1"]
+    kind: Literal["Monitor"]
+    metadata: Metadata
+    spec: Spec = Spec()
+
+
+def parse(document: object) -> Monitor:
+    """Read a monitor from plain values: dicts with text keys, lists, str, int, float, bool, None.
+
+    Raises:
+        router.document.PolicyError: with every problem found, each with its path.
+    """
+    reading = Reading({})
+    monitor = reading.struct(_spelled_out(document, reading), Monitor, "")
+    if monitor is None or reading.problems:
+        raise PolicyError(reading.problems)
+    return monitor
+
+
+def _spelled_out(document: object, reading: Reading) -> object:
+    """The words `reference: model` and `reference: champion` as the mapping they stand for."""
+    spec = document.get("spec") if isinstance(document, dict) else None
+    word = spec.get("reference") if isinstance(spec, dict) else None
+    if not isinstance(document, dict) or not isinstance(spec, dict) or not isinstance(word, str):
+        return document
+    if word not in ("model", "champion"):
+        message = f"expected model, champion or a mapping with file, first or previous, got {word[:64]!r}"
+        reading.problem("spec.reference", message)
+        word = "model"
+    return document | {"spec": spec | {"reference": {word: True}}}
+
+
+def defaults(name: str) -> Monitor:
+    """The monitor of a model that nobody wrote a document for."""
+    return Monitor(api_version="tidegate/v1", kind="Monitor", metadata=Metadata(name=name))
+
+
+def resolved(spec: Spec) -> dict[str, Any]:
+    """Path -> value of every setting in force, as it would be written; None = not asked for."""
+    found: dict[str, Any] = {}
+    _resolve(spec, "", found)
+    return found
+
+
+def _resolve(part: Section, path: str, found: dict[str, Any]) -> None:
+    for field in msgspec.structs.fields(type(part)):
+        value, name = getattr(part, field.name), join(path, field.encode_name)
+        if isinstance(value, ReferenceFrom):
+            given = {"file": value.file, "first": value.first, "previous": value.previous_ms}.get(value.mode)
+            text = duration_text(value.previous_ms) if value.previous_ms is not None else given
+            found[name] = value.mode if text is None else f"{value.mode} {text}"
+        elif isinstance(value, Section):
+            _resolve(value, name, found)
+        elif field.name in _DURATIONS and value is not None:
+            found[name] = duration_text(value)
+        elif isinstance(value, float) and value == math.floor(value):
+            found[name] = int(value)
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of a Monitor document, for editors."""
+    found = schema_of(Monitor)
+    # Two words stand for mappings.
+    reference = found["$defs"]["Spec"]["properties"]["reference"]
+    mapping = {key: reference.pop(key) for key in ("$ref", "allOf", "anyOf") if key in reference}
+    reference["anyOf"] = [mapping, {"enum": ["model", "champion"]}]
+    return found
+
+
+__all__ = ["Monitor", "PolicyError", "Problem", "Spec", "defaults", "parse", "resolved", "schema"]
