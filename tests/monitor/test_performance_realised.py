@@ -15,11 +15,13 @@ from gateway.monitor.realised import (
     KEEP,
     LABEL_BINS,
     MOST_VARIANTS,
+    Cohort,
     Cohorts,
     ErrorRun,
     Labelled,
     label_bin,
     performance,
+    reference_performance,
 )
 
 HOUR = 3_600
@@ -287,3 +289,14 @@ def test_one_group_alone() -> None:
     assert cohort.coverage(1) == pytest.approx((1 / 3, 1 / 3))
     assert performance(cohort, group=0, min_rows=1).values == confusion.metrics(confusion.counted(cohort.labels[0]))
     assert performance(cohort, group=1, min_rows=1).state == "insufficient"
+
+
+def test_a_cohort_like_its_reference_has_its_performance() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.poisson(2.0, (1, 2, 1_000, 2))
+    cohort = Cohort.empty(1)
+    for score_bin in range(1_000):
+        cohort.labels[:, :, label_bin(score_bin)] += labels[:, :, score_bin]
+    cohort.predicted[:] = cohort.labels.sum(axis=(2, 3))
+    assert reference_performance(labels) == performance(cohort)
+    assert reference_performance(labels * 0).reason == "few_labels"
