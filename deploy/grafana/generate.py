@@ -15,6 +15,7 @@ ROW_WIDTH, HEIGHT = 24, 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 CHOSEN = '{model=~"$model", version=~"$version", variant=~"$variant"}'
 BY_VARIANT = "by (model, version, variant)"
+BY_CODE = "by (model, version, variant, code)"
 WHO = "{{model}}:{{version}} {{variant}}"
 COLOURS = ("#8e8e8e", "#6b7a90", "#56a64b", "#e0b400", "#e02f44", "#3274d9")
 STATES = ("insufficient", "unknown", "ok", "pending", "firing", "resolved")
@@ -64,11 +65,17 @@ def of_model(metric: str, *more: str) -> str:
     return f'{metric}{{model=~"$model"{"".join(f", {one}" for one in more)}}}'
 
 
+def of_policy(metric: str, by: str) -> str:
+    """Increase per second of what has a variant and no version."""
+    selector = of_model(metric, 'variant=~"$variant"')
+    return f"sum {by} (rate({selector}[$__rate_interval]))"
+
+
 SERVING = (
     ("Requests", (
         Panel("Requests", [(rate("tidegate_requests_total"), WHO)], "reqps", "Answered, whatever the status."),
         Panel("Errors", [
-            (rate("tidegate_requests_total", 'code!="200"', by="by (model, version, variant, code)"), "{{code}} " + WHO),
+            (rate("tidegate_requests_total", 'code!="200"', by=BY_CODE), "{{code}} " + WHO),
         ], "reqps", "By status. 4xx is the caller's, 429 is a refusal, 499 a caller that left, 5xx ours."),
         Panel("Refused, by reason", [
             (rate("tidegate_rejected_total", by="by (reason)"), "{{reason}}"),
@@ -110,11 +117,9 @@ SERVING = (
         Panel("State of the rollout", [(of_model("tidegate_rollout_state") + " == 1", "{{model}} {{state}}")],
               "short", "The state a rollout is in.", kind="state-timeline", width=12),
         Panel("Evidence by outcome", [
-            ("sum by (model, variant, outcome) (rate(" + of_model("tidegate_evidence_requests_total", 'variant=~"$variant"') + "[$__rate_interval]))",
+            (of_policy("tidegate_evidence_requests_total", "by (model, variant, outcome)"),
              "{{outcome}} {{model}} {{variant}}"),
-            ("sum by (model, variant) (rate("
-             + of_model("tidegate_fallbacks_total", 'variant=~"$variant"') + "[$__rate_interval]))",
-             "answered by stable instead {{model}} {{variant}}"),
+            (of_policy("tidegate_fallbacks_total", "by (model, variant)"), "answered by stable instead {{model}} {{variant}}"),
         ], "reqps", "Randomised requests that ended.", width=12),
     )),
     ("Node", (
@@ -338,9 +343,7 @@ def dashboard(uid: str, title: str, rows: Sequence[tuple[str, Sequence[Panel]]],
 
 
 FILES = {
-    "serving.json": dashboard(
-        "tidegate-serving", "Tidegate: serving", SERVING, "tidegate_requests_total", ["tidegate"]
-    ),
+    "serving.json": dashboard("tidegate-serving", "Tidegate: serving", SERVING, "tidegate_requests_total"),
     "drift.json": dashboard("tidegate-drift", "Tidegate: drift", DRIFT, "tidegate_drift_state"),
 }
 
