@@ -4,7 +4,7 @@ There is one registry on a node, in control, and it counts nothing itself: at ea
 Names: docs/metrics.md. Series of a version exist while the version is wanted; its counts go on when it comes back.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final, get_args
@@ -45,6 +45,7 @@ from gateway.counters import (
     TERMINATED,
     WORKER_FIELDS,
 )
+from gateway.monitor.facts import MonitorFacts, bounded
 from gateway.shadow import COMPARED, DISAGREED, DROPPED, FAILED
 from gateway.tally import BAD, FALLBACK, NEUTRAL, OK, ROUTED, SLOW
 from router.rollout.status import Phase
@@ -98,6 +99,8 @@ class Node:
         workers: facts of each worker (`Service.call_workers`).
         build: version of ours and of the libraries that matter.
         traffic: policies and the store.
+        monitor: None = there is none, and no family of it on the page.
+        shown_features: model -> features that may have series (`gateway.monitor.facts.bounded`).
     """
 
     totals: Totals
@@ -106,6 +109,8 @@ class Node:
     build: dict[str, str]
     repository_away: bool
     traffic: TrafficFacts = field(default_factory=TrafficFacts)
+    monitor: MonitorFacts | None = None
+    shown_features: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class MetricsPage:
@@ -153,6 +158,8 @@ class _Collector:
             "Files of the policy folder that are not in force.",
             node.traffic.refused_files,
         )
+        if node.monitor is not None:
+            yield from _monitor(bounded(node.monitor, node.shown_features))
 
 
 def _requests(models: dict[ModelKey, Values]) -> Iterator[Metric]:
@@ -337,3 +344,13 @@ def _evidence(policies: Sequence[PolicyFacts]) -> Iterator[Metric]:
             ):
                 shadow.add_metric([policy.name, variant, result], int(count))
     yield from (finished, uncounted, fallbacks, shadow)
+
+
+def _monitor(facts: MonitorFacts) -> Iterator[Metric]:
+    for shown, samples in facts.samples():
+        name = f"tidegate_{shown.name}"
+        family = Metric(name, shown.text, shown.kind)
+        labels, suffix = (*_LABELS, *shown.labels), "_total" if shown.kind == "counter" else ""
+        for *values, value in samples:
+            family.add_sample(name + suffix, dict(zip(labels, map(str, values), strict=True)), float(value))
+        yield family

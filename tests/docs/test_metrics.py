@@ -12,6 +12,7 @@ from gateway.control.messages import ModelState
 from gateway.control.policyfacts import PolicyFacts, TrafficFacts
 from gateway.counters import MODEL_VALUES, WORKER_FIELDS
 from gateway.metrics import MetricsPage, Node
+from gateway.monitor.facts import FAMILIES, MonitorFacts
 from gateway.shadow import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
 from tests.docs.tables import DOCS, code, rows
@@ -30,7 +31,8 @@ def page() -> str:
     counts, copies = {"a": np.ones(len(FIELDS), np.int64)}, {"a": np.ones(len(SHADOW_FIELDS), np.int64)}
     rails = (("errors", "harm", 1.0, 4.6),)
     policy = PolicyFacts("m", 2, 1, {"a": 1.0}, {"a": 1.0}, "BAKING", 1, 2, rails, counts, counts, copies, 0)
-    node = Node(totals, [state], [worker], build, False, TrafficFacts((policy,), False, 0))
+    monitor = MonitorFacts(**{one.name: (("m", "1", "-", *("1" for _ in one.labels), 1.0),) for one in FAMILIES})
+    node = Node(totals, [state], [worker], build, False, TrafficFacts((policy,), False, 0), monitor)
     return MetricsPage().render(node).decode()
 
 
