@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Final
 
 MAGIC: Final = 0x54494445_43544E31
-PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Address space of a page; memory is used only where blocks are. About 1,600 model versions fit, half of that in the
-finals."""
+PAGE_BYTES: Final = 64 * 1024 * 1024
+"""Address space of a page; memory is used only where blocks are. About 1,000 model versions with a monitor fit, half of
+that in the finals."""
 TRACE_BYTES: Final = 65536
 """The end of a worker's page: where its interpreter writes the stacks of all threads when it crashes."""
 
@@ -89,7 +89,7 @@ REASON_INDEX: Final = {reason: REJECTED + i for i, reason in enumerate(REASONS)}
 WORKER_FIELDS: Final[tuple[str, ...]] = (
     "connections_total", "connections_closed_total", "loop_stalls_total", "loop_stall_ns_total", "fast_lane_total",
     "slow_lane_total", "unknown_model_total", "bad_http_total", "bytes_in_flight", "decisions_written_total",
-    "decisions_dropped_total",
+    "decisions_dropped_total", "monitor_ns_total",
 )  # fmt: skip
 WORKER_INDEX: Final = {name: i for i, name in enumerate(WORKER_FIELDS)}
 
@@ -115,6 +115,14 @@ def running(page: "CounterPage", digest: str, model: str, version: int) -> memor
 def parts(buffer: memoryview) -> tuple["CounterPage", memoryview]:
     """A worker's shared memory: the page, and behind it the room for the interpreter's last words."""
     return CounterPage(buffer[:-TRACE_BYTES]), buffer[-TRACE_BYTES:]
+
+
+# ---- what the monitor counts; labels are (model, version, variant, id of the plan) ----
+
+DRIFT: Final = "drift"
+"""Laid out as `gateway.monitor.plan` says."""
+DRIFT_TAKEN: Final = "drift-taken"
+"""One value: rows that were noted, counted or not."""
 
 
 class CounterPage:
@@ -160,6 +168,11 @@ class CounterPage:
         self._bytes[start : start + len(text)] = text
         _HEADER.pack_into(self._bytes, 0, MAGIC, used + size)
         return self._bytes[start + padded : used + size].cast("q")
+
+    @property
+    def used(self) -> int:
+        """Bytes, from the start, that hold something."""
+        return int(_HEADER.unpack_from(self._bytes)[1])
 
     def blocks(self) -> Iterator[tuple[tuple[str, ...], memoryview]]:
         """Walk every block that is complete now: (kind, *labels) and its values."""

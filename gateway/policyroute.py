@@ -5,14 +5,16 @@ here, is replaced by stable, and such a request is no evidence. A request that f
 stable when the policy says so. Nothing here awaits, logs or touches a store.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final, cast
 
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog, Facts
 from gateway.exchange import Exchange, Placed
-from gateway.predictions import Signer
+from gateway.predictions import NO_MARK, Signer
+from gateway.predictions import UNCOUNTED as UNCOUNTED_ID
 from gateway.served import Codec, ServedVersion
 from gateway.shadow import Shadow
 from gateway.tally import (
@@ -114,15 +116,16 @@ class Arm:
         """Requests of one batch are about to be answered: count them and name each prediction."""
         slow_ns, sign, mask, index = self._slow_ns, self._signer.sign, self._mask, self._index
         self._failures = 0
-        for job in jobs:
+        marks = self._marks(jobs, outputs)
+        for job, marked in zip(jobs, marks, strict=True):
             placed = job.placed
             if placed is None:
                 continue
             unit, place = placed.unit, placed.place
             if not place:
-                job.lead = sign(index, unit)
+                job.lead = sign(index, unit, UNCOUNTED_ID, marked)
                 continue
-            job.lead = sign(index, unit, place >> 15 & 0x7F)
+            job.lead = sign(index, unit, place >> 15 & 0x7F, marked)
             if slow_ns and now - job.started_ns > slow_ns:
                 counts = job.tally
                 assert counts is not None, "a request counts once"
@@ -138,6 +141,12 @@ class Arm:
             route.earn(len(jobs))
         if route.shadow is not None:
             route.shadow.offer(jobs, outputs, self._index)
+
+    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Iterable[int]:
+        """What each id says of its score: nothing, unless the monitor watches the version."""
+        served = self.served
+        tap = served.codec.taps.get(served.variant) if served is not None else None
+        return (tap.marks(jobs, outputs) if tap is not None else None) or repeat(NO_MARK, len(jobs))
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = stable answers it."""
@@ -201,6 +210,7 @@ class PolicyRoute:
         decisions: gets a line for each request; None = nobody asked for that.
         serve: makes a `ServedVersion`: (codec, variant, arm, further headers).
         on_zeroed: told why the canary was zeroed here.
+        beside: a header that the monitor reads and the policy does not; b"" = there is none.
 
     Attributes:
         unrouted: answers what is refused before a variant was chosen.
@@ -221,7 +231,9 @@ class PolicyRoute:
         serve: Callable[..., ServedVersion],
         now_ns: Callable[[], int],
         on_zeroed: Callable[[str], None],
+        beside: bytes = b"",
     ) -> None:
+        self._beside = beside if beside not in compiled.header_names else b""
         self.compiled = compiled
         self.terms = terms
         self.ring = ring
@@ -264,7 +276,8 @@ class PolicyRoute:
             InvalidInput: the policy wants a unit, and the request carries none.
         """
         headers = exchange.headers
-        alone = headers.get(self._unit_header) if len(headers) == 1 else None
+        few = len(headers) == 1 or (len(headers) == 2 and self._beside in headers)
+        alone = headers.get(self._unit_header) if few else None
         placed = self._placed.get(alone) if alone is not None else None
         if placed is None:
             placed = self._place(exchange, alone)

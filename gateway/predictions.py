@@ -2,10 +2,12 @@
 
     id   = base64url(body | mac), 52 characters; rows of a larger request are `id/k`, k from 0
     body = version u8 | key u8 | digest 4 bytes | revision u32 | variant u8 | time u32 | stratum u8 | sequence u24
-           | unit u64 | score bin u8 | decision u8                        29 bytes, big-endian
+           | unit u64 | mark u16                                           29 bytes, big-endian
+    mark = score bin u8 | group u6 | decision u2
     mac  = blake2s(key, body), 10 bytes (RFC 7693: a keyed hash is a MAC)
 
-255 as score bin or decision: not known; as stratum: not randomised, so what comes back for it is no evidence.
+All ones in a part of the mark: not known; 255 as stratum: not randomised, so what comes back for it is no evidence;
+255 as variant: no policy decided.
 Ten bytes of MAC: a forger who sends 10,000 ids a second needs 10^12 years.
 """
 
@@ -21,9 +23,13 @@ VERSION: Final = 1
 UNKNOWN: Final = 255
 UNCOUNTED: Final = 255
 """Stratum of a request that was not randomised."""
-_BODY: Final = struct.Struct(">BB4sIBIIQBB")
+NO_MARK: Final = 0xFFFF
+MOST_GROUPS: Final = 63
+NO_POLICY: Final = 255
+"""In place of a variant's index."""
+_BODY: Final = struct.Struct(">BB4sIBIIQH")
 _PREFIX: Final = struct.Struct(">BB4sIB")
-_REST: Final = struct.Struct(">IIQBB")
+_REST: Final = struct.Struct(">IIQH")
 _MAC_BYTES: Final = 10
 _ID_CHARS: Final = 4 * -(-(_BODY.size + _MAC_BYTES) // 3)
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
@@ -47,7 +53,7 @@ class Prediction:
         stratum: index of what randomised the request; None = nothing did, and it is no evidence.
         time_s: Unix time of the answer.
         unit: hash of the unit that was randomised.
-        score_bin, decision: of a one-row request; None = not known.
+        score_bin, decision, group: of a one-row request; None = not known. A version without a monitor tells none.
         row: of a larger request; None = the id of the whole request.
     """
 
@@ -61,7 +67,19 @@ class Prediction:
     unit: int
     score_bin: int | None
     decision: int | None
+    group: int | None
     row: int | None
+
+
+def mark(score_bin: int, decision: int, group: int) -> int:
+    """What an id says of the score of a one-row request.
+
+    Args:
+        score_bin: 0 to 249.
+        decision: 0 or 1.
+        group: below MOST_GROUPS.
+    """
+    return score_bin << 8 | group << 2 | decision
 
 
 class Clock:
@@ -82,6 +100,7 @@ class Signer:
 
     Args:
         key_id, key: newest of the keys that are valid.
+        revision: of the policy; 0 = there is none, and one digest.
         digests: "sha256:HEX" of each variant, in the policy's order.
         now_s: Unix time; the owner sets it once a second.
         sequence: where to count from; a random number, so that workers do not repeat each other.
@@ -95,16 +114,16 @@ class Signer:
             _PREFIX.pack(VERSION, key_id, _digest_prefix(digest), revision & 0xFFFF_FFFF, index)
             for index, digest in enumerate(digests)
         ]
+        if not revision:
+            self._prefixes = [prefix[:-1] + bytes([NO_POLICY]) for prefix in self._prefixes]
         self._now_s = now_s
         self._sequence = sequence & 0xFF_FFFF
 
-    def sign(
-        self, variant: int, unit: int, stratum: int = UNCOUNTED, score_bin: int = UNKNOWN, decision: int = UNKNOWN
-    ) -> bytes:
+    def sign(self, variant: int, unit: int, stratum: int = UNCOUNTED, marked: int = NO_MARK) -> bytes:
         """An id, and behind it the begin of the header that follows: what `Exchange.lead` wants."""
         self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
         body = self._prefixes[variant] + _REST.pack(
-            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, score_bin, decision
+            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked
         )
         mac = self._mac.copy()
         mac.update(body)
@@ -130,7 +149,7 @@ def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
     except binascii.Error as error:
         raise ForgedId("expected base64url") from error
     body, mac = raw[: _BODY.size], raw[_BODY.size :]
-    version, key_id, digest, revision, variant, time_s, sequence, unit, score_bin, decision = _BODY.unpack(body)
+    version, key_id, digest, revision, variant, time_s, sequence, unit, marked = _BODY.unpack(body)
     key = keys.get(key_id)
     if version != VERSION or key is None:
         raise ForgedId("it is of a version or key that is not valid here")
@@ -145,8 +164,9 @@ def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
         time_s=time_s,
         sequence=sequence & 0xFF_FFFF,
         unit=unit,
-        score_bin=None if score_bin == UNKNOWN else score_bin,
-        decision=None if decision == UNKNOWN else decision,
+        score_bin=None if marked >> 8 == UNKNOWN else marked >> 8,
+        decision=None if marked & 3 == 3 else marked & 3,
+        group=None if marked >> 2 & 0x3F == 0x3F else marked >> 2 & 0x3F,
         row=int(row) if slash else None,
     )
 

@@ -1,17 +1,18 @@
 """What answers on this worker: built from a snapshot and the runtimes that are here, swapped as one reference."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.control.messages import PolicyState, Snapshot
+from gateway.control.messages import PolicyState, SigningKey, Snapshot
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog
 from gateway.logs import RequestLog
+from gateway.monitor.tap import Tap
 from gateway.policyroute import PolicyRoute, Terms
 from gateway.predictions import Clock, Signer
-from gateway.served import Codec, Results, ServedVersion
+from gateway.served import Codec, Named, Results, ServedVersion
 from gateway.shadow import Comparison, Shadow, shadow_counts
 from gateway.tally import NoteRing
 from gateway.wire.request import Limits
@@ -80,7 +81,9 @@ class RouteBook:
         self._ring = NoteRing(page)
         self._codecs: dict[Runtime, Codec] = {}
         self._plain: dict[Runtime, ServedVersion] = {}
-        self._known: dict[str, tuple[PolicyState, tuple[Codec | None, ...], PolicyRoute | None]] = {}
+        self._named: dict[Runtime, ServedVersion] = {}
+        self._key: SigningKey | None = None
+        self._known: dict[str, tuple[PolicyState, tuple[Codec | None, ...], bytes, PolicyRoute | None]] = {}
 
     @property
     def inflight(self) -> int:
@@ -90,6 +93,7 @@ class RouteBook:
     def sink_for(self, runtime: Runtime) -> Results:
         """The receiver of a new runtime's results."""
         for known in [known for known in self._codecs if known.state == "CLOSED"]:
+            self._codecs[known].watch(None)
             del self._codecs[known], self._plain[known]
         codec = self._codecs[runtime] = Codec(runtime, self._page, self._limits)
         self._plain[runtime] = self._serve(codec)
@@ -100,12 +104,13 @@ class RouteBook:
         table = _table(snapshot)
         if self.decisions is not None:
             self.decisions.key = snapshot.unit_key
+        self._watch(snapshot)
         served: dict[Selector, ServedVersion | PolicyRoute] = {}
         for name, selector in table.selectors():
             version = table.decide(name, selector).version
             runtime = fleet.get(name, version) if version is not None else None
             if runtime is not None:
-                served[name, selector] = self._plain[runtime]
+                served[name, selector] = self._named.get(runtime) or self._plain[runtime]
         self._forget_zeroed(snapshot)
         policies = self._in_force(snapshot, fleet)
         for state in snapshot.policies:
@@ -116,11 +121,36 @@ class RouteBook:
                 # Not in force yet: the newest version, perhaps a canary, must not answer everybody.
                 served.pop((state.name, ""), None)
         names = frozenset().union(*(route.compiled.header_names for route in policies.values()))
+        names |= {one.header.encode() for one in snapshot.watched if one.header}
         rules = {name: route.compiled.policy.spec.explicit_versions for name, route in policies.items()}
         explicit = {name: rule for name, rule in rules.items() if rule != "allow"}
         # A caller who names a version there is asked who it is, which the fast lane does not do.
         paths = {_path(*place): place for place in served if not (place[1] and place[0] in explicit)}
         return Routes(table, served, policies, paths, names, explicit)
+
+    def _watch(self, snapshot: Snapshot) -> None:
+        """Let the monitor see what it watches; answers of such a version name their prediction."""
+        watched = {(one.name, one.version, one.digest): one for one in snapshot.watched}
+        named: dict[Runtime, ServedVersion] = {}
+        for runtime, codec in self._codecs.items():
+            one = watched.get((runtime.name, runtime.version, runtime.digest))
+            codec.watch(one)
+            if one is not None and snapshot.signing:
+                key = snapshot.signing[0]
+                known = self._named.get(runtime)
+                named[runtime] = known if known is not None and self._key == key else self._name(codec, key)
+        self._named, self._key = named, snapshot.signing[0] if snapshot.signing else None
+
+    def _name(self, codec: Codec, key: SigningKey) -> ServedVersion:
+        origin = int.from_bytes(os.urandom(8), "big")
+        signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], now_s=self.clock, sequence=origin)
+        return self._serve(codec, evidence=Named(codec, signer, origin))
+
+    @property
+    def taps(self) -> Iterator[Tap]:
+        """Of every version that the monitor watches."""
+        for codec in self._codecs.values():
+            yield from codec.taps.values()
 
     def _forget_zeroed(self, snapshot: Snapshot) -> None:
         """What this worker zeroed holds for that rollout, until control clears it."""
@@ -137,15 +167,18 @@ class RouteBook:
         found: dict[str, PolicyRoute] = {}
         for state in snapshot.policies:
             codecs = tuple([self._codec(fleet.get(pin.name, pin.version), pin.digest) for pin in state.variants])
+            beside = next((one.header for one in snapshot.watched if one.name == state.name), "").encode()
             was = known.get(state.name)
-            same = was is not None and was[:2] == (state, codecs)
-            route = was[2] if was is not None and same else self._route(snapshot, state, codecs)
-            self._known[state.name] = (state, codecs, route)
+            same = was is not None and was[:3] == (state, codecs, beside)
+            route = was[3] if was is not None and same else self._route(snapshot, state, codecs, beside)
+            self._known[state.name] = (state, codecs, beside, route)
             if route is not None:
                 found[state.name] = route
         return found
 
-    def _route(self, snapshot: Snapshot, state: PolicyState, codecs: tuple[Codec | None, ...]) -> PolicyRoute | None:
+    def _route(
+        self, snapshot: Snapshot, state: PolicyState, codecs: tuple[Codec | None, ...], beside: bytes
+    ) -> PolicyRoute | None:
         """A policy as it decides here; None while its stable variant is not here: the default version then answers."""
         if codecs[state.stable] is None or not snapshot.signing:
             return None
@@ -194,6 +227,7 @@ class RouteBook:
             serve=self._serve,
             now_ns=self._now_ns,
             on_zeroed=on_zeroed,
+            beside=beside,
         )
 
     def _shadow(

@@ -5,15 +5,21 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 """
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Final, Protocol, cast
 
 import numpy as np
 
-from gateway.counters import CounterPage
+from gateway.control.messages import Watched
+from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
 from gateway.errors import refusal
 from gateway.exchange import JSON, Exchange
 from gateway.logs import RequestLog
 from gateway.meter import Meter
+from gateway.monitor.counting import Counter
+from gateway.monitor.plan import decoded
+from gateway.monitor.tap import Tap
+from gateway.predictions import NO_MARK, UNCOUNTED, Signer
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
 from gateway.wire.fields import field_places
@@ -37,6 +43,7 @@ class Codec:
         decoder: of plain JSON bodies.
         default_priority: level of a request that asks for none.
         meters: counts by variant.
+        taps: where the monitor sees answers, by variant; empty = nobody watches this version.
         fields: where each named field of an input stands.
     """
 
@@ -50,6 +57,9 @@ class Codec:
         self.default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
         self.fields = field_places(runtime.signature, runtime.config.feature_names)
         self.meters: dict[str, Meter] = {}
+        self.taps: dict[str, Tap] = {}
+        self.watched: Watched | None = None
+        self._counter: Counter | None = None
         self._page = page
 
     def meter(self, variant: str) -> Meter:
@@ -57,7 +67,33 @@ class Codec:
         found = self.meters.get(variant)
         if found is None:
             found = self.meters[variant] = Meter(self.runtime, variant, self._page)
+            self.tap(variant)
         return found
+
+    def watch(self, watched: Watched | None) -> None:
+        """Count for the monitor from now on, as it says; None = no more. What waits under another plan is counted."""
+        if watched == self.watched:
+            return
+        for tap in self.taps.values():
+            while tap.work():
+                pass
+        self.taps = {}
+        self.watched = watched
+        self._counter = Counter(decoded(watched.plan)) if watched is not None else None
+        for variant in self.meters:
+            self.tap(variant)
+
+    def tap(self, variant: str) -> None:
+        """Let the monitor see a variant, if it watches this version and the page has room."""
+        if self._counter is None or self.watched is None or variant in self.taps:
+            return
+        plan, runtime = self._counter.plan, self.runtime
+        place = (runtime.name, runtime.version_text, variant, plan.id)
+        counts, taken = self._page.block(DRIFT, place, plan.size), self._page.block(DRIFT_TAKEN, place, 1)
+        if len(counts) == plan.size and len(taken) == 1:
+            header = self.watched.header.encode()
+            values = np.frombuffer(counts, np.int64)
+            self.taps[variant] = Tap(self._counter, values, taken, runtime.signature, header)
 
     def priority(self, asked: int) -> int:
         """Level of a request that asks for one, within the model's levels."""
@@ -76,6 +112,30 @@ class Evidence(Protocol):
 
     def left(self, exchange: Exchange) -> None:
         """The caller of one has gone."""
+
+
+class Named:
+    """Names the predictions of a version that is watched and has no policy. Nothing of it is evidence."""
+
+    def __init__(self, codec: Codec, signer: Signer, origin: int) -> None:
+        self._codec = codec
+        self._sign = signer.sign
+        self._origin = origin
+
+    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
+        """Name each prediction. See `Evidence.answered`."""
+        tap = self._codec.taps.get(NO_VARIANT)
+        marks = tap.marks(jobs, outputs) if tap is not None else None
+        sign, origin = self._sign, self._origin
+        for job, marked in zip(jobs, marks or repeat(NO_MARK, len(jobs)), strict=True):
+            job.lead = sign(0, origin, UNCOUNTED, marked)
+
+    def failed(self, exchange: Exchange, error: ServingError) -> bool:
+        """Nobody else answers."""
+        return False
+
+    def left(self, exchange: Exchange) -> None:
+        """Nobody counts."""
 
 
 class ServedVersion:
@@ -150,6 +210,9 @@ class ServedVersion:
             self.evidence.answered(jobs, outputs, now)
         for job, body in zip(jobs, bodies, strict=True):
             job.respond_ok(self, body)
+        tap = self.codec.taps.get(self.variant)
+        if tap is not None:
+            tap.take(jobs, outputs, len(outputs[0]) if self.runtime.signature.batched else 1)
 
     def _complete_each(
         self,
@@ -182,6 +245,8 @@ class ServedVersion:
             job.state = DONE
             if self.evidence is not None:
                 self.evidence.answered([job], own, now)
+            if (tap := self.codec.taps.get(self.variant)) is not None:
+                tap.take([job], own, job.rows)
         answered = [job for job, _ in plain] + [job for job, _ in others]
         self.meter.answered(answered, started_ns, now, encode_ns, self._now_ms())
         for job, body in plain:

@@ -101,9 +101,7 @@ class Finals:
         if any(key == ("folded", start_id) for key, _ in self.page.blocks()):
             return False
         active = self._active
-        target = self._buffer[self._halves[1 - active]]
-        target[:] = self._buffer[self._halves[active]]
-        page = CounterPage(target)
+        page = copied(self._buffer[self._halves[active]], self._buffer[self._halves[1 - active]])
         for key, block in dead.blocks():
             if key[0] in (RUNNING, "notes"):
                 # What a worker did just now, and single requests: these do not add up.
@@ -118,6 +116,15 @@ class Finals:
         page.block("folded", (start_id,), 0)
         _ACTIVE.pack_into(self._buffer, 0, 1 - active)
         return True
+
+
+def copied(source: memoryview, target: memoryview) -> CounterPage:
+    """A page over `target` with what the page in `source` holds; memory that no block uses is not touched."""
+    used, before = CounterPage(source).used, CounterPage(target).used
+    target[:used] = source[:used]
+    if before > used:
+        target[used:before] = bytes(before - used)
+    return CounterPage(target)
 
 
 def _close_books(values: Values) -> None:

@@ -114,6 +114,22 @@ class PolicyState(Struct, frozen=True, array_like=True):
     killed: tuple[str, ...] = ()
 
 
+class Watched(Struct, frozen=True, array_like=True):
+    """A version whose requests are counted for the monitor.
+
+    Attributes:
+        digest: "sha256:HEX" of the version's files.
+        plan: `gateway.monitor.plan.CountPlan`, encoded.
+        header: lower-case name of the header that names a row's group; "" = none.
+    """
+
+    name: str
+    version: int
+    digest: str
+    plan: bytes
+    header: str = ""
+
+
 class SigningKey(Struct, frozen=True, array_like=True):
     """A key of `x-prediction-id`."""
 
@@ -133,6 +149,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         cleared: rollouts whose canary workers may give traffic again, whatever they decided by themselves.
         keys: those in force, where keys are asked for.
         unit_key: units are hashed with it before they are written anywhere.
+        watched: versions that the monitor counts.
     """
 
     revision: int
@@ -145,6 +162,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     cleared: tuple[str, ...] = ()
     keys: tuple[KeyFacts, ...] = ()
     unit_key: bytes = b""
+    watched: tuple[Watched, ...] = ()
 
 
 class Answer(Struct, frozen=True, tag="answer"):

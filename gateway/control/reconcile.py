@@ -130,6 +130,7 @@ def decide(
         traffic.cleared,
         before.keys,
         traffic.unit_key or before.unit_key,
+        before.watched,
     )
     return before if after == before else msgspec.structs.replace(after, revision=before.revision + 1)
 
