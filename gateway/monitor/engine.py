@@ -19,9 +19,9 @@ from gateway.monitor.comparing import input_keys, prediction_keys, quality_keys
 from gateway.monitor.counting import Counts
 from gateway.monitor.families import SHARES, FamilyState, FamilyVerdict, Key, window_alpha
 from gateway.monitor.performance import Verdict, Watch
-from gateway.monitor.plan import ROWS, SKIPPED
+from gateway.monitor.plan import SKIPPED
 from gateway.monitor.reference import Reference
-from gateway.monitor.results import Compared, FamilyResult, Tested, WindowResult
+from gateway.monitor.results import FamilyResult, Tested, WindowResult
 from gateway.monitor.settings import Spec
 from gateway.monitor.significance import largest_window
 from gateway.monitor.windows import DAY_MS, Rule, Span, Windows, dense, sparse
@@ -99,6 +99,7 @@ class Engine:
 
     Attributes:
         champion, others: may be changed at any time.
+        rule: when windows close.
     """
 
     def __init__(self, reference: Reference, spec: Spec, *, champion: str = "", others: int = 0) -> None:
@@ -106,7 +107,7 @@ class Engine:
         self.spec = spec
         self.champion = champion
         self.others = others
-        self._rule = rule_of(reference, spec)
+        self.rule = rule_of(reference, spec)
         self._series: dict[str, _Series] = {}
 
     def take(self, variant: str, delta: Counts, now_ms: int) -> list[Closed]:
@@ -161,7 +162,7 @@ class Engine:
     def _at(self, variant: str, now_ms: int) -> _Series | None:
         series = self._series.get(variant)
         if series is None and len(self._series) < MAX_SERIES:
-            series = _Series(Windows(self._rule, self.reference.plan.size, now_ms), self.spec)
+            series = _Series(Windows(self.rule, self.reference.plan.size, now_ms), self.spec)
             self._series[variant] = series
         return series
 
@@ -291,6 +292,3 @@ def _families(verdicts: Mapping[str, FamilyVerdict], keys: Mapping[str, list[Key
         )
         for name, verdict in verdicts.items()
     )
-
-
-__all__ = ["ROWS", "Closed", "Compared", "Engine", "estimated", "rule_of"]

@@ -122,11 +122,11 @@ def fit(
     reference = Reference(
         plan,
         counts,
-        binding_of(digest, signature),
+        binding_of(digest, signature, choices.names),
         origin,
         phis,
         _score_overdispersion(plan, parts),
-        _label_counts(plan, rows, groups),
+        label_counts(plan, rows, groups),
     )
     if largest_window(count) < choices.min_rows:
         warnings.append(
@@ -247,7 +247,8 @@ def _leave_one_out(plan: CountPlan, counts: Counts, features: Sequence[Made]) ->
             data[-1] -= one.single_others
 
 
-def _label_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> Counts | None:
+def label_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> Counts | None:
+    """Rows with a label, counted [group, decision, score bin, label]; None without labels or a probability."""
     score = plan.score
     if rows.labels is None or score is None or score.kind != "probability":
         return None

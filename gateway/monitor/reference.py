@@ -14,7 +14,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
@@ -24,7 +24,7 @@ import numpy as np
 
 from gateway.monitor.counting import Counts
 from gateway.monitor.plan import ROWS, SCORE_BINS, CountPlan, FeaturePlan
-from runtimes.tensors import Signature, TensorSpec
+from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
 FORMAT: Final = 1
 FILE_NAME: Final = "reference.npz"
@@ -40,11 +40,12 @@ class ReferenceRefused(ValueError):
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
-    """Name, datatype and shape of an input or output; -1 = free."""
+    """Name, datatype and shape of an input or output; -1 = free. An optional input may be left out."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} {self.datatype}{list(self.shape)}"
@@ -55,20 +56,35 @@ class Binding(msgspec.Struct, frozen=True):
 
     Attributes:
         digest: sha256 of the model file's bytes, hexadecimal.
+        names: input name -> names of its columns, as the model's config had them.
     """
 
     digest: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    names: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives. Raises ReferenceRefused: a datatype that there is not."""
+        return Signature(_specs(self.inputs), _specs(self.outputs), batched=True)
 
 
-def binding_of(digest: str, signature: Signature) -> Binding:
-    """The binding to a model. Args: digest of its file; what it takes and gives."""
-    return Binding(digest, _tensors(signature.inputs), _tensors(signature.outputs))
+def binding_of(digest: str, signature: Signature, names: Mapping[str, Sequence[str]]) -> Binding:
+    """The binding to a model. Args: digest of its file; what it takes and gives; names of columns."""
+    kept = {name: tuple(columns) for name, columns in names.items()}
+    return Binding(digest, _tensors(signature.inputs), _tensors(signature.outputs), kept)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(spec.name, spec.datatype.name, spec.shape) for spec in specs)
+    return tuple(Tensor(spec.name, spec.datatype.name, spec.shape, spec.optional) for spec in specs)
+
+
+def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    unknown = [one.datatype for one in tensors if one.datatype not in DATATYPES]
+    if unknown:
+        raise ReferenceRefused(f"damaged: there is no datatype {unknown[0][:20]!r}")
+    return tuple(TensorSpec(one.name, DATATYPES[one.datatype], one.shape, one.optional) for one in tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +135,12 @@ class Reference:
         return replace(
             self, counts=counts, origin=origin, labels=None, overdispersion=(), score_overdispersion=1.0
         )  # fmt: skip
+
+
+def without_score(reference: Reference) -> Reference:
+    """The same without its score, for rows whose answers are not known. It gets another id."""
+    plan = msgspec.structs.replace(reference.plan, score=None)
+    return identified(replace(reference, plan=plan, counts=reference.counts[: plan.size], labels=None))
 
 
 class _About(msgspec.Struct, frozen=True):

@@ -1,0 +1,313 @@
+"""`tidegate monitor ...`: make a reference, try it on rows, see what can be seen. These need no server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.output import Failure, Json, print, print_json, print_table
+
+if TYPE_CHECKING:
+    from gateway.monitor.fit import Fitted
+    from gateway.monitor.reference import Reference
+    from gateway.monitor.replaying import Replayed
+    from gateway.monitor.settings import Spec
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Data = Annotated[Path, typer.Option("--data", metavar="FILE", help="Rows: .csv, .csv.gz, .npz or .parquet.")]
+ReferenceFile = Annotated[Path, typer.Option("--reference", metavar="FILE", help="What `monitor fit` wrote.")]
+Document = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A Monitor document [the defaults].")]
+Score = Annotated[str | None, typer.Option(metavar="COLUMN", help="The model's answers [the model is run].")]
+Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="What came true; empty = not known.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups of people, for fairness.")]
+_HOUR_MS = 3_600_000
+_MOST_GROUPS = 16
+
+
+@app.command("fit")
+def fit(
+    data: Data,
+    model: Annotated[Path, typer.Option(metavar="PATH", help="model.onnx, or a folder of a model or version.")],
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML, feature: numeric | categorical | boolean | text | ignore."),
+    ] = None,
+    score: Score = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME[:COLUMN]", help="Which output is the score [the first that can be].")
+    ] = None,
+    label: Label = None,
+    positive: Annotated[str, typer.Option(help="The label that a high score means.")] = "1",
+    group: Group = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="A score of at least this decides 1.")] = 0.5,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the reference goes.")] = Path("reference.npz"),
+    as_json: Json = False,
+) -> None:
+    """Make a model's reference from rows that it was not trained on, in the order of time."""
+    from gateway.cli.monitordata import Columns, model_of, place_of, rows_of, schema_of, table_of
+    from gateway.monitor.fit import Choices
+    from gateway.monitor.fit import fit as fitted_of
+    from gateway.monitor.reference import ReferenceRefused, dumped
+
+    kinds = schema_of(schema)
+    table, found = table_of(data), model_of(model)
+    groups = _groups_in(table, group)
+    place = place_of(found.session.signature, output)
+    columns = Columns(score, label, group)
+    rows, said = rows_of(
+        table, found.session.signature, found.names, columns, positive=positive, groups=groups, model=found, place=place
+    )
+    choices = Choices(kinds, found.names, place, threshold, tuple(groups))
+    try:
+        fitted = fitted_of(found.session.signature, found.digest, rows, choices)
+    except ReferenceRefused as error:
+        raise Failure(f"{data}: {error}", 2) from error
+    try:
+        out.write_bytes(dumped(fitted.reference))
+    except OSError as error:
+        raise Failure(f"cannot write {out}: {error.strerror}") from error
+    summary = _summary(fitted, said) | {"file": str(out)}
+    if as_json:
+        print_json(summary)
+    else:
+        _print_fit(summary)
+
+
+def _groups_in(table: Any, column: str | None) -> list[str]:
+    """The most frequent words of the group column, in the order of the alphabet."""
+    from collections import Counter
+
+    from gateway.monitor import tables
+
+    if column is None:
+        return []
+    try:
+        counts = Counter(word for word in tables.words(table, column) if word)
+    except tables.TableRefused as error:
+        raise Failure(str(error), 2) from error
+    return sorted(word for word, _ in counts.most_common(_MOST_GROUPS))
+
+
+def _summary(fitted: "Fitted", said: list[str]) -> dict[str, Any]:
+    from gateway.monitor.baselines import baselines
+
+    reference = fitted.reference
+    score = reference.plan.score
+    return {
+        "id": reference.id,
+        "model_sha256": reference.binding.digest,
+        "rows": reference.rows,
+        "features": [_feature(one.plan, one.why) for one in fitted.features],
+        "left_out": [{"name": one.name, "why": one.why} for one in fitted.left],
+        "score": None if score is None else {"kind": score.kind, "calibration_points": len(score.calibration)},
+        "baselines": baselines(reference),
+        "notes": [*said, *fitted.warnings],
+    }
+
+
+def _feature(plan: Any, why: str) -> dict[str, Any]:
+    if plan.edges:
+        holds = f"{plan.edges[0]:.6g} to {plan.edges[-1]:.6g}"
+    else:
+        rest = f" and {len(plan.others):,} more" if plan.others else ""
+        shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value)[:20] for value in plan.values[:6])
+        holds = shown + (", ..." if len(plan.values) > 6 else "") + rest
+    return {"name": plan.name, "kind": plan.kind, "why": why, "bins": plan.bins, "holds": holds}
+
+
+def _print_fit(summary: dict[str, Any]) -> None:
+    rows = [(one["name"], one["kind"], one["why"], one["bins"], one["holds"]) for one in summary["features"]]
+    print_table("features", ["feature", "kind", "why", "bins", "holds"], rows)
+    for one in summary["left_out"]:
+        print(f"left out: {one['name']}: {one['why']}")
+    lines = [
+        (name, one["rows"], _number(one["positive_rate"]), *(_number(one["realised"].get(m)) for m in _METRICS))
+        for name, one in summary["baselines"].items()
+    ]
+    if lines:
+        print_table("group", ["group", "rows", "decided 1", *_METRICS], lines)
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    print(f"{summary['file']}: reference {summary['id']} of {summary['rows']:,} rows")
+    print(f"for the model with sha256 {summary['model_sha256'][:12]}...; put it beside that model.onnx")
+
+
+_METRICS = ("accuracy", "roc_auc", "precision", "recall", "specificity", "f1")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+@app.command("replay")
+def replay(
+    data: Data,
+    reference: ReferenceFile,
+    config: Document = None,
+    window_rows: Annotated[int | None, typer.Option(min=1, help="Rows per window [the document's].")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="PATH", help="Run this model for the scores.")] = None,
+    score: Score = None,
+    label: Label = None,
+    positive: Annotated[str, typer.Option(help="The label that a high score means.")] = "1",
+    group: Group = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When each row was asked.")] = None,
+    rows_per_day: Annotated[
+        float | None, typer.Option(min=1e-3, help="Without a time column [one window of rows per hour].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send rows through the monitor as if they had been asked, and show what it says."""
+    from gateway.cli.monitordata import Columns, model_of, monitor_of, reference_of, rows_of, table_of, times_of
+    from gateway.monitor.reference import ReferenceRefused, refuse_other_signature, without_score
+    from gateway.monitor.replaying import replay as replayed
+
+    found, spec = reference_of(reference), _spec_of(monitor_of(config).spec, window_rows)
+    table = table_of(data)
+    if not table.rows:
+        raise Failure(f"{data}: no rows", 2)
+    asked = None if model is None else model_of(model)
+    if asked is not None:
+        try:
+            refuse_other_signature(found, asked.session.signature, asked.digest)
+        except ReferenceRefused as error:
+            raise Failure(str(error), 2) from error
+    notes = []
+    if asked is None and score is None and found.plan.score is not None:
+        found = without_score(found)
+        notes.append("without --model or --score COLUMN predictions and performance are not judged")
+    rows, said = rows_of(
+        table,
+        found.binding.signature,
+        found.binding.names,
+        Columns(score, label, group, time),
+        positive=positive,
+        groups=found.plan.groups,
+        model=asked,
+        place=_place(found),
+    )
+    spacing_ms = _spacing_ms(spec, rows_per_day, found)
+    if time is None:
+        notes.append(f"rows are taken to come every {spacing_ms / 1000:.6g} s; --time or --rows-per-day says otherwise")
+    windows = replayed(found, spec, rows, times_of(table, time, spacing_ms))
+    _print_replay(windows, [*said, *notes], as_json)
+
+
+def _place(reference: "Reference") -> Any:
+    from gateway.monitor.fit import ScoreAt
+
+    score = reference.plan.score
+    return None if score is None else ScoreAt(score.output, score.column)
+
+
+def _spec_of(spec: "Spec", window_rows: int | None) -> "Spec":
+    import msgspec
+
+    from gateway.monitor.settings import Window
+
+    if window_rows is None:
+        return spec
+    return msgspec.structs.replace(spec, window=Window(rows=window_rows), min_rows=min(spec.min_rows, window_rows))
+
+
+def _spacing_ms(spec: "Spec", rows_per_day: float | None, reference: "Reference") -> float:
+    from gateway.monitor.engine import rule_of
+    from gateway.monitor.windows import DAY_MS
+
+    if rows_per_day is not None:
+        return DAY_MS / rows_per_day
+    return _HOUR_MS / (rule_of(reference, spec).limit or spec.min_rows)
+
+
+def _print_replay(windows: "list[Replayed]", notes: list[str], as_json: bool) -> None:
+    import msgspec
+
+    alarms = [_alarm(one, family) for one in windows for family in _fired(one)]
+    if as_json:
+        listed = [
+            msgspec.to_builtins(one.result) | {"first": one.first, "last": one.last, "realised": one.realised}
+            for one in windows
+        ]
+        print_json({"windows": listed, "alarms": alarms, "notes": notes})
+        return
+    columns = ["rows", "input", "names", "prediction", "quality", "performance", "estimated", "realised"]
+    print_table(f"{len(windows)} windows", columns, [_line(one) for one in windows])
+    for note in notes:
+        print(f"note: {note}")
+    for alarm in alarms:
+        print(f"alarm at row {alarm['row']:,}: {alarm['family']}: {', '.join(alarm['names'])}")
+    if not alarms:
+        print("no alarm")
+
+
+def _line(one: "Replayed") -> list[object]:
+    result = one.result
+    states = {family.family: family for family in result.families}
+    shown = [f"{one.first:,} to {one.last:,}"]
+    if result.reason:
+        return [*shown, f"not judged: {result.reason}"]
+    of_input = states["input"]
+    values = result.estimated.values if result.estimated else {}
+    return [
+        *shown,
+        f"{of_input.state} p {of_input.p_value:.2g}",
+        ", ".join(of_input.named),
+        f"{states['prediction'].state} p {states['prediction'].p_value:.2g}" if result.score else "",
+        states["quality"].state,
+        result.performance.state if result.performance else "",
+        _number(values.get("accuracy")),
+        _number(one.realised.get("accuracy")),
+    ]
+
+
+def _fired(one: "Replayed") -> list[str]:
+    found = [family.family for family in one.result.families if family.fired]
+    return [*found, "performance"] if one.result.performance and one.result.performance.fired else found
+
+
+def _alarm(one: "Replayed", family: str) -> dict[str, Any]:
+    found = one.result.family(family)
+    names = list(found.named) if found else list(one.result.performance.firing) if one.result.performance else []
+    return {"row": one.last, "family": family, "names": names, "closed_ms": one.result.closed_ms}
+
+
+@app.command("explain")
+def explain(
+    reference: ReferenceFile,
+    config: Document = None,
+    as_json: Json = False,
+) -> None:
+    """Show every setting in force, and what can be seen under them: levels, and the smallest drift of each feature."""
+    from gateway.cli.monitordata import monitor_of, reference_of
+    from gateway.monitor.explaining import explained
+
+    found = explained(reference_of(reference), monitor_of(config).spec)
+    if as_json:
+        print_json(found)
+        return
+    print_table("settings", ["setting", "value"], found["settings"].items())
+    print_table("reference", ["what", "value"], found["reference"].items())
+    window = found["window"]
+    print_table("window", ["what", "value"], window.items())
+    rows = [
+        (name, *(f"{one[family]:.3g}" for family in ("input", "prediction", "quality")))
+        for name, one in found["levels"].items()
+    ]
+    print_table("level of a window that lasts", ["time", "input", "prediction", "quality"], rows)
+    print_table(
+        "features",
+        ["feature", "kind", "bins", "rows with data", "overdispersion", "smallest psi seen"],
+        [
+            (one["name"], one["kind"], one["bins"], one["rows"], f"{one['overdispersion']:.3f}", _number(one["psi"]))
+            for one in found["features"]
+        ],
+    )
+    for note in found["notes"]:
+        print(f"note: {note}")
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of Monitor documents."""
+    from gateway.monitor.settings import schema as schema_of
+
+    print_json(schema_of())
