@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.monitor.families import simes
 from gateway.monitor.words import State
 from router.evidence.special import chi_square_above
 
@@ -32,9 +33,12 @@ class Apart(msgspec.Struct, frozen=True):
 
     def close(self, champion: Sequence[float], canary: Sequence[float], alpha: float = ALPHA) -> "Apart":
         """Take in one closed window: rows of each bin, the same bins for both."""
-        if min(sum(champion), sum(canary)) < LEAST_ROWS:
-            return self._with(-1)
-        return self._with(int(p_value(champion, canary) <= alpha))
+        return self.close_all([(champion, canary)], alpha)
+
+    def close_all(self, pairs: Sequence[tuple[Sequence[float], Sequence[float]]], alpha: float = ALPHA) -> "Apart":
+        """The same for several things counted in one window: Simes' test over all of them."""
+        tested = [p_value(*pair) for pair in pairs if min(sum(pair[0]), sum(pair[1])) >= LEAST_ROWS]
+        return self._with(int(simes(tested) <= alpha) if tested else -1)
 
     def _with(self, verdict: int) -> "Apart":
         return Apart((*self.windows, verdict)[-OF:])

@@ -1,0 +1,341 @@
+"""The monitor of one model: all its versions and variants, whose fault a drift is, and what follows. Pure.
+
+counts, labels, speed -> findings per series -> attribution -> incident -> events to tell, leases, retraining
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from gateway.monitor import incidents, leases, retrain
+from gateway.monitor.apart import Apart
+from gateway.monitor.attribution import Arm, Attribution, Compared, attribute
+from gateway.monitor.board import Board
+from gateway.monitor.counting import Counts, feature_counts
+from gateway.monitor.engine import Closed
+from gateway.monitor.incidents import Event, Ledger
+from gateway.monitor.leases import Ask, Lease, Leases
+from gateway.monitor.realised import Labelled
+from gateway.monitor.reference import Reference
+from gateway.monitor.retrain import Requests
+from gateway.monitor.scorebins import score_counts
+from gateway.monitor.settings import Spec
+from gateway.monitor.watching import Watching
+from gateway.monitor.words import Finding
+
+OUTPUTS: Final = "outputs"
+HELD: Final = 50
+"""Findings that fired and were not told, kept for `explain`."""
+
+
+class Roles(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is who in traffic now.
+
+    Attributes:
+        champion, canary: (version, variant); a canary that no rollout tries now is None.
+        revision: of the policy's document as people wrote it.
+        changed_s: when the split was last changed, Unix time.
+        live: every series that may get rows.
+    """
+
+    champion: tuple[str, str]
+    canary: tuple[str, str] | None = None
+    revision: int = 0
+    changed_s: float = 0.0
+    live: frozenset[tuple[str, str]] = frozenset()
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a turn came to.
+
+    Attributes:
+        closed: windows that closed, by version.
+        lease: granted or extended in this turn.
+        retrain: outcome of an offer to retrain, and the key of its request; "" = there was none.
+    """
+
+    closed: tuple[tuple[str, Closed], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    events: tuple[Event, ...] = ()
+    lease: Lease | None = None
+    retrain: str = ""
+    key: str = ""
+
+
+@dataclass(slots=True)
+class Pair:
+    """Champion and canary beside each other, in the canary's windows."""
+
+    champion: dict[str, Counts] = field(default_factory=dict)
+    inputs: Apart = field(default_factory=Apart)
+    outputs: Apart = field(default_factory=Apart)
+
+    def take(self, aspect: str, counts: Counts) -> None:
+        """Add what the champion was asked or answered."""
+        known = self.champion.get(aspect)
+        self.champion[aspect] = counts.copy() if known is None or known.shape != counts.shape else known + counts
+
+    def close(self, canary: Mapping[str, Counts]) -> None:
+        """The canary's window is over."""
+        ours, self.champion = self.champion, {}
+        pairs = {name: (ours[name], theirs) for name, theirs in canary.items() if name in ours}
+        pairs = {name: pair for name, pair in pairs.items() if pair[0].shape == pair[1].shape}
+        inputs = [(a.tolist(), b.tolist()) for name, (a, b) in pairs.items() if name != OUTPUTS]
+        if OUTPUTS in pairs:
+            a, b = pairs[OUTPUTS]
+            self.outputs = self.outputs.close(a.tolist(), b.tolist())
+        if inputs:
+            self.inputs = self.inputs.close_all(inputs)
+
+
+class ModelMonitor:
+    """Everything about one model.
+
+    Attributes:
+        versions: those with a reference, by their digits.
+        ledger, leases, requests: see the modules of these names.
+        attribution: of the last turn that said something.
+        held: findings that fired and were not told, with the reason.
+    """
+
+    def __init__(self, name: str, spec: Spec) -> None:
+        self.name = name
+        self.spec = spec
+        self.versions: dict[str, Watching] = {}
+        self.board = Board()
+        self.ledger = Ledger(model=name)
+        self.leases = Leases()
+        self.requests = Requests()
+        self.attribution = Attribution(verdict="none", action="none", sentence="No signal fires.")
+        self.held: list[tuple[Finding, str]] = []
+        self._pair = Pair()
+        self._canary: tuple[str, str] | None = None
+        self._waiting: list[Finding] = []
+
+    def watch(self, references: Mapping[str, Reference]) -> None:
+        """These versions are served, and have references; what is known of others is forgotten."""
+        for version in set(self.versions) - set(references):
+            del self.versions[version]
+        for version, reference in references.items():
+            known = self.versions.get(version)
+            if known is None or known.reference.id != reference.id:
+                self.versions[version] = Watching(version, reference, self.spec)
+        for version, watching in self.versions.items():
+            others = sum(len(other.engine.variants) for name, other in self.versions.items() if name != version)
+            watching.engine.others = others
+
+    # ---- what comes in between turns ----
+
+    def label(self, version: str, item: Labelled, now_ms: int) -> None:
+        """A label has come for a prediction of a version."""
+        watching = self.versions.get(version)
+        if watching is not None:
+            watching.label(item, now_ms)
+
+    def answered(self, version: str, variant: str, slow: int, total: int, now_ms: int) -> None:
+        """Answers of a series since the last call, and how many of them were slow."""
+        watching = self.versions.get(version)
+        found = watching.answered(variant, slow, total, now_ms) if watching is not None else None
+        if found is not None:
+            self._waiting.append(found)
+
+    # ---- a turn ----
+
+    def turn(self, deltas: Iterable[tuple[str, str, Counts]], roles: Roles, now_ms: int, *, token: int = 0) -> Outcome:
+        """Take counts since the last turn; decide.
+
+        Args:
+            deltas: (version, variant, counts of that version's plan).
+            token: fencing token of the node that leads.
+        """
+        closed: list[tuple[str, Closed]] = []
+        self._meet(roles)
+        for version, variant, delta in deltas:
+            watching = self.versions.get(version)
+            if watching is None or delta.shape != (watching.reference.plan.size,):
+                continue
+            watching.engine.champion = roles.champion[1]
+            if (version, variant) == roles.champion:
+                self._beside(watching.reference, delta)
+            closed += [(version, one) for one in watching.take(variant, delta, now_ms)]
+        for version, watching in self.versions.items():
+            closed += [(version, one) for one in watching.engine.tick(now_ms)]
+        findings = self._findings(closed, roles, now_ms)
+        return self._decided(tuple(closed), findings, roles, now_ms, token)
+
+    def _meet(self, roles: Roles) -> None:
+        if roles.canary != self._canary:
+            self._canary, self._pair = roles.canary, Pair()
+
+    def _beside(self, reference: Reference, delta: Counts) -> None:
+        """What the champion gets while the canary's window is open."""
+        other = self.versions.get(self._canary[0]) if self._canary is not None else None
+        if other is None:
+            return
+        same = other.reference.plan.features == reference.plan.features
+        for name, counts in _parts(reference, delta):
+            if same or name == OUTPUTS:
+                self._pair.take(name, counts)
+
+    def _findings(self, closed: Sequence[tuple[str, Closed]], roles: Roles, now_ms: int) -> list[Finding]:
+        found, self._waiting = self._waiting, []
+        for version, watching in self.versions.items():
+            mine = [one for name, one in closed if name == version]
+            found += watching.findings(mine, now_ms)
+            if self._canary is not None and version == self._canary[0]:
+                for one in mine:
+                    if one.result.variant == self._canary[1]:
+                        self._pair.close(dict(_parts(watching.reference, one.counts)))
+        return found
+
+    def _decided(
+        self, closed: tuple[tuple[str, Closed], ...], findings: list[Finding], roles: Roles, now_ms: int, token: int
+    ) -> Outcome:
+        now_s = now_ms / 1000
+        self.board = self.board.take(findings, roles.live or None)
+        attribution = self._attributed(roles, now_s)
+        if attribution.verdict != "none" or self.ledger.open is None:
+            self.attribution = attribution
+        turn = incidents.turn(
+            self.ledger, findings, attribution, now_s, route_changed_s=roles.changed_s, live=roles.live or None
+        )
+        self.ledger = turn.ledger
+        self.held = [*self.held, *turn.held][-HELD:]
+        lease = self._leased(attribution, roles, now_s, token)
+        asked, key = self._retraining(attribution, roles, closed, now_s)
+        return Outcome(closed=closed, findings=tuple(findings), events=turn.events, lease=lease, retrain=asked, key=key)
+
+    def _attributed(self, roles: Roles, now_s: float) -> Attribution:
+        champion = self.board.arm(*roles.champion, now_s)
+        canary: Arm | None = None
+        compared = None
+        if roles.canary is not None:
+            canary = self.board.arm(*roles.canary, now_s)
+            compared = Compared(inputs=self._pair.inputs.state, outputs=self._pair.outputs.state)
+        return attribute(champion, canary, compared)
+
+    def _leased(self, attribution: Attribution, roles: Roles, now_s: float, token: int) -> Lease | None:
+        incident = self.ledger.open
+        if incident is None or roles.canary is None:
+            return None
+        level = leases.level_of(attribution.action, self.spec.actions.on_drift_of_canary)
+        if level == "observe":
+            return None
+        ask = Ask(
+            model=self.name,
+            version=roles.canary[0],
+            variant=roles.canary[1],
+            role="canary",
+            level=level,
+            reason=attribution.sentence,
+            evidence_id=f"{incident.id}/{incident.told}",
+            revision=roles.revision,
+        )
+        limits = leases.Limits(cooldown_s=self.spec.actions.cooldown_ms / 1000)
+        self.leases, lease, _ = leases.grant(self.leases, ask, now_s, token=token, limits=limits)
+        return lease
+
+    def lease(self, roles: Roles, now_s: float) -> Lease | None:
+        """What the rollout's controller has to obey now."""
+        if roles.canary is None:
+            return None
+        version, variant = roles.canary
+        return leases.in_force(
+            self.leases.held, now_s, model=self.name, variant=variant, version=version, revision=roles.revision
+        )
+
+    def signals(self, now_s: float) -> frozenset[str]:
+        """Signals of a policy that speak against the canary now: input_drift, output_drift."""
+        found = set()
+        if self._canary is not None and self.ledger.open is not None:
+            if self._pair.outputs.state == "firing" and self.board.arm(*self._canary, now_s).fires("prediction_drift"):
+                found.add("output_drift")
+            if self._pair.inputs.state == "firing":
+                found.add("input_drift")
+        return frozenset(found)
+
+    # ---- retraining ----
+
+    def _retraining(
+        self, attribution: Attribution, roles: Roles, closed: Sequence[tuple[str, Closed]], now_s: float
+    ) -> tuple[str, str]:
+        incident, settings = self.ledger.open, self.retrain_settings()
+        if incident is None or settings is None or not attribution.retrain:
+            return "", ""
+        version = roles.champion[0]
+        watching = self.versions.get(version)
+        history = watching.engine.history(roles.champion[1]) if watching is not None else []
+        last = history[-1] if history else None
+        facts = retrain.facts_of(
+            incident,
+            version,
+            reference=watching.reference.id if watching is not None else "",
+            window_from_s=last.opened_ms / 1000 if last else 0.0,
+            window_to_s=last.closed_ms / 1000 if last else 0.0,
+            rows=last.rows if last else 0,
+        )
+        self.requests, outcome = retrain.offer(self.requests, settings, attribution, facts, now_s)
+        return outcome, facts.key
+
+    def retrain_settings(self) -> retrain.Settings | None:
+        """How retraining is asked for; None = it is not."""
+        asked = self.spec.retrain
+        if asked is None:
+            return None
+        return retrain.Settings(
+            preset=asked.preset,
+            url=asked.url,
+            target=getattr(asked, "target", ""),
+            secret_env=getattr(asked, "secret_env", ""),
+            secret_file=getattr(asked, "secret_file", ""),
+            user=getattr(asked, "user", ""),
+            cooldown_s=asked.cooldown_ms / 1000,
+            per_day=asked.per_day,
+            dry_run=asked.dry_run,
+            approval=asked.approval,
+        )
+
+    # ---- across restarts ----
+
+    def state(self) -> dict[str, Any]:
+        """Everything in plain values."""
+        return {
+            "versions": {
+                version: {"reference": one.reference.id, "state": one.state()} for version, one in self.versions.items()
+            },
+            "board": msgspec.to_builtins(self.board),
+            "ledger": self.ledger.plain(),
+            "leases": self.leases.plain(),
+            "requests": self.requests.plain(),
+            "attribution": msgspec.to_builtins(self.attribution),
+            "canary": self._canary,
+            "pair": {
+                "inputs": msgspec.to_builtins(self._pair.inputs),
+                "outputs": msgspec.to_builtins(self._pair.outputs),
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken. What was taken under another reference is not counted under this one."""
+        for version, one in state["versions"].items():
+            watching = self.versions.get(version)
+            if watching is not None and watching.reference.id == one["reference"]:
+                watching.restore(one["state"])
+        self.board = msgspec.convert(state["board"], Board)
+        self.ledger = incidents.ledger_of(state["ledger"])
+        self.leases = leases.leases_of(state["leases"])
+        self.requests = retrain.resumed(retrain.requests_of(state["requests"]))
+        self.attribution = msgspec.convert(state["attribution"], Attribution)
+        self._canary = tuple(state["canary"]) if state["canary"] else None
+        for name in ("inputs", "outputs"):
+            setattr(self._pair, name, msgspec.convert(state["pair"][name], Apart))
+
+
+def _parts(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:
+    """What two variants can be compared in: the data bins of each feature, and the scores."""
+    for feature, data, _ in feature_counts(reference.plan, counts):
+        yield f"inputs {feature.name}", data
+    if reference.plan.score_values:
+        yield OUTPUTS, score_counts(reference.plan, counts)

@@ -1,0 +1,307 @@
+"""One version under watch: its windows, its labels, its groups, its speed; and what they say as findings. Pure.
+
+Counts and labels go in, findings come out: a word on each signal whenever a window or a cohort has closed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from gateway.monitor.adwin import Adwin
+from gateway.monitor.burnrate import EventRing, burn_rate, burning
+from gateway.monitor.cbpe import Performance, scores_of
+from gateway.monitor.counting import Counts
+from gateway.monitor.engine import Closed, Engine
+from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness
+from gateway.monitor.families import FamilyVerdict, window_alpha
+from gateway.monitor.performance import Verdict, Watch
+from gateway.monitor.realised import Cohorts, ErrorRun, Judged, Labelled, reference_performance
+from gateway.monitor.reference import Reference
+from gateway.monitor.results import FamilyResult, WindowResult
+from gateway.monitor.settings import Spec
+from gateway.monitor.windows import DAY_MS
+from gateway.monitor.words import Finding, Severity, Signal
+
+SPANS_OF_MATURITY: Final = 4
+"""A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
+ADWIN_DELTA: Final = 1e-5
+"""Of one check: cuts are looked for at every 32nd error, and the family may be wrong once in five times the knob."""
+CRITICAL_LEVEL: Final = 2.5
+"""Effects of so many floors are critical: a PSI of 0.25 under the default floor of 0.1."""
+LATENCY_EVERY_MS: Final = 60_000
+_SIGNALS: Final[Mapping[str, Signal]] = {
+    "input": "input_drift",
+    "prediction": "prediction_drift",
+    "quality": "data_quality",
+}
+
+
+@dataclass(slots=True)
+class Concept:
+    """Errors of one decision class as they mature."""
+
+    adwin: Adwin = field(default_factory=lambda: Adwin(ADWIN_DELTA, restart=False))
+
+
+class Watching:
+    """One version.
+
+    Args:
+        version: digits.
+        champion: variant that others are compared with.
+
+    Attributes:
+        fair: last fairness by variant; judged: last matured performance by variant.
+    """
+
+    def __init__(self, version: str, reference: Reference, spec: Spec, champion: str = "", others: int = 0) -> None:
+        self.version = version
+        self.spec = spec
+        self.engine = Engine(reference, spec, champion=champion, others=others)
+        groups, mature_s = reference.plan.group_count, spec.labels.mature_after_ms / 1000
+        self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
+        self.fair: dict[str, Fairness] = {}
+        self.judged: dict[str, Judged] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        self.rings: dict[str, EventRing] = {}
+        self._realised: dict[str, Watch] = {}
+        self._fairness: dict[str, FairnessWatch] = {}
+        self._concepts: dict[str, Concept] = {}
+        self._told_latency_ms: dict[str, int] = {}
+
+    @property
+    def reference(self) -> Reference:
+        """What windows are compared with."""
+        return self.engine.reference
+
+    # ---- counts ----
+
+    def take(self, variant: str, delta: Counts, now_ms: int) -> list[Closed]:
+        """Count rows of a variant; the windows that closed."""
+        plan = self.reference.plan
+        if plan.score_values:
+            self.cohorts.advance(now_ms / 1000)
+            self.cohorts.predict(now_ms / 1000, variant, scores_of(plan, delta)[0])
+        return self.engine.take(variant, delta, now_ms)
+
+    def label(self, item: Labelled, now_ms: int) -> None:
+        """A label has come."""
+        self.cohorts.advance(now_ms / 1000)
+        self.cohorts.label(item)
+
+    def findings(self, closed: Sequence[Closed], now_ms: int) -> list[Finding]:
+        """What closed windows and matured cohorts say."""
+        found = [one for each in closed for one in self._of_window(each)]
+        labels = self.spec.labels
+        due = self.cohorts.due(
+            now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
+        )
+        found += [self._of_errors(run) for run in due.errors]
+        found += [self._of_cohort(judged) for judged in due.judged]
+        return found
+
+    def _finding(self, result: WindowResult, signal: Signal, state: Any, **more: Any) -> Finding:
+        return Finding(
+            signal=signal,
+            state=state,
+            version=self.version,
+            variant=result.variant,
+            window_from_s=result.opened_ms / 1000,
+            window_to_s=result.closed_ms / 1000,
+            **more,
+        )
+
+    def _of_window(self, closed: Closed) -> Iterator[Finding]:
+        result = closed.result
+        for family in result.families:
+            yield self._finding(result, _SIGNALS[family.family], family.state, **_drifted(family, result))
+        verdict = result.performance
+        if verdict is not None:
+            words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
+            yield self._finding(
+                result,
+                "performance_estimated",
+                verdict.state,
+                severity=verdict.severity,
+                keys=verdict.firing,
+                level=_worst_drop(verdict),
+                text=f"estimated without labels: {words}" if words else "",
+            )
+        if self.spec.groups is not None and self.reference.plan.groups and not result.reason:
+            yield self._of_groups(closed)
+
+    def _of_groups(self, closed: Closed) -> Finding:
+        groups, result = self.spec.groups, closed.result
+        assert groups is not None, "asked before"
+        plan = self.reference.plan
+        counts, sums = scores_of(plan, closed.counts)
+        trusted = result.estimated is not None and result.estimated.state == "ok"
+        fair = fairness(counts, plan.groups, sums=sums if trusted else None, min_size=groups.min_size)
+        self.fair[result.variant] = fair
+        watch = self._fairness.setdefault(result.variant, FairnessWatch(self.spec.floors.disparate_impact))
+        days = max(1, result.closed_ms - result.opened_ms) / DAY_MS
+        alpha = window_alpha(1.0, days, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
+        verdict = watch.close(fair, alpha)
+        keys, text = _unfair(verdict, fair)
+        return self._finding(result, "fairness", verdict.state, keys=keys, text=text)
+
+    # ---- labels ----
+
+    def _span(self, start_s: int) -> dict[str, Any]:
+        return {"window_from_s": float(start_s), "window_to_s": float(start_s + self.cohorts.span_s)}
+
+    def _of_cohort(self, judged: Judged) -> Finding:
+        variant = judged.variant
+        self.judged[variant] = judged
+        watch = self._realised.setdefault(variant, Watch("realised", self.spec.floors.performance_drop))
+        verdict = self.verdicts[variant] = watch.close(judged.performance, self.realised_reference())
+        words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
+        return Finding(
+            signal="performance_realised",
+            state=verdict.state,
+            version=self.version,
+            variant=variant,
+            severity=verdict.severity,
+            keys=verdict.firing,
+            level=_worst_drop(verdict),
+            text=f"by labels: {words}" if words else "",
+            **self._span(judged.start_s),
+        )
+
+    def realised_reference(self) -> Performance:
+        """What came true of the reference's own rows."""
+        labels = self.reference.labels
+        if labels is None:
+            return Performance("realised", "insufficient", "few_labels", 0)
+        return reference_performance(labels)
+
+    def _of_errors(self, run: ErrorRun) -> Finding:
+        concept = self._concepts.setdefault(f"{run.variant}/{run.decision}", Concept())
+        before, changed = concept.adwin.mean, False
+        for error in run.stream():
+            changed = concept.adwin.update(error) or changed
+        after = concept.adwin.mean
+        rose = changed and after - before >= self.spec.floors.performance_drop
+        return Finding(
+            signal="concept_drift",
+            state="firing" if rose else "ok",
+            version=self.version,
+            variant=run.variant,
+            keys=(f"decision {run.decision}",) if rose else (),
+            text=f"errors of decision {run.decision}: {before:.2%} -> {after:.2%}" if rose else "",
+            **self._span(run.start_s),
+        )
+
+    # ---- speed ----
+
+    def answered(self, variant: str, slow: int, total: int, now_ms: int) -> Finding | None:
+        """Answers since the last call, and how many were slower than the objective; a finding each minute."""
+        latency = self.spec.latency
+        if latency is None:
+            return None
+        ring = self.rings.setdefault(variant, EventRing())
+        ring.add(now_ms / 1000, slow, total)
+        if now_ms - self._told_latency_ms.get(variant, 0) < LATENCY_EVERY_MS:
+            return None
+        self._told_latency_ms[variant] = now_ms
+        burns = burning(ring.windows(now_ms / 1000), latency.objective)
+        worst: Severity = "critical" if any(burn.rule.severity == "critical" for burn in burns) else "warning"
+        text = "; ".join(
+            f"burns its budget {burn.long_rate:.1f} times too fast over {burn.rule.long_s // 60} min" for burn in burns
+        )
+        return Finding(
+            signal="latency",
+            state="firing" if burns else "ok",
+            version=self.version,
+            variant=variant,
+            severity=worst,
+            text=text,
+            window_from_s=now_ms / 1000 - 3600,
+            window_to_s=now_ms / 1000,
+        )
+
+    def burn_rates(self, variant: str, now_ms: int) -> dict[int, float]:
+        """Per window in seconds, how fast the budget burns; empty without an objective."""
+        latency, ring = self.spec.latency, self.rings.get(variant)
+        if latency is None or ring is None:
+            return {}
+        return {
+            window: burn_rate(bad, total, latency.objective)
+            for window, (bad, total) in ring.windows(now_ms / 1000).items()
+        }
+
+    def forget(self, live: frozenset[str]) -> None:
+        """Variants that are gone have no windows any more."""
+        for variant in set(self.engine.variants) - live:
+            self.engine.forget(variant)
+
+    # ---- across restarts ----
+
+    def state(self) -> dict[str, Any]:
+        """Everything in plain values; what is only shown comes again with the next window."""
+        return {
+            "engine": self.engine.state(),
+            "cohorts": self.cohorts.plain(),
+            "realised": {variant: watch.plain() for variant, watch in self._realised.items()},
+            "fairness": {variant: watch.plain() for variant, watch in self._fairness.items()},
+            "rings": {variant: ring.plain() for variant, ring in self.rings.items()},
+            "concepts": {place: concept.adwin.plain() for place, concept in self._concepts.items()},
+            "judged": {variant: msgspec.to_builtins(judged) for variant, judged in self.judged.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken. Raises ValueError: it was under another reference."""
+        champion, others = self.engine.champion, self.engine.others
+        self.engine = Engine.restored(self.reference, self.spec, state["engine"])
+        self.engine.champion, self.engine.others = champion, others
+        if (state["cohorts"]["span_s"], state["cohorts"]["groups"]) == (self.cohorts.span_s, self.cohorts.groups):
+            self.cohorts = Cohorts.from_plain(state["cohorts"])
+        self._realised = {variant: Watch.from_plain(plain) for variant, plain in state["realised"].items()}
+        self._fairness = {variant: FairnessWatch.from_plain(plain) for variant, plain in state["fairness"].items()}
+        self.judged = {variant: msgspec.convert(plain, Judged) for variant, plain in state["judged"].items()}
+        for place, plain in state["concepts"].items():
+            self._concepts[place] = Concept()
+            self._concepts[place].adwin.restore(plain)
+        for variant, plain in state["rings"].items():
+            self.rings[variant] = EventRing()
+            self.rings[variant].restore(plain)
+
+    def exported_fairness(self, variant: str) -> list[dict[str, Any]]:
+        """The last window's, as it may leave the house."""
+        fair = self.fair.get(variant)
+        return [] if fair is None else exported(fair)
+
+
+def _drifted(family: FamilyResult, result: WindowResult) -> dict[str, Any]:
+    """Severity, keys, level and words of a family's finding."""
+    keys = {key.name: key for key in family.keys}
+    named = [keys[name] for name in family.named if name in keys]
+    level = max(
+        (key.effect / key.floor for key in family.keys if key.floor and key.name in family.selected), default=0.0
+    )
+    severity: Severity = "critical" if level >= CRITICAL_LEVEL else "warning"
+    unit = "share" if family.family == "quality" else "PSI"
+    words = ", ".join(f"{key.name} {unit} {key.effect:.3g}" for key in named[:5])
+    text = f"{words}; {result.rows:,} rows, p = {family.p_value:.2g} against {family.alpha:.2g}" if words else ""
+    names = tuple(key.name.partition(":")[0] if family.family == "quality" else key.name for key in named)
+    broken = family.family == "quality" and any(key.name.endswith(":type_error") and key.effect > 0.5 for key in named)
+    return {
+        "severity": severity,
+        "keys": tuple(dict.fromkeys(names)),
+        "level": level,
+        "text": text,
+        "schema_break": broken,
+    }
+
+
+def _worst_drop(verdict: Verdict) -> float | None:
+    return max((drop.drop / drop.limit for drop in verdict.drops if drop.limit > 0), default=None)
+
+
+def _unfair(verdict: FamilyVerdict, fair: Fairness) -> tuple[tuple[str, ...], str]:
+    rates = {one.group: one.disparate_impact for one in fair.groups}
+    groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
+    words = ", ".join(f"{group} gets {rates.get(group, 0.0):.2f} of the rate of {fair.highest}" for group in groups)
+    return groups, words
