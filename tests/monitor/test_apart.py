@@ -41,6 +41,11 @@ def test_what_remains_goes_to_the_last_bin():
     assert p_value([50, 50, 1], [90, 10, 1]) == pytest.approx(p_value([50, 51], [90, 11]))
 
 
+def test_the_fewest_rows():
+    assert Apart().close([100, 100], [100, 99]).state == "insufficient"
+    assert Apart().close([100, 100], [100, 100]).state == "ok"
+
+
 def test_two_of_three():
     same, other, few = ([500, 500], [500, 500]), ([500, 500], [900, 100]), ([500, 500], [5, 5])
     apart = Apart()

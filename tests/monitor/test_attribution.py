@@ -56,6 +56,8 @@ SLOW = {"latency": FIRING}
         ({}, {**IN, **OUT}, {"inputs": FIRING}, "split", "freeze", False),
         (IN, {}, {"inputs": FIRING}, "split", "freeze", False),
         (IN, {}, {"inputs": "ok"}, "world", "page", False),
+        (IN, IN, {"inputs": FIRING}, "split", "freeze", False),
+        ({}, {}, {"inputs": FIRING}, "split", "freeze", False),
         # the world
         (IN, IN, {"inputs": "ok"}, "world", "page", False),
         (IN, {**IN, **OUT}, {"outputs": FIRING}, "world", "page", False),

@@ -63,6 +63,7 @@ def test_a_lease_is_read_until_it_ends():
     assert lease is not None
     assert (why, lease.level, lease.fence, lease.expires_at) == ("granted", "rollback", 3, NOW_S + TTL_S)
     assert read(leases, NOW_S) == lease
+    assert read(leases, NOW_S, fence=3) == lease
     assert read(leases, NOW_S + TTL_S - 0.001) == lease
     assert read(leases, NOW_S + TTL_S) is None
 

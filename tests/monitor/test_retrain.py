@@ -146,6 +146,10 @@ def test_after_a_restart_a_delivery_under_way_is_tried_again():
     assert offer(requests, wanted(), SUFFERS, facts(), NOW_S + RETRY_S)[1] == "retry"
 
 
+def test_a_delivery_of_something_forgotten_changes_nothing():
+    assert delivered(Requests(), "x", ok=True, note="", now_s=NOW_S) == Requests()
+
+
 def test_bounded():
     requests = Requests()
     for number in range(KEPT + 20):
