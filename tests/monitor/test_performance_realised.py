@@ -300,3 +300,12 @@ def test_a_cohort_like_its_reference_has_its_performance() -> None:
     cohort.predicted[:] = cohort.labels.sum(axis=(2, 3))
     assert reference_performance(labels) == performance(cohort)
     assert reference_performance(labels * 0).reason == "few_labels"
+
+
+def test_what_one_node_told_is_not_told_again_after_a_merge() -> None:
+    mine, other = filled((700, 700)), at_work(groups=1)
+    assert mine.due(NOW + HOUR, mature_after_s=0).judged
+    other.merge(mine)
+    later = other.due(NOW + HOUR, mature_after_s=0)
+    assert (later.judged, later.errors) == ([], [])
+    assert state_of(other) == state_of(mine)
