@@ -189,7 +189,7 @@ _FIRST: Final = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, _FEW))])
 
 
 def harmonic(n: Floats) -> Floats:
-    """1 + 1/2 + ... + 1/n of whole numbers, to 2e-15 of itself: a table, and the asymptotic series (DLMF 5.11.2) above it."""
+    """1 + 1/2 + ... + 1/n of whole numbers, to 2e-15 of it: a table, and above it the series of DLMF 5.11.2."""
     whole = np.rint(n)
     large = np.maximum(whole, float(_FEW))
     square = 1.0 / (large * large)
