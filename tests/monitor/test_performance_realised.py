@@ -122,6 +122,8 @@ def filled(labelled: tuple[int, int], right: tuple[float, float] = (0.9, 0.8), p
 
 
 def test_each_decision_class_needs_its_coverage() -> None:
+    (_, _, beyond), *_ = filled((1_010, 1_000)).items()
+    assert beyond.coverage() == (1.0, 1.0)
     (_, _, cohort), *_ = filled((1_000, 599)).items()
     assert cohort.coverage() == (1.0, 0.599)
     found = performance(cohort)
@@ -234,6 +236,9 @@ def test_memory_and_strangers_are_bounded_and_counted() -> None:
     assert cohorts.too_late == 3
     cohorts.label(Labelled(NOW + 2 * HOUR, NOW, "a", 0, 1, 1, 1))
     assert cohorts.too_late == 4
+    ahead = at_work(groups=1)
+    ahead.label(Labelled(NOW + HOUR, NOW, "a", 0, 1, 1, 1))
+    assert (ahead.too_late, len(ahead.items())) == (0, 1)
     cohorts.advance(NOW + HOUR)
     cohorts.advance(NOW)
     assert [start for start, _, _ in cohorts.items()] == [99 * HOUR, 100 * HOUR]
