@@ -194,7 +194,7 @@ class Cohorts:
             self.unplaced += 1
             return
         cohort = self._at(item.predicted_s, item.variant, 1)
-        if cohort is None or item.before == item.label:
+        if cohort is None:
             return
         place = min(SLICES - 1, int(item.predicted_s % self.span_s * SLICES / self.span_s))
         for label, change in ((item.label, 1), (item.before, -1)):

@@ -25,9 +25,9 @@ def test_bent_scores_are_calibrated_and_probabilities_are_left_alone() -> None:
     assert bent.ece_after < 0.012
     probability = isotonic.applied(bent.points, np.array([0.3, 0.6, 0.8]))
     assert probability == pytest.approx([0.09, 0.36, 0.64], abs=0.04)
-    plain = [chosen(*drawn(1_000, seed)) for seed in range(40)]
-    assert {found.kind for found in plain} <= {"identity", "isotonic"}
-    assert sum(found.kind == "identity" for found in plain) >= 20
+    # Perfect scores: isotonic would only learn noise.
+    plain = [chosen(*drawn(1_000, seed)).kind for seed in range(40)]
+    assert plain.count("identity") >= 35
 
 
 def test_car_loan_is_calibrated_as_nannyml_decides() -> None:
@@ -53,10 +53,8 @@ def test_the_gate() -> None:
     assert reason(scores, rare) == "few_positives"
     assert reason(scores, 1 - rare) == "few_negatives"
     assert reason(scores * 3 - 1, labels) == "not_probabilities"
-    # Falling: the higher the score, the rarer the positives. A rising line cannot say so, and scores do not either.
-    assert chosen(scores, 1 - labels).ece_before > 0.2
-    flat = chosen(scores, 1 - labels)
-    assert flat.kind == "none" or flat.ece_after <= calibration.MOST_ECE
+    # Positives in the middle alone: neither the scores nor any rising line can say so.
+    assert reason(scores, (np.abs(scores - 0.5) < 0.2).astype(float)) == "badly_calibrated"
     assert math.isnan(chosen(scores[:9], labels[:9]).ece_before)
     for bad in ((scores[:5], labels[:4]), (scores * np.nan, labels), (scores, labels + 1)):
         with pytest.raises(ValueError, match="expected"):
