@@ -119,7 +119,8 @@ SERVING = (
         Panel("Evidence by outcome", [
             (of_policy("tidegate_evidence_requests_total", "by (model, variant, outcome)"),
              "{{outcome}} {{model}} {{variant}}"),
-            (of_policy("tidegate_fallbacks_total", "by (model, variant)"), "answered by stable instead {{model}} {{variant}}"),
+            (of_policy("tidegate_fallbacks_total", "by (model, variant)"),
+             "answered by stable instead {{model}} {{variant}}"),
         ], "reqps", "Randomised requests that ended.", width=12),
     )),
     ("Node", (
