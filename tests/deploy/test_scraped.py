@@ -12,7 +12,7 @@ from gateway.monitor.facts import BURN_WINDOWS, FAMILIES, SIGNALS, MonitorFacts,
 from tests import models
 from tests.deploy.files import dashboard, queries, rules, selectors
 from tests.deploy.programs import Prometheus, needs_prometheus, page, prometheus
-from tests.process.callers import Caller, apply, command, policy, tensor
+from tests.process.callers import Answer, Caller, apply, command, policy, tensor
 from tests.tree import Tree, serve
 
 pytestmark = [pytest.mark.process, needs_prometheus]
@@ -31,25 +31,33 @@ def of_monitor(expression: str) -> bool:
 def tree(tmp_path: Path) -> Iterator[Tree]:
     for version, size in ((1, 1000), (2, 1001)):
         models.write(tmp_path / "models", "table", models.lookup(size), version, "version_policy: {all: true}\n")
-    models.write(tmp_path / "models", "slow", models.slow(layers=40))
+    models.write(tmp_path / "models", "slow", models.slow(width=16384, layers=30))
     with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as running:
         yield running
 
 
+def ask(tree: Tree, model: str, body: bytes, headers: str) -> Answer:
+    """One request on a connection of its own: a worker that has many asks callers to leave."""
+    caller = Caller(tree.port, model)
+    try:
+        return caller.ask(body, headers)
+    finally:
+        caller.close()
+
+
 @pytest.fixture
-def visit(tree: Tree) -> Iterator[Callable[[], None]]:
-    """Some requests: good ones of many users, one without a version, one that has too little time."""
-    rng, table, slow = random.Random(7), Caller(tree.port, "table"), Caller(tree.port, "slow")
+def visit(tree: Tree) -> Callable[[], None]:
+    """Some requests: good ones of many users, and one that has too little time."""
+    rng = random.Random(7)
 
     def some() -> None:
         for _ in range(20):
-            assert table.ask(tensor([rng.randrange(1000)]), f"x-user-id: u{rng.randrange(10**6)}\r\n").status == 200
-        late = slow.ask(tensor([1.0], "FP32", shape=[1, 1]), "x-request-timeout-ms: 1\r\n")
+            user = f"x-user-id: u{rng.randrange(10**6)}\r\n"
+            assert ask(tree, "table", tensor([rng.randrange(1000)]), user).status == 200
+        late = ask(tree, "slow", tensor([1.0], "FP32", shape=[1, 1]), "x-request-timeout-ms: 1\r\n")
         assert late.status in (429, 504), late
 
-    yield some
-    table.close()
-    slow.close()
+    return some
 
 
 def no_rule_fails(server: Prometheus) -> None:

@@ -1,0 +1,163 @@
+"""What the monitor is fed with: totals of counts out of the workers' pages and other nodes' reports, and labels. Pure.
+
+Nodes tell totals since the start of their process tree, so that telling again is harmless, and who takes them adds what
+has grown since.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, REQUEST_DURATION, CounterPage
+from gateway.feedback import LABEL_SLOT
+from gateway.monitor.counting import Counts
+from gateway.monitor.plan import ROWS, SKIPPED
+from gateway.monitor.realised import Labelled
+from gateway.predictions import NO_POLICY
+from gateway.store.base import FeedbackOutcome
+
+PLACES_PER_ENTRY: Final = 5_000
+"""Of a vector, in one entry of the store's stream: at most 64 KiB."""
+TRUE: Final = ("true", "yes")
+
+
+class Series(NamedTuple):
+    """Whose counts these are; `plan` is the id of the reference."""
+
+    model: str
+    version: str
+    variant: str
+    plan: str
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """Counts of one series on one node since its start: places of a vector and their values.
+
+    Attributes:
+        part, parts: a large vector comes in parts; they count together.
+        slow, answered: of the series' answers.
+    """
+
+    node: str
+    run: str
+    version: str
+    variant: str
+    plan: str
+    size: int
+    part: int
+    parts: int
+    places: list[int]
+    values: list[int]
+
+
+class Answers(msgspec.Struct, frozen=True, array_like=True):
+    """Answers of one series on one node since its start, by latency bucket."""
+
+    node: str
+    run: str
+    version: str
+    variant: str
+    buckets: list[int]
+
+
+def totals_of(pages: Iterable[CounterPage]) -> dict[Series, Counts]:
+    """Sums over pages, by series."""
+    found: dict[Series, Counts] = {}
+    for page in pages:
+        for key, block in page.blocks():
+            if key[0] == DRIFT and len(key) == 5:
+                series = Series(*key[1:])
+                values = np.frombuffer(block, np.int64)
+                known = found.get(series)
+                found[series] = values.copy() if known is None or known.shape != values.shape else known + values
+    return found
+
+
+def lost_of(page: CounterPage) -> dict[Series, int]:
+    """Rows that workers had noted and not counted when they died, by series. Args: page, of the finals."""
+    taken: dict[Series, int] = {}
+    for key, block in page.blocks():
+        if len(key) == 5 and key[0] in (DRIFT, DRIFT_TAKEN):
+            series = Series(*key[1:])
+            change = int(block[0]) if key[0] == DRIFT_TAKEN else -int(block[ROWS]) - int(block[SKIPPED])
+            taken[series] = taken.get(series, 0) + change
+    return taken
+
+
+def split(node: str, run: str, series: Series, counts: Counts) -> Iterator[Totals]:
+    """A vector as entries of a stream."""
+    places = np.flatnonzero(counts)
+    parts = max(1, -(-len(places) // PLACES_PER_ENTRY))
+    for part in range(parts):
+        mine = places[part * PLACES_PER_ENTRY : (part + 1) * PLACES_PER_ENTRY]
+        yield Totals(
+            node, run, *series[1:], len(counts), part, parts, mine.tolist(), counts[mine].tolist()
+        )  # fmt: skip
+
+
+def joined(parts: Sequence[Totals]) -> Counts:
+    """What `split` was given. Raises ValueError: parts of another vector."""
+    counts = np.zeros(parts[0].size, np.int64)
+    for one in parts:
+        places = np.array(one.places, np.int64)
+        if one.size != len(counts) or (len(places) and not 0 <= places.min() <= places.max() < len(counts)):
+            raise ValueError("parts of another vector")
+        counts[places] = one.values
+    return counts
+
+
+def buckets_of(values: Counts) -> list[int]:
+    """Latency buckets of a "model" block."""
+    return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
+
+
+def slow_of(buckets: Sequence[int], slo_ms: float) -> int:
+    """Answers slower than an objective, which is rounded down to an edge of the buckets."""
+    good = sum(bound <= slo_ms * 1e6 for bound in DURATION_BOUNDS_NS)
+    return sum(buckets[good:])
+
+
+def label_of(value: Any, positive: str) -> int:
+    """1 = the positive class. true and 1, 1.0 and "1" are the same to people, and so here."""
+    if isinstance(value, bool):
+        return int(value == (positive.lower() in ("1", *TRUE)))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return int(text == positive)
+
+
+def labels_of(
+    items: Sequence[tuple[Mapping[str, Any], str, Any, FeedbackOutcome]],
+    variants: Sequence[str],
+    positive: str,
+    now_s: float,
+) -> list[Labelled]:
+    """Labels among rows of feedback that the ledger took as new or in place of another.
+
+    Args:
+        items: (facts of the id, slot, value, what became of it).
+        variants: names, in the policy's order.
+    """
+    found = []
+    for facts, slot, value, outcome in items:
+        if slot != LABEL_SLOT or outcome.kind not in ("new", "replaced"):
+            continue
+        index = facts["variant"]
+        before = None
+        if outcome.kind == "replaced" and outcome.previous is not None:
+            before = label_of(msgspec.json.decode(outcome.previous)["value"], positive)
+        known = facts["row"] is None
+        found.append(
+            Labelled(
+                predicted_s=facts["time_s"],
+                observed_s=now_s if facts["at_s"] is None else facts["at_s"],
+                variant="-" if index == NO_POLICY or index >= len(variants) else variants[index],
+                group=-1 if facts["group"] is None else facts["group"],
+                decision=facts["decision"] if known else None,
+                bin=facts["score_bin"] if known else None,
+                label=label_of(value, positive),
+                before=before,
+            )
+        )
+    return found

@@ -1,0 +1,31 @@
+"""Who is champion and who canary of a model now, as its policy says. Pure."""
+
+from gateway.control.documents import Kept
+from gateway.control.messages import Route
+from gateway.monitor.book import Roles
+from router.rollout.status import ACTIVE
+
+NO_POLICY = "-"
+
+
+def roles_of(kept: Kept | None, route: Route | None, changed_s: float) -> Roles:
+    """The roles.
+
+    Args:
+        kept: the policy; None = there is none, and the default version answers alone.
+        changed_s: when the split was last changed, Unix time.
+    """
+    plain = frozenset((str(version), NO_POLICY) for version in (route.versions if route is not None else ()))
+    if kept is None:
+        default = str(route.default) if route is not None and route.default is not None else ""
+        return Roles(champion=(default, NO_POLICY), changed_s=changed_s, live=plain)
+    record = kept.record
+    versions = {pin.variant: str(pin.version) for pin in record.variants}
+    tries = record.status.phase in ACTIVE and record.canary in versions and not record.zeroed
+    return Roles(
+        champion=(versions[record.stable], record.stable),
+        canary=(versions[record.canary], record.canary) if tries else None,
+        revision=record.generation,
+        changed_s=changed_s,
+        live=plain | {(version, variant) for variant, version in versions.items()},
+    )

@@ -1,0 +1,514 @@
+"""All monitors of this node: fed by workers, other nodes and feedback, kept in the store, acted on by who leads.
+
+every second   documents and references -> what workers count -> totals of this node
+who leads      + totals of other nodes + labels -> a turn of each model's monitor -> saved -> told
+the others     send their totals through the store's stream `drift/MODEL`
+
+document monitor MODEL         what a person wrote
+document monitor-state MODEL   windows, incidents, leases, and the totals that are in them: one compare-and-set,
+                               so that a control that is killed counts nothing twice and nothing not at all
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from gateway.control.counts import Totals as Served
+from gateway.control.documents import UnknownPolicy
+from gateway.control.messages import Watched, WantedModel
+from gateway.control.monitorinputs import (
+    Answers,
+    Series,
+    Totals,
+    buckets_of,
+    joined,
+    labels_of,
+    slow_of,
+    split,
+    totals_of,
+)
+from gateway.control.monitorroles import roles_of
+from gateway.control.monitortold import Told
+from gateway.control.policies import Policies
+from gateway.control.references import References
+from gateway.control.service import Service
+from gateway.counters import CounterPage
+from gateway.monitor.book import ModelMonitor, Outcome, Roles
+from gateway.monitor.counting import Counts
+from gateway.monitor.plan import encoded
+from gateway.monitor.realised import Labelled
+from gateway.monitor.reference import Reference
+from gateway.monitor.settings import Spec, parse
+from gateway.monitor.windows import dense, sparse
+from gateway.store.base import FeedbackOutcome, Fenced, Lease, Stale, Store, StoreAway
+from runtimes.errors import ServingError
+
+KIND: Final = "monitor"
+STATE: Final = "monitor-state"
+TICK_S: Final = 1.0
+SAVE_MS: Final = 5_000
+PAGE: Final = 200
+WAITING: Final = 100_000
+"""Labels that wait for the store."""
+_log: Final = logging.getLogger(__name__)
+
+
+class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A Monitor document in the store."""
+
+    document: dict[str, Any]
+    generation: int
+    applied_by: str
+    applied_ms: int
+
+
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """Labels on their way through the stream `labels/MODEL`."""
+
+    version: str
+    labels: tuple[Labelled, ...]
+
+
+@dataclass(slots=True)
+class Held:
+    """One model.
+
+    Attributes:
+        revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
+        seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
+        problems: version -> why it is not watched.
+        state_revision: of the saved state, for the next compare-and-set.
+        parts: of vectors that have not come whole.
+        lag_ms: age of the newest counts.
+    """
+
+    spec: Spec
+    monitor: ModelMonitor
+    revision: int = 0
+    generation: int = 0
+    record: MonitorRecord | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+    seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    cursor: int = 0
+    labels_cursor: int = 0
+    missed: int = 0
+    state_revision: int = 0
+    saved_ms: int = 0
+    moved: bool = False
+    parts: dict[tuple[str, str, Series], list[Totals]] = field(default_factory=dict)
+    roles: Roles = field(default_factory=lambda: Roles(champion=("", "-")))
+    routing: int = -1
+    fresh_ms: int = 0
+
+
+class Monitors:
+    """The monitors.
+
+    Args:
+        node, run: this node, and this start of its process tree.
+        lease: that of the rollouts; None = another node leads.
+        told: those who are told of incidents.
+        served: the node's totals of answers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        service: Service,
+        policies: Policies,
+        *,
+        node: str,
+        run: str,
+        pages: Callable[[], tuple[Mapping[str, CounterPage], CounterPage]],
+        served: Callable[[], Served],
+        lease: Callable[[], Lease | None],
+        told: Told,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.held: dict[str, Held] = {}
+        self.away = ""
+        self.told = told
+        self._store = store
+        self._service = service
+        self._policies = policies
+        self._node, self._run = node, run
+        self._pages = pages
+        self._served = served
+        self._lease = lease
+        self._now_ms = now_ms
+        self._references = References()
+        self._sequence = 0
+        self._epoch = now_ms()
+        self._led = False
+        self._waiting: list[tuple[str, Late]] = []
+        self._sent: dict[Series, Counts] = {}
+        self._sent_answers: dict[tuple[str, str], list[int]] = {}
+        self._busy = asyncio.Lock()
+
+    # ---- the loop ----
+
+    async def run(self) -> None:
+        """Tick for ever. Cancel: what was not saved is counted again."""
+        while True:
+            try:
+                await self.tick()
+            except ServingError as error:
+                _log.warning("monitors_wait", extra={"facts": {"reason": error.message}})
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One round."""
+        async with self._busy:
+            await self._documents()
+            await self._watch()
+            await self._send_labels()
+            leads = self._lease() is not None
+            if leads and not self._led:
+                await self._take_over()
+            self._led = leads
+            living, finals = self._pages()
+            totals = totals_of([finals, *living.values()])
+            answers = self._answers()
+            for name, held in list(self.held.items()):
+                mine = {series: counts for series, counts in totals.items() if series.model == name}
+                spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
+                if leads:
+                    await self._lead(name, held, mine, spoken)
+                else:
+                    await self._send(name, mine, spoken)
+
+    def _answers(self) -> dict[tuple[str, str, str], list[int]]:
+        return {place: buckets_of(values) for place, values in self._served().models.items()}
+
+    # ---- documents and references ----
+
+    async def _documents(self) -> None:
+        """What people wrote; while the store is away, what is known goes on."""
+        try:
+            found = {document.name: document for document in await self._store.list(KIND)}
+        except StoreAway as error:
+            self.away = error.message
+            return
+        self.away = ""
+        for name, document in found.items():
+            held = self.held.get(name)
+            if held is not None and held.revision == document.revision:
+                continue
+            try:
+                record = msgspec.msgpack.decode(document.body, type=MonitorRecord)
+                spec = parse(record.document).spec
+            except (msgspec.MsgspecError, ValueError) as error:
+                _log.error("monitor_unreadable", extra={"facts": {"name": name, "reason": str(error)[:200]}})
+                continue
+            self._put(name, spec, document.revision, record)
+        for name, held in self.held.items():
+            if held.revision and name not in found:
+                self._put(name, Spec(), 0, None)
+
+    def _put(self, name: str, spec: Spec, revision: int, record: MonitorRecord | None) -> None:
+        """Other settings for a model: what was seen stays, and is judged by them from now on."""
+        held = self.held.get(name)
+        generation = record.generation if record is not None else 0
+        if held is None:
+            self.held[name] = Held(spec, ModelMonitor(name, spec), revision, generation, record)
+            return
+        held.revision, held.generation, held.record = revision, generation, record
+        if spec == held.spec:
+            return
+        before = held.monitor
+        held.spec, held.monitor = spec, ModelMonitor(name, spec)
+        held.monitor.watch({version: one.reference for version, one in before.versions.items()})
+        held.monitor.restore(before.state())
+        held.moved, held.saved_ms = True, 0
+
+    async def _watch(self) -> None:
+        """Find references; let workers count what has one."""
+        models = [model for model in self._service.snapshot.models if model.digest]
+        watched: list[Watched] = []
+        by_name: dict[str, list[WantedModel]] = {}
+        for model in models:
+            by_name.setdefault(model.name, []).append(model)
+        for name, mine in by_name.items():
+            held = self.held.get(name)
+            spec = held.spec if held is not None else Spec()
+            found = {one.version: await self._service.in_thread(self._references.find, one, spec) for one in mine}
+            references = {str(version): one for version, (one, _) in found.items() if one is not None}
+            if held is None and not references and not any(problem for _, problem in found.values()):
+                continue
+            if held is None:
+                held = self.held[name] = Held(spec, ModelMonitor(name, spec))
+                if self._led:
+                    await self._restore(name, held, references)
+            held.monitor.watch(references)
+            self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
+            watched += [self._watched(one, found[one.version][0], spec) for one in mine if found[one.version][0]]
+        for name in set(self.held) - set(by_name):
+            self.held[name].monitor.watch({})
+        self._service.set_watched(tuple(sorted(watched, key=lambda one: (one.name, one.version))))
+
+    @staticmethod
+    def _watched(model: WantedModel, reference: Reference | None, spec: Spec) -> Watched:
+        assert reference is not None, "asked before"
+        header = spec.groups.header.lower() if spec.groups is not None and reference.plan.groups else ""
+        return Watched(model.name, model.version, model.digest, encoded(reference.plan), header)
+
+    @staticmethod
+    def _note_problems(name: str, held: Held, found: dict[str, str]) -> None:
+        for version, problem in found.items():
+            if problem and held.problems.get(version) != problem:
+                facts = {"model": name, "version": version, "reason": problem}
+                _log.error("monitor_reference_refused", extra={"facts": facts})
+        held.problems = found
+
+    # ---- leading ----
+
+    async def _take_over(self) -> None:
+        """This node begins to lead: go on where the one before was."""
+        for name, held in self.held.items():
+            await self._restore(name, held, {v: one.reference for v, one in held.monitor.versions.items()})
+
+    async def _restore(self, name: str, held: Held, references: Mapping[str, Reference]) -> None:
+        document = await self._store.get(STATE, name)
+        if document is None:
+            held.state_revision = 0
+            return
+        held.state_revision = document.revision
+        held.monitor = ModelMonitor(name, held.spec)
+        held.monitor.watch(references)
+        try:
+            state = msgspec.msgpack.decode(zlib.decompress(document.body))
+            held.monitor.restore(state["monitor"])
+            held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
+            held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
+            held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
+            held.missed = state["missed"]
+        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, zlib.error) as error:
+            # Counting anew is better than not counting; the incident, if there was one, opens again.
+            _log.error("monitor_state_unreadable", extra={"facts": {"name": name, "reason": str(error)[:200]}})
+
+    async def _lead(
+        self,
+        name: str,
+        held: Held,
+        mine: Mapping[Series, Counts],
+        spoken: Mapping[tuple[str, str], list[int]],
+    ) -> None:
+        now_ms = self._now_ms()
+        lease = self._lease()
+        held.roles = self._roles(name, held, now_ms)
+        vectors = {(self._node, self._run, series): counts for series, counts in mine.items()}
+        answers = {(self._node, self._run, *place): buckets for place, buckets in spoken.items()}
+        try:
+            await self._others(name, held, vectors, answers)
+            await self._labels(name, held, now_ms)
+        except StoreAway as error:
+            self.away = error.message
+        deltas = self._grown(held, vectors)
+        self._hear_answers(held, answers, now_ms)
+        outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
+        held.moved = held.moved or bool(deltas) or bool(outcome.findings)
+        if deltas:
+            held.fresh_ms = now_ms
+        if outcome.closed or outcome.events or (held.moved and now_ms - held.saved_ms >= SAVE_MS):
+            if not await self._save(name, held, outcome, lease):
+                return
+        self.told.tell(held.monitor, outcome)
+        self.told.retrain(held.monitor, outcome, lambda: self._moved(name))
+
+    def _moved(self, name: str) -> None:
+        held = self.held.get(name)
+        if held is not None:
+            held.moved, held.saved_ms = True, 0
+
+    def _roles(self, name: str, held: Held, now_ms: int) -> Roles:
+        kept = self._policies.kept.get(name)
+        routing = kept.record.revision if kept is not None else 0
+        changed_s = held.roles.changed_s if routing == held.routing else now_ms / 1000
+        held.routing = routing
+        route = self._service.snapshot.routes.get(name)
+        return roles_of(kept, route, changed_s)
+
+    def _grown(self, held: Held, vectors: Mapping[tuple[str, str, Series], Counts]) -> list[tuple[str, str, Counts]]:
+        """What has come since the last turn, of references that are in force."""
+        found = []
+        for key, counts in vectors.items():
+            node, run, series = key
+            watching = held.monitor.versions.get(series.version)
+            if watching is None or watching.reference.id != series.plan or len(counts) != watching.reference.plan.size:
+                continue
+            seen = held.seen.get(key)
+            if seen is None:
+                self._forget_older(held, node, run)
+            delta = counts if seen is None else counts - seen
+            if delta.any():
+                held.seen[key] = counts
+                found.append((series.version, series.variant, delta))
+        return found
+
+    @staticmethod
+    def _forget_older(held: Held, node: str, run: str) -> None:
+        """A node that was started anew counts from nothing."""
+        held.seen = {key: value for key, value in held.seen.items() if key[0] != node or key[1] == run}
+        held.answers = {key: value for key, value in held.answers.items() if key[0] != node or key[1] == run}
+
+    def _hear_answers(self, held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
+        latency = held.spec.latency
+        for key, buckets in answers.items():
+            seen = held.answers.get(key)
+            held.answers[key] = buckets
+            if latency is None or seen is None:
+                continue
+            grown = [now - before for now, before in zip(buckets, seen, strict=True)]
+            if sum(grown) >= 0:
+                held.monitor.answered(key[2], key[3], slow_of(grown, latency.slo_ms), sum(grown), now_ms)
+
+    async def _others(
+        self,
+        name: str,
+        held: Held,
+        vectors: dict[tuple[str, str, Series], Counts],
+        answers: dict[tuple[str, str, str, str], list[int]],
+    ) -> None:
+        """What other nodes say, added to what is to be taken."""
+        while True:
+            page = await self._store.stream_read(f"drift/{name}", held.cursor, PAGE)
+            held.cursor, held.missed = page.cursor, held.missed + page.missed
+            for entry in page.entries:
+                if entry.replica == self._node:
+                    continue
+                one = _decoded(entry.body)
+                if isinstance(one, Answers):
+                    answers[one.node, one.run, one.version, one.variant] = one.buckets
+                    continue
+                key = (one.node, one.run, Series(name, one.version, one.variant, one.plan))
+                parts = [*held.parts.pop(key, []), one] if one.part else [one]
+                if len(parts) < one.parts:
+                    held.parts[key] = parts
+                else:
+                    vectors[key] = joined(parts)
+            if len(page.entries) < PAGE:
+                return
+
+    async def _save(self, name: str, held: Held, outcome: Outcome, lease: Lease | None) -> bool:
+        """Write everything in one step; False = another node leads by now."""
+        audit = None
+        if outcome.lease is not None:
+            audit = {"actor": "monitor", "what": f"lease {outcome.lease.level}", "reason": outcome.lease.reason,
+                     "evidence": outcome.lease.evidence_id}  # fmt: skip
+        try:
+            document = await self._store.put(
+                STATE, name, self._encoded(held), expected=held.state_revision, audit=audit, fence=lease
+            )
+        except (Stale, Fenced) as error:
+            _log.warning("monitor_write_lost", extra={"facts": {"model": name, "reason": error.message}})
+            held.seen, held.answers = {}, {}
+            self._led = False
+            return False
+        except StoreAway as error:
+            self.away = error.message
+            return True
+        except ValueError as error:
+            _log.error("monitor_state_too_large", extra={"facts": {"model": name, "reason": str(error)[:200]}})
+            return True
+        held.state_revision, held.saved_ms, held.moved = document.revision, self._now_ms(), False
+        return True
+
+    @staticmethod
+    def _encoded(held: Held) -> bytes:
+        state = {
+            "monitor": held.monitor.state(),
+            "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
+            "answers": [[*key, buckets] for key, buckets in held.answers.items()],
+            "cursor": held.cursor,
+            "labels_cursor": held.labels_cursor,
+            "missed": held.missed,
+        }
+        return zlib.compress(msgspec.msgpack.encode(state), 1)
+
+    # ---- following ----
+
+    async def _append(self, stream: str, body: bytes) -> None:
+        self._sequence += 1
+        await self._store.stream_append(stream, self._node, self._epoch, self._sequence, body)
+
+    async def _send(
+        self, name: str, mine: Mapping[Series, Counts], spoken: Mapping[tuple[str, str], list[int]]
+    ) -> None:
+        """Tell who leads what has grown here."""
+        for series, counts in mine.items():
+            sent = self._sent.get(series)
+            if sent is not None and sent.shape == counts.shape and not (counts != sent).any():
+                continue
+            for part in split(self._node, self._run, series, counts):
+                await self._append(f"drift/{name}", msgspec.msgpack.encode(part))
+            self._sent[series] = counts
+        for (version, variant), buckets in spoken.items():
+            if self._sent_answers.get((f"{name}:{version}", variant)) != buckets:
+                body = msgspec.msgpack.encode(Answers(self._node, self._run, version, variant, buckets))
+                await self._append(f"drift/{name}", body)
+                self._sent_answers[f"{name}:{version}", variant] = buckets
+
+    # ---- labels ----
+
+    def labelled(self, name: str, rows: Sequence[tuple[Mapping[str, Any], str, Any, FeedbackOutcome]]) -> None:
+        """Feedback that the ledger has taken; labels among it go to who leads."""
+        held = self.held.get(name)
+        if held is None or len(self._waiting) >= WAITING:
+            return
+        kept = self._policies.kept.get(name)
+        variants = [pin.variant for pin in kept.record.variants] if kept is not None else []
+        digests = {model.digest: str(model.version) for model in self._service.snapshot.models if model.name == name}
+        now_s = self._now_ms() / 1000
+        for row in rows:
+            versions = [
+                v for digest, v in digests.items() if digest.removeprefix("sha256:").startswith(row[0]["digest"])
+            ]
+            found = labels_of([row], variants, held.spec.labels.positive, now_s)
+            if versions and found:
+                self._waiting.append((name, Late(versions[0], tuple(found))))
+
+    async def _send_labels(self) -> None:
+        while self._waiting:
+            name = self._waiting[0][0]
+            batch = [one for other, one in self._waiting[:PAGE] if other == name]
+            await self._append(f"labels/{name}", msgspec.msgpack.encode(batch))
+            kept = [(other, one) for other, one in self._waiting[:PAGE] if other != name]
+            self._waiting = kept + self._waiting[PAGE:]
+
+    async def _labels(self, name: str, held: Held, now_ms: int) -> None:
+        while True:
+            page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
+            held.labels_cursor = page.cursor
+            for entry in page.entries:
+                for late in msgspec.msgpack.decode(entry.body, type=list[Late]):
+                    for item in late.labels:
+                        held.monitor.label(late.version, item, now_ms)
+            held.moved = held.moved or bool(page.entries)
+            if len(page.entries) < PAGE:
+                return
+
+    # ---- for others ----
+
+    def get(self, name: str) -> Held:
+        """One model's. Raises UnknownPolicy."""
+        held = self.held.get(name)
+        if held is None:
+            raise UnknownPolicy(f"no monitor of {name[:128]!r}: no version of it has a reference, and nobody wrote one")
+        return held
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node judges."""
+        return self._led
+
+
+def _decoded(body: bytes) -> Totals | Answers:
+    """An entry of the stream: an array of ten is Totals, of five Answers."""
+    found = msgspec.msgpack.decode(body)
+    return msgspec.convert(found, Answers if len(found) == len(Answers.__struct_fields__) else Totals)

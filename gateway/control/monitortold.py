@@ -1,0 +1,126 @@
+"""Who is told of what monitors found: the log, webhooks, Alertmanagers, and those who train anew."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from gateway.control.alerts import Webhook, call, post
+from gateway.monitor import retrain
+from gateway.monitor.alertmanager import Alertmanager, url_of
+from gateway.monitor.book import ModelMonitor, Outcome
+from gateway.monitor.notices import Outlets
+from gateway.monitor.retrainer import deliver, read_secret
+
+
+class Told:
+    """Makes what each model's settings name, once, and keeps it running.
+
+    Args:
+        webhook: of the node's configuration, told of every incident; None = there is none.
+        secret: signs events of webhooks that monitors name.
+        source: of events: this node.
+    """
+
+    def __init__(self, webhook: Webhook | None, secret: bytes, *, source: str, now_s: Callable[[], float]) -> None:
+        self._webhook = webhook
+        self._secret = secret
+        self._source = source
+        self._now_s = now_s
+        self._webhooks: dict[str, Webhook] = {}
+        self._alertmanagers: dict[str, Alertmanager] = {}
+        self._outlets: dict[str, tuple[Any, Outlets]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether a monitor may name a webhook of its own."""
+        return bool(self._secret)
+
+    def tell(self, monitor: ModelMonitor, outcome: Outcome) -> None:
+        """After each turn."""
+        self._of(monitor).tell(monitor.ledger, outcome.events)
+
+    def retrain(self, monitor: ModelMonitor, outcome: Outcome, changed: Callable[[], None]) -> None:
+        """Deliver a request for retraining, if this turn released one."""
+        if outcome.retrain in ("send", "retry"):
+            self.send(monitor, outcome.key, changed)
+
+    def send(self, monitor: ModelMonitor, key: str, changed: Callable[[], None]) -> None:
+        """Deliver a request that was released. `changed` is called when it is known what came of it."""
+        self._spawn(self._deliver(monitor, key, changed))
+
+    async def _deliver(self, monitor: ModelMonitor, key: str, changed: Callable[[], None]) -> None:
+        settings, asked = monitor.retrain_settings(), monitor.requests.find(key)
+        if settings is None or asked is None:
+            return
+        ok, note = await deliver(
+            settings,
+            asked.facts,
+            ask=call,
+            secret=partial(read_secret, settings, os.environ),
+            source=self._source,
+            now_s=self._now_s,
+        )
+        monitor.requests = retrain.delivered(monitor.requests, key, ok=ok, note=note, now_s=self._now_s())
+        changed()
+
+    def counts(self, name: str) -> Mapping[tuple[Any, Any], int]:
+        """(signal, severity) -> alerts of a model so far."""
+        known = self._outlets.get(name)
+        return known[1].counts if known is not None else {}
+
+    @property
+    def dropped(self) -> int:
+        """Alerts that reached nobody."""
+        dead = sum(one.counts["dead"] for one in self._webhooks.values())
+        return dead + sum(one.dropped for one in self._alertmanagers.values())
+
+    def status(self) -> list[dict[str, Any]]:
+        """How deliveries go."""
+        return [one.status() for one in (*self._webhooks.values(), *self._alertmanagers.values())]
+
+    def _of(self, monitor: ModelMonitor) -> Outlets:
+        alerts = monitor.spec.alerts
+        known = self._outlets.get(monitor.name)
+        if known is not None and known[0] == alerts:
+            return known[1]
+        hooks = [self._webhook] if self._webhook is not None else []
+        if alerts.webhook is not None and self._secret:
+            hooks.append(self._hook(alerts.webhook))
+
+        def offer(kind: str, subject: str, id: str, data: Mapping[str, Any]) -> None:
+            for hook in hooks:
+                hook.offer(kind, subject, id, data)
+
+        alerted = self._alertmanager(alerts.alertmanager) if alerts.alertmanager is not None else None
+        outlets = Outlets(offer=offer if hooks else None, alerted=alerted)
+        if known is not None:
+            outlets.counts = known[1].counts
+        self._outlets[monitor.name] = (alerts, outlets)
+        return outlets
+
+    def _hook(self, url: str) -> Webhook:
+        found = self._webhooks.get(url)
+        if found is None:
+            found = self._webhooks[url] = Webhook(url, self._secret, source=self._source, now_s=self._now_s)
+            self._spawn(found.run())
+        return found
+
+    def _alertmanager(self, url: str) -> Alertmanager:
+        found = self._alertmanagers.get(url)
+        if found is None:
+            found = self._alertmanagers[url] = Alertmanager([url_of(url)], now_s=self._now_s, send=post)
+            self._spawn(found.run())
+        return found
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """End what runs."""
+        for task in self._tasks:
+            task.cancel()

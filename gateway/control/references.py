@@ -1,0 +1,76 @@
+"""References of the versions that are served: found, checked, remembered. Reads files: call it in a thread."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from gateway.control.messages import WantedModel
+from gateway.monitor.reference import FILE_NAME, MAX_BYTES, Reference, ReferenceRefused, loaded
+from gateway.monitor.regrouping import regrouped
+from gateway.monitor.settings import Spec
+
+KEPT: Final = 256
+_CHUNK: Final = 1024 * 1024
+
+
+class References:
+    """What was found for each version, under each setting that matters."""
+
+    def __init__(self, digest_of: Callable[[Path], str] | None = None) -> None:
+        self._known: dict[tuple[str, ...], tuple[Reference | None, str]] = {}
+        self._digest_of = digest_of or sha256_of
+
+    def find(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
+        """A version's reference, and why there is none; both empty = nobody made one.
+
+        A reference is bound to the bytes of its model file: what was made for other bytes is refused, and serving
+        goes on.
+        """
+        groups = spec.groups.values if spec.groups is not None else ()
+        path = Path(spec.reference.file).expanduser() if spec.reference.file else Path(model.directory) / FILE_NAME
+        key = (model.digest, str(path), _stamp(path), *groups)
+        known = self._known.get(key)
+        if known is None:
+            while len(self._known) >= KEPT:
+                self._known.pop(next(iter(self._known)))
+            known = self._known[key] = self._read(model, path, groups, wanted=spec.reference.file is not None)
+        return known
+
+    def _read(
+        self, model: WantedModel, path: Path, groups: Sequence[str], *, wanted: bool
+    ) -> tuple[Reference | None, str]:
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                return None, f"reference: expected at most {MAX_BYTES:,} bytes, got {path.stat().st_size:,}"
+            reference = loaded(path.read_bytes())
+            digest = self._digest_of(Path(model.directory) / model.file)
+        except FileNotFoundError:
+            return None, f"reference: {path.name} is not there" if wanted else ""
+        except OSError as error:
+            return None, f"reference: cannot be read: {error.strerror}"
+        except ReferenceRefused as error:
+            return None, f"reference: {error}"
+        if reference.binding.digest != digest:
+            return None, (
+                f"reference: it was made for the model with sha256 {reference.binding.digest[:12]}..., this one has "
+                f"{digest[:12]}...; make one for it: tidegate monitor fit"
+            )
+        return regrouped(reference, groups), ""
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns}/{found.st_size}"
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
