@@ -163,7 +163,7 @@ def _average_precision(table: Table) -> float:
         # Row k of a bin's n adds p (hits before + k p) / (rows before + k); summed, with H the harmonic numbers.
         share = np.divide(positives, rows, out=np.zeros_like(rows), where=rows > 0.0)
         before = seen - rows
-        terms = share * (positives + (hits - positives - share * before) * (_harmonic(seen) - _harmonic(before)))
+        terms = share * (positives + (hits - positives - share * before) * (harmonic(seen) - harmonic(before)))
     return min(1.0, max(0.0, float(terms.sum()) / float(hits[-1])))
 
 
@@ -188,8 +188,8 @@ _FEW: Final = 32
 _FIRST: Final = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, _FEW))])
 
 
-def _harmonic(n: Floats) -> Floats:
-    """1 + 1/2 + ... + 1/n of whole numbers, to 1e-15: a table, and the asymptotic series (DLMF 5.11.2) above it."""
+def harmonic(n: Floats) -> Floats:
+    """1 + 1/2 + ... + 1/n of whole numbers, to 2e-15 of it: a table, and above it the series of DLMF 5.11.2."""
     whole = np.rint(n)
     large = np.maximum(whole, float(_FEW))
     square = 1.0 / (large * large)

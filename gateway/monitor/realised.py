@@ -13,7 +13,7 @@ and negative_precision (of decision 0: the share of negatives), marked `selectiv
 Memory: 8 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ class Cohorts:
             self.unplaced += 1
             return
         cohort = self._at(item.predicted_s, item.variant, 1)
-        if cohort is None or item.before == item.label:
+        if cohort is None:
             return
         place = min(SLICES - 1, int(item.predicted_s % self.span_s * SLICES / self.span_s))
         for label, change in ((item.label, 1), (item.before, -1)):
@@ -318,6 +318,18 @@ def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | 
     return ErrorRun(start, variant, decision, tuple(wrong), tuple(rows))
 
 
+def reference_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performance:
+    """What came true in a reference, to compare cohorts with: in their bins, so that rows tie alike.
+
+    Shape [group, decision, score bin, label], with SCORE_BINS bins.
+    """
+    rows = int(labels.sum())
+    if rows < max(1, min_rows):
+        return Performance("realised", "insufficient", "few_labels", rows)
+    table = counted(labels.reshape(-1, 2, LABEL_BINS, SCORE_BINS // LABEL_BINS, 2).sum(axis=3))
+    return Performance("realised", "ok", "", rows, metrics(table), standard_errors(table))
+
+
 def performance(
     cohort: Cohort, *, min_coverage: float = MIN_COVERAGE, min_rows: int = MIN_ROWS, group: int | None = None
 ) -> Performance:
@@ -335,7 +347,7 @@ def performance(
     if min(cohort.coverage(group)) >= min_coverage:
         if rows < max(1, min_rows):
             return Performance("realised", "insufficient", "few_labels", rows)
-        weighed = table.scaled(_factors(by_class, predicted))
+        weighed = table.scaled(class_weights(by_class, predicted))
         return Performance("realised", "ok", "", rows, metrics(weighed), standard_errors(weighed))
     values, errors = _within_classes(table, by_class)
     if not values:
@@ -347,8 +359,11 @@ def _chosen(group: int | None) -> slice:
     return slice(None) if group is None else slice(group, group + 1)
 
 
-def _factors(labels: list[int], predicted: list[int]) -> tuple[float, float]:
-    """So that each decision class weighs what it does among predictions, and all labels together what they did."""
+def class_weights(labels: Sequence[int], predicted: Sequence[int]) -> tuple[float, float]:
+    """So that each decision class weighs what it does among predictions, and all labels together what they did.
+
+    By decision class; there is at least one label.
+    """
     shares = [max(m, n) / n if n else 0.0 for n, m in zip(labels, predicted, strict=True)]
     scale = sum(labels) / sum(share * n for share, n in zip(shares, labels, strict=True))
     return shares[0] * scale, shares[1] * scale

@@ -19,6 +19,8 @@ from router.evidence.special import log_normal_below
 
 EXPLAINED: Final = 0.65
 LEAST_ROWS: Final = 2
+_LARGEST: Final = 1e150
+"""What is beyond, infinity too, is taken to be this: its square is still a float."""
 
 Rows = NDArray[np.float64]
 Category = Hashable
@@ -150,7 +152,7 @@ def _encoded(
         raise ValueError(
             f"expected {len(fill)} numbers and {len(shares)} categories, got {numbers.shape[1]} and {len(categories)}"
         )
-    filled = np.where(np.isnan(numbers), fill, numbers)
+    filled = np.clip(np.where(np.isnan(numbers), fill, numbers), -_LARGEST, _LARGEST)
     encoded = [one.encoded(values) for one, values in zip(shares, categories, strict=True)]
     return np.column_stack([filled, *encoded])
 

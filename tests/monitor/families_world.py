@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gateway.monitor.distances import grouped, psi, regroup, smoothed
 from gateway.monitor.families import FamilyState, Key, window_alpha
 from gateway.monitor.significance import binomial_two_sample, homogeneity
-from gateway.monitor.distances import grouped, psi, regroup, smoothed
 from router.evidence.special import chi_square_above
 
 QUALITY_RATES = (0.02, 0.001, 0.001, 0.0, 0.0005, 0.0)

@@ -148,3 +148,9 @@ def _draw(rng: np.random.Generator, slope: float, rows: int) -> tuple[np.ndarray
 def _long_run(rng: np.random.Generator, slope: float) -> dict[str, float]:
     scores, _ = _draw(rng, slope, 1_000_000)
     return confusion.metrics(cbpe.expected(*counted_rows(scores, IDENTITY)))
+
+
+def test_harmonic_numbers_on_both_sides_of_the_series() -> None:
+    whole = np.array([0, 1, 2, 31, 32, 33, 1_000, 100_000], np.float64)
+    exact = [math.fsum(1.0 / k for k in range(1, int(n) + 1)) for n in whole]
+    assert confusion.harmonic(whole) == pytest.approx(exact, rel=2e-15)

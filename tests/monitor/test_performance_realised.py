@@ -15,11 +15,13 @@ from gateway.monitor.realised import (
     KEEP,
     LABEL_BINS,
     MOST_VARIANTS,
+    Cohort,
     Cohorts,
     ErrorRun,
     Labelled,
     label_bin,
     performance,
+    reference_performance,
 )
 
 HOUR = 3_600
@@ -120,6 +122,8 @@ def filled(labelled: tuple[int, int], right: tuple[float, float] = (0.9, 0.8), p
 
 
 def test_each_decision_class_needs_its_coverage() -> None:
+    (_, _, beyond), *_ = filled((1_010, 1_000)).items()
+    assert beyond.coverage() == (1.0, 1.0)
     (_, _, cohort), *_ = filled((1_000, 599)).items()
     assert cohort.coverage() == (1.0, 0.599)
     found = performance(cohort)
@@ -232,6 +236,9 @@ def test_memory_and_strangers_are_bounded_and_counted() -> None:
     assert cohorts.too_late == 3
     cohorts.label(Labelled(NOW + 2 * HOUR, NOW, "a", 0, 1, 1, 1))
     assert cohorts.too_late == 4
+    ahead = at_work(groups=1)
+    ahead.label(Labelled(NOW + HOUR, NOW, "a", 0, 1, 1, 1))
+    assert (ahead.too_late, len(ahead.items())) == (0, 1)
     cohorts.advance(NOW + HOUR)
     cohorts.advance(NOW)
     assert [start for start, _, _ in cohorts.items()] == [99 * HOUR, 100 * HOUR]
@@ -287,3 +294,23 @@ def test_one_group_alone() -> None:
     assert cohort.coverage(1) == pytest.approx((1 / 3, 1 / 3))
     assert performance(cohort, group=0, min_rows=1).values == confusion.metrics(confusion.counted(cohort.labels[0]))
     assert performance(cohort, group=1, min_rows=1).state == "insufficient"
+
+
+def test_a_cohort_like_its_reference_has_its_performance() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.poisson(2.0, (1, 2, 1_000, 2))
+    cohort = Cohort.empty(1)
+    for score_bin in range(1_000):
+        cohort.labels[:, :, label_bin(score_bin)] += labels[:, :, score_bin]
+    cohort.predicted[:] = cohort.labels.sum(axis=(2, 3))
+    assert reference_performance(labels) == performance(cohort)
+    assert reference_performance(labels * 0).reason == "few_labels"
+
+
+def test_what_one_node_told_is_not_told_again_after_a_merge() -> None:
+    mine, other = filled((700, 700)), at_work(groups=1)
+    assert mine.due(NOW + HOUR, mature_after_s=0).judged
+    other.merge(mine)
+    later = other.due(NOW + HOUR, mature_after_s=0)
+    assert (later.judged, later.errors) == ([], [])
+    assert state_of(other) == state_of(mine)

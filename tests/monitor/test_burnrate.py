@@ -1,0 +1,121 @@
+"""Burn rates: the published table, slots that pass, and the canary against the champion."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.monitor import burnrate
+from gateway.monitor.burnrate import DAY, HOUR, MINUTE, RULES, EventRing
+
+OBJECTIVE = 0.995
+
+
+def test_the_published_table() -> None:
+    for rule in RULES:
+        assert rule.long_s == 12 * rule.short_s
+        assert rule.factor * rule.long_s / (30 * DAY) == pytest.approx(rule.budget)
+    assert [(rule.factor, rule.severity) for rule in RULES] == [
+        (14.4, "critical"), (6.0, "critical"), (3.0, "warning"), (1.0, "warning")
+    ]  # fmt: skip
+
+
+def events(rate: float, per_minute: int = 100) -> dict[int, tuple[int, int]]:
+    """The same share of bad events for ever."""
+    totals = {window: window // MINUTE * per_minute for window in burnrate.WINDOWS_S}
+    return {window: (round(total * rate), total) for window, total in totals.items()}
+
+
+@pytest.mark.parametrize(
+    ("burn", "factors"),
+    [(0.9, []), (1.1, [1.0]), (3.1, [3.0, 1.0]), (7.0, [6.0, 3.0, 1.0]), (15.0, [14.4, 6.0, 3.0, 1.0])],
+)
+def test_which_rules_alarm(burn: float, factors: list[float]) -> None:
+    assert [one.rule.factor for one in burnrate.burning(events(burn * 0.005), OBJECTIVE)] == factors
+
+
+def test_both_windows_have_to_burn() -> None:
+    now = events(0.1)
+    now[5 * MINUTE] = (0, 500)
+    assert 14.4 not in [one.rule.factor for one in burnrate.burning(now, OBJECTIVE)]
+    found = burnrate.burning(events(0.1), OBJECTIVE)[0]
+    assert (found.long_rate, found.short_rate) == (pytest.approx(20.0), pytest.approx(20.0))
+
+
+def test_few_events_do_not_alarm() -> None:
+    slow = {window: (min(9, total), total) for window, (_, total) in events(1.0, 1).items()}
+    assert burnrate.burning(slow, OBJECTIVE) == []
+    assert len(burnrate.burning(slow, OBJECTIVE, least_bad=9)) == 1
+    assert burnrate.burning(dict.fromkeys(burnrate.WINDOWS_S, (0, 0)), OBJECTIVE) == []
+
+
+@pytest.mark.parametrize("wrong", [(1, 2, 1.0), (1, 2, -0.1), (3, 2, 0.9), (-1, 2, 0.9)])
+def test_burn_rates_that_are_none(wrong: tuple[int, int, float]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        burnrate.burn_rate(*wrong)
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 9)), max_size=40), st.integers(0, 2_000))
+def test_a_ring_holds_what_fell_into_its_windows(told: list[tuple[int, int]], later: int) -> None:
+    ring, now, all_events = EventRing(10, 600), 0, []
+    for step, bad in told:
+        now += step
+        ring.add(now, bad, bad + 1)
+        all_events.append((now // 10, bad))
+    now += later
+    for window in (10, 60, 600):
+        inside = [bad for slot, bad in all_events if slot > now // 10 - window // 10]
+        assert ring.within(now, window) == (sum(inside), sum(inside) + len(inside))
+    again = EventRing(10, 600)
+    again.restore(json.loads(json.dumps(ring.plain())))
+    assert again.plain() == ring.plain()
+    assert again.within(now, 600) == ring.within(now, 600)
+
+
+def test_late_events_count_and_too_late_ones_do_not() -> None:
+    ring = EventRing(10, 600)
+    ring.add(1_000, 1, 1)
+    ring.add(500, 1, 1)
+    ring.add(390, 1, 1)
+    assert ring.within(1_000, 600) == (2, 2)
+    assert ring.windows(1_000, (10, 600)) == {10: (1, 1), 600: (2, 2)}
+    assert set(EventRing().windows(0.0)) == set(burnrate.WINDOWS_S)
+    assert HOUR in burnrate.WINDOWS_S
+
+
+# ---- canary against champion ----
+
+LATENCY = np.array([0.05, 0.2, 0.4, 0.2, 0.1, 0.05])
+
+
+def test_a_slower_canary_is_seen_and_an_equal_one_is_not() -> None:
+    rng = np.random.default_rng(6)
+    champion = rng.multinomial(9_000, LATENCY)
+    same = burnrate.latency_shift(champion, rng.multinomial(1_000, LATENCY))
+    slower = burnrate.latency_shift(champion, rng.multinomial(1_000, np.roll(LATENCY, 1)))
+    assert same.p_value > 0.01
+    assert abs(same.slower) < 0.06
+    assert slower.p_value < 1e-12
+    assert slower.slower > 0.3
+    faster = burnrate.latency_shift(champion, rng.multinomial(1_000, LATENCY[[1, 2, 3, 4, 5, 0]]))
+    assert faster.slower < -0.2
+
+
+def test_the_shift_is_between_minus_one_and_one() -> None:
+    low, high, none = (np.array(one, np.int64) for one in ([500, 0], [0, 500], [0, 0]))
+    assert burnrate.latency_shift(low, high).slower == pytest.approx(1.0, abs=0.01)
+    assert burnrate.latency_shift(high, low).slower == pytest.approx(-1.0, abs=0.01)
+    assert burnrate.latency_shift(low, none) == burnrate.LatencyShift(1.0, 0.0)
+
+
+def test_batches_make_the_test_too_sure_and_phi_says_so() -> None:
+    rng, found = np.random.default_rng(7), {1.0: 0, 8.0: 0}
+    for _ in range(300):
+        # Each batch of 8 has one latency.
+        champion, canary = (8 * rng.multinomial(batches, LATENCY) for batches in (1_000, 150))
+        for phi in found:
+            found[phi] += burnrate.latency_shift(champion, canary, phi).p_value <= 0.01
+    assert found[1.0] > 100
+    assert found[8.0] <= 10
