@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from gateway.monitor.tables import Table, TableRefused
 from runtimes.tensors import Array, Signature
 
 if TYPE_CHECKING:
+    from gateway.monitor.features import Kind
     from runtimes.execution.session import OnnxSession
 
 _BATCH_ROWS = 4096
@@ -265,18 +266,28 @@ def monitor_of(path: Path | None) -> Monitor:
     except UnicodeDecodeError as error:
         raise Failure(f"{path}: not UTF-8", 2) from error
     if read.monitor is None:
-        raise Failure(f"{path}: " + f"\n{path}: ".join(map(str, read.problems)), 3)
+        raise Failure(f"{path}: " + "; ".join(map(str, read.problems)), 3)
     return read.monitor
 
 
-def schema_of(path: Path | None) -> dict[str, Any]:
+def schema_of(path: Path | None) -> "dict[str, Kind]":
     """Feature -> kind of a `--schema` file. Raises Failure."""
     from gateway.monitor.features import Kind
-    from runtimes.registry.strictyaml import DocumentError, decode
+    from runtimes.registry.strictyaml import DocumentError, Mapping, Scalar, parse, suggestion
 
     if path is None:
         return {}
     try:
-        return decode(content_of(path).decode(), path.name, dict[str, Kind])
+        node = parse(content_of(path).decode(), path.name)
     except (DocumentError, UnicodeDecodeError) as error:
         raise Failure(str(error), 2) from error
+    if not isinstance(node, Mapping):
+        raise Failure(f"{path.name}: expected feature: kind, one per line", 2)
+    kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+    found: dict[str, Kind] = {}
+    for name, value in node.entries.items():
+        word = value.text if isinstance(value, Scalar) else "a list or a mapping"
+        if word not in kinds:
+            raise Failure(f"{path.name}, line {node.lines[name]}: {name}: {suggestion(word, kinds)}", 2)
+        found[name] = kinds[word]
+    return found

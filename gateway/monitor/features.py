@@ -22,7 +22,7 @@ BINS: Final = 10
 TOP: Final = 50
 """Categories with a bin of their own. A feature of whole numbers with at most so many is categorical."""
 MAX_OTHERS: Final = 10_000
-"""Further categories that are known by name; the rarest beyond them count as unseen, in the reference as later."""
+"""Further categories that are known by name, at most; rarer ones count as unseen, in the reference as later."""
 MAX_TEXTS: Final = 1000
 """Distinct texts above which a feature is counted by their length, unless the schema says otherwise."""
 
@@ -36,12 +36,14 @@ class Made:
 
     Attributes:
         why: how its kind was found, for people.
-        single_others: of the plan's `others`, those that one row of the reference has.
+        least: rows of the reference that a category needs to be known.
+        least_others: rows of those of the plan's `others` that have just so many.
     """
 
     plan: FeaturePlan
     why: str
-    single_others: int = 0
+    least: int = 1
+    least_others: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,22 @@ def _said(text: bytes) -> float:
 
 
 def quantile_edges(values: npt.NDArray[np.float64], bins: int = BINS) -> tuple[float, ...]:
-    """Edges of so many bins with as equal counts as ties allow; each is one of the values.
+    """Edges of about so many bins with counts as equal as ties allow.
 
-    Shape: [n], finite, not empty. A constant gives one bin that holds just it: (c, c).
+    A value that is a bin's worth of rows by itself (a zero of a mostly empty column) has a bin of its own, so that a
+    change of its share is seen. Every other edge is one of the values.
+
+    Shape: [n], finite, not empty.
     """
-    quantiles = np.quantile(values, np.linspace(0.0, 1.0, bins + 1), method="inverted_cdf")
-    edges = np.unique(quantiles + 0.0)
-    return (float(edges[0]), float(edges[-1])) if len(edges) == 1 else tuple(edges.tolist())
+    values = values + 0.0  # -0.0 is 0.0
+    distinct, counts = np.unique(values, return_counts=True)
+    heavy = distinct[counts * bins >= len(values)]
+    rest = np.repeat(distinct, np.where(np.isin(distinct, heavy), 0, counts))
+    edges = [distinct[:1], distinct[-1:], heavy, np.nextafter(heavy, np.inf)]
+    if len(rest):
+        shares = np.linspace(0.0, 1.0, max(1, bins - len(heavy)) + 1)
+        edges.append(np.quantile(rest, shares, method="inverted_cdf"))
+    return tuple(np.unique(np.concatenate(edges)).tolist())
 
 
 def _categorical(place: Place, values: Values, why: str, top: int, bf16: bool) -> Made | Left:
@@ -209,7 +220,14 @@ def _categorical(place: Place, values: Values, why: str, top: int, bf16: bool) -
         return Left(place.name, "no value in the reference")
     # The most frequent first; of equals the lower, so that a fit gives the same plan each time.
     ranked = sorted(counts, key=lambda category: (-counts[category], category))
-    own, others = ranked[:top], ranked[top : top + MAX_OTHERS]
+    least = 1
+    if len(ranked) > top + MAX_OTHERS:
+        # Known is what so many rows have, not what is first among equals: see `fit` on leaving one out.
+        least = counts[ranked[top + MAX_OTHERS]] + 1
+    known = [category for category in ranked if counts[category] >= least]
+    own, others = known[:top], known[top:]
+    if not own:
+        return Left(place.name, f"none of its {len(ranked):,} values is more frequent than the others: an identifier")
     plan = FeaturePlan(
         place.name,
         "categorical",
@@ -220,7 +238,6 @@ def _categorical(place: Place, values: Values, why: str, top: int, bf16: bool) -
         others=tuple(others),
         bf16=bf16,
     )
-    beyond = len(ranked) - len(own) - len(others)
-    if beyond:
-        why += f"; {beyond:,} of its {len(ranked):,} categories are too many and count as unseen"
-    return Made(plan, why, sum(counts[category] == 1 for category in others))
+    if least > 1:
+        why += f"; {len(ranked) - len(known):,} of its {len(ranked):,} categories are too rare and count as unseen"
+    return Made(plan, why, least, sum(least for category in others if counts[category] == least))

@@ -233,18 +233,18 @@ def _score_overdispersion(plan: CountPlan, parts: Sequence[Counts]) -> float:
 
 
 def _leave_one_out(plan: CountPlan, counts: Counts, features: Sequence[Made]) -> None:
-    """Count a row whose category no other row of the reference has as unseen, as any later row of its kind would be.
+    """Count a row as unseen if its category would not be known without it.
 
-    Otherwise a feature with many rare categories has none unseen in the reference and many ever after (the share of
-    those to come is that of the categories seen once: Good 1953).
+    Otherwise a feature with many rare categories has none unseen in the reference and many ever after: the share of
+    those to come is that of the rows whose category has just as many as it needs (Good 1953 for one).
     """
     for (feature, data, quality), one in zip(feature_counts(plan, counts), features, strict=True):
         if feature.kind == "categorical":
             own = data[: len(feature.values)]
-            single = own == 1
-            quality[UNSEEN] += int(single.sum()) + one.single_others
-            own[single] = 0
-            data[-1] -= one.single_others
+            barely = own == one.least
+            quality[UNSEEN] += int(own[barely].sum()) + one.least_others
+            own[barely] = 0
+            data[-1] -= one.least_others
 
 
 def label_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> Counts | None:

@@ -290,7 +290,7 @@ def _feature_problems(feature: FeaturePlan) -> Iterator[str]:
 def _edge_problems(name: str, edges: Sequence[float]) -> Iterator[str]:
     if len(edges) < 2 or not np.isfinite(edges).all():
         yield f"{name} has at least two finite edges"
-    elif (len(edges) > 2 and not all(low < high for low, high in pairwise(edges))) or edges[0] > edges[-1]:
+    elif not all(low < high for low, high in pairwise(edges)):
         yield f"{name} has ascending edges"
 
 
