@@ -11,16 +11,15 @@ document monitor-state MODEL   windows, incidents, leases, and the totals that a
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
-from gateway.control.messages import Watched, WantedModel
+from gateway.control.messages import WantedModel, Watched
+from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitorinputs import (
     Answers,
     Series,
@@ -41,10 +40,8 @@ from gateway.counters import CounterPage
 from gateway.monitor.book import ModelMonitor, Outcome, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.plan import encoded
-from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
-from gateway.monitor.windows import dense, sparse
 from gateway.store.base import FeedbackOutcome, Fenced, Lease, Stale, Store, StoreAway
 from runtimes.errors import ServingError
 
@@ -56,55 +53,6 @@ PAGE: Final = 200
 WAITING: Final = 100_000
 """Labels that wait for the store."""
 _log: Final = logging.getLogger(__name__)
-
-
-class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A Monitor document in the store."""
-
-    document: dict[str, Any]
-    generation: int
-    applied_by: str
-    applied_ms: int
-
-
-class Late(msgspec.Struct, frozen=True, array_like=True):
-    """Labels on their way through the stream `labels/MODEL`."""
-
-    version: str
-    labels: tuple[Labelled, ...]
-
-
-@dataclass(slots=True)
-class Held:
-    """One model.
-
-    Attributes:
-        revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
-        seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
-        problems: version -> why it is not watched.
-        state_revision: of the saved state, for the next compare-and-set.
-        parts: of vectors that have not come whole.
-        lag_ms: age of the newest counts.
-    """
-
-    spec: Spec
-    monitor: ModelMonitor
-    revision: int = 0
-    generation: int = 0
-    record: MonitorRecord | None = None
-    problems: dict[str, str] = field(default_factory=dict)
-    seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
-    answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
-    cursor: int = 0
-    labels_cursor: int = 0
-    missed: int = 0
-    state_revision: int = 0
-    saved_ms: int = 0
-    moved: bool = False
-    parts: dict[tuple[str, str, Series], list[Totals]] = field(default_factory=dict)
-    roles: Roles = field(default_factory=lambda: Roles(champion=("", "-")))
-    routing: int = -1
-    fresh_ms: int = 0
 
 
 class Monitors:
@@ -281,16 +229,10 @@ class Monitors:
         held.state_revision = document.revision
         held.monitor = ModelMonitor(name, held.spec)
         held.monitor.watch(references)
-        try:
-            state = msgspec.msgpack.decode(zlib.decompress(document.body))
-            held.monitor.restore(state["monitor"])
-            held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
-            held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
-            held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
-            held.missed = state["missed"]
-        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, zlib.error) as error:
+        problem = restore_state(held, document.body)
+        if problem:
             # Counting anew is better than not counting; the incident, if there was one, opens again.
-            _log.error("monitor_state_unreadable", extra={"facts": {"name": name, "reason": str(error)[:200]}})
+            _log.error("monitor_state_unreadable", extra={"facts": {"name": name, "reason": problem}})
 
     async def _lead(
         self,
@@ -315,9 +257,9 @@ class Monitors:
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
             held.fresh_ms = now_ms
-        if outcome.closed or outcome.events or (held.moved and now_ms - held.saved_ms >= SAVE_MS):
-            if not await self._save(name, held, outcome, lease):
-                return
+        due = bool(outcome.closed or outcome.events) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
+        if due and not await self._save(name, held, outcome, lease):
+            return
         self.told.tell(held.monitor, outcome)
         self.told.retrain(held.monitor, outcome, lambda: self._moved(name))
 
@@ -403,7 +345,7 @@ class Monitors:
                      "evidence": outcome.lease.evidence_id}  # fmt: skip
         try:
             document = await self._store.put(
-                STATE, name, self._encoded(held), expected=held.state_revision, audit=audit, fence=lease
+                STATE, name, encoded_state(held), expected=held.state_revision, audit=audit, fence=lease
             )
         except (Stale, Fenced) as error:
             _log.warning("monitor_write_lost", extra={"facts": {"model": name, "reason": error.message}})
@@ -418,18 +360,6 @@ class Monitors:
             return True
         held.state_revision, held.saved_ms, held.moved = document.revision, self._now_ms(), False
         return True
-
-    @staticmethod
-    def _encoded(held: Held) -> bytes:
-        state = {
-            "monitor": held.monitor.state(),
-            "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
-            "answers": [[*key, buckets] for key, buckets in held.answers.items()],
-            "cursor": held.cursor,
-            "labels_cursor": held.labels_cursor,
-            "missed": held.missed,
-        }
-        return zlib.compress(msgspec.msgpack.encode(state), 1)
 
     # ---- following ----
 
@@ -511,4 +441,6 @@ class Monitors:
 def _decoded(body: bytes) -> Totals | Answers:
     """An entry of the stream: an array of ten is Totals, of five Answers."""
     found = msgspec.msgpack.decode(body)
-    return msgspec.convert(found, Answers if len(found) == len(Answers.__struct_fields__) else Totals)
+    if len(found) == len(Answers.__struct_fields__):
+        return msgspec.convert(found, Answers)
+    return msgspec.convert(found, Totals)

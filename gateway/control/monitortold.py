@@ -79,7 +79,8 @@ class Told:
 
     def status(self) -> list[dict[str, Any]]:
         """How deliveries go."""
-        return [one.status() for one in (*self._webhooks.values(), *self._alertmanagers.values())]
+        hooks = [one.status() for one in self._webhooks.values()]
+        return hooks + [one.status() for one in self._alertmanagers.values()]
 
     def _of(self, monitor: ModelMonitor) -> Outlets:
         alerts = monitor.spec.alerts

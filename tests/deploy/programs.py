@@ -10,11 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-<<<<<<< HEAD
-from contextlib import contextmanager
-=======
 from contextlib import contextmanager, suppress
->>>>>>> mon-e
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -125,12 +121,8 @@ def page(render: Callable[[], bytes], content_type: str) -> Iterator[int]:
             self.send_header("content-type", content_type)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-<<<<<<< HEAD
-            self.wfile.write(body)
-=======
             with suppress(ConnectionError):  # it was ended in the middle of a scrape
                 self.wfile.write(body)
->>>>>>> mon-e
 
         def log_message(self, *_: object) -> None:
             """Not into the output of tests."""

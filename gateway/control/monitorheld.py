@@ -1,0 +1,90 @@
+"""What is held of one model's monitor, and how it is saved: totals and windows together, in one document. Pure."""
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gateway.control.monitorinputs import Series, Totals
+from gateway.monitor.book import ModelMonitor, Roles
+from gateway.monitor.counting import Counts
+from gateway.monitor.realised import Labelled
+from gateway.monitor.settings import Spec
+from gateway.monitor.windows import dense, sparse
+
+
+class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A Monitor document in the store."""
+
+    document: dict[str, Any]
+    generation: int
+    applied_by: str
+    applied_ms: int
+
+
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """Labels on their way through the stream `labels/MODEL`."""
+
+    version: str
+    labels: tuple[Labelled, ...]
+
+
+@dataclass(slots=True)
+class Held:
+    """One model.
+
+    Attributes:
+        revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
+        seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
+        problems: version -> why it is not watched.
+        state_revision: of the saved state, for the next compare-and-set.
+        parts: of vectors that have not come whole.
+        lag_ms: age of the newest counts.
+    """
+
+    spec: Spec
+    monitor: ModelMonitor
+    revision: int = 0
+    generation: int = 0
+    record: MonitorRecord | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+    seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    cursor: int = 0
+    labels_cursor: int = 0
+    missed: int = 0
+    state_revision: int = 0
+    saved_ms: int = 0
+    moved: bool = False
+    parts: dict[tuple[str, str, Series], list[Totals]] = field(default_factory=dict)
+    roles: Roles = field(default_factory=lambda: Roles(champion=("", "-")))
+    routing: int = -1
+    fresh_ms: int = 0
+
+
+def encoded_state(held: Held) -> bytes:
+    """Everything that the next leader needs."""
+    state = {
+        "monitor": held.monitor.state(),
+        "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
+        "answers": [[*key, buckets] for key, buckets in held.answers.items()],
+        "cursor": held.cursor,
+        "labels_cursor": held.labels_cursor,
+        "missed": held.missed,
+    }
+    return zlib.compress(msgspec.msgpack.encode(state), 1)
+
+
+def restore_state(held: Held, body: bytes) -> str:
+    """Go on where `encoded_state` was taken; why that cannot be, or ""."""
+    try:
+        state = msgspec.msgpack.decode(zlib.decompress(body))
+        held.monitor.restore(state["monitor"])
+        held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
+        held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
+        held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
+        held.missed = state["missed"]
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, zlib.error) as error:
+        return str(error)[:200] or type(error).__name__
+    return ""
