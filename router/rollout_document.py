@@ -22,12 +22,13 @@ Note = Annotated[str, Meta(min_length=1, max_length=256)]
 
 DEFAULT_RATIO: Final = 1.25
 DEFAULT_ABSOLUTE: Final = 0.005
-_NEEDS_MONITOR: Final = frozenset({"input_drift", "output_drift"})
+_OF_MONITOR: Final = frozenset({"input_drift", "output_drift"})
+"""The drift monitor says when these speak against the canary: no statistics of the rollout's own, so signals only."""
 _WITH_QUANTILE: Final = frozenset({"latency", "queue_wait"})
 Metric = Literal[
     "error_rate", "latency", "shadow_disagreement", "queue_wait", "compute_time", "input_drift", "output_drift"
 ]
-_GUARDRAILS: Final = frozenset({"error_rate", "latency", "shadow_disagreement", *_NEEDS_MONITOR})
+_GUARDRAILS: Final = frozenset({"error_rate", "latency", "shadow_disagreement"})
 
 
 class Approval(Section, frozen=True):
@@ -144,8 +145,6 @@ class Metrics(Section, frozen=True):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """What a metric needs and what means nothing to it."""
-        if self.metric in _NEEDS_MONITOR:
-            yield "metric", f"{self.metric} needs the monitor, which is not there yet"
         if (self.metric in _WITH_QUANTILE) != (self.quantile is not None):
             wants = "is missing" if self.quantile is None else f"means nothing to {self.metric}"
             yield "quantile", wants
@@ -163,7 +162,9 @@ class Guardrail(Metrics, frozen=True):
     def check(self) -> Iterator[tuple[str, str]]:
         """As any metric, and fit to end a rollout."""
         yield from super().check()
-        if self.metric not in _GUARDRAILS:
+        if self.metric in _OF_MONITOR:
+            yield "metric", f"{self.metric} is outside the budget for false rollbacks: it can be a signal, not more"
+        elif self.metric not in _GUARDRAILS:
             yield "metric", f"{self.metric} differs with the share of traffic by itself: it can be a signal, not more"
 
 

@@ -36,6 +36,7 @@ class FeedbackDesk:
     Args:
         node: this node's name.
         loaded: (model name, digest) of every version that is wanted here.
+        labelled: told of rows that the ledger took: (model name, [(facts, slot, value, outcome)]).
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class FeedbackDesk:
         node: str,
         now_ms: Callable[[], int],
         loaded: Callable[[], Iterable[tuple[str, str]]],
+        labelled: Callable[[str, Sequence[tuple[Facts, str, Any, FeedbackOutcome]]], None] = lambda name, rows: None,
     ) -> None:
+        self._labelled = labelled
         self._store = store
         self._policies = policies
         self._experiments = experiments
@@ -125,6 +128,7 @@ class FeedbackDesk:
         told: list[FeedbackOutcome] = []
         for at in range(0, len(rows), _ROWS):
             told += await self._store.feedback_put(name, [_row(*row) for row in rows[at : at + _ROWS]])
+        self._labelled(name, [(*row, outcome) for row, outcome in zip(rows, told, strict=True)])
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]

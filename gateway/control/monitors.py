@@ -12,7 +12,7 @@ document monitor-state MODEL   windows, incidents, leases, and the totals that a
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -33,6 +33,7 @@ from gateway.control.monitorinputs import (
 )
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
+from gateway.control.plans import NO_DRIFT, Drift
 from gateway.control.policies import Policies
 from gateway.control.references import References
 from gateway.control.service import Service
@@ -43,6 +44,7 @@ from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
 from gateway.store.base import FeedbackOutcome, Fenced, Lease, Stale, Store, StoreAway
+from router.rollout.observed import MonitorLease
 from runtimes.errors import ServingError
 
 KIND: Final = "monitor"
@@ -261,9 +263,10 @@ class Monitors:
         if due and not await self._save(name, held, outcome, lease):
             return
         self.told.tell(held.monitor, outcome)
-        self.told.retrain(held.monitor, outcome, lambda: self._moved(name))
+        self.told.retrain(held.monitor, outcome, lambda: self.moved(name))
 
-    def _moved(self, name: str) -> None:
+    def moved(self, name: str) -> None:
+        """Something was decided between turns: it is saved with the next one."""
         held = self.held.get(name)
         if held is not None:
             held.moved, held.saved_ms = True, 0
@@ -431,6 +434,27 @@ class Monitors:
         if held is None:
             raise UnknownPolicy(f"no monitor of {name[:128]!r}: no version of it has a reference, and nobody wrote one")
         return held
+
+    def drift(self, name: str) -> Drift:
+        """What this monitor says of a rollout's canary, to who carries the rollout on."""
+        held = self.held.get(name)
+        if held is None or not self._led:
+            return NO_DRIFT
+        now_s = self._now_ms() / 1000
+        lease = held.monitor.lease(held.roles, now_s)
+        found = None
+        if lease is not None:
+            do: Literal["hold", "rollback"] = "rollback" if lease.level == "rollback" else "hold"
+            found = MonitorLease(do=do, reason=lease.reason, evidence=lease.evidence_id)
+        return Drift(held.monitor.signals(now_s), found)
+
+    def features(self) -> dict[str, list[str]]:
+        """Names of each model's features, in the order of its newest plan: those that get series of their own."""
+        return {
+            name: [feature.name for feature in list(held.monitor.versions.values())[-1].reference.plan.features]
+            for name, held in self.held.items()
+            if held.monitor.versions
+        }
 
     @property
     def leads(self) -> bool:

@@ -1,18 +1,43 @@
 """From a policy document to what its rollout asks for, and to whether its window is open. Pure."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from router.policy import TrafficPolicy
+from router.rollout.observed import MonitorLease
 from router.rollout.spec import Approval, Checks, Guardrail, Hold, Kind, OnFailure, RolloutSpec, Signal, Step
 from router.rollout_document import Analysis, Metrics, Rollout
 from router.rollout_document import Step as DocumentStep
 from router.windows import read_freeze_end, read_weekly
 
 _KINDS: dict[str, Kind] = {"error_rate": "events", "latency": "latency", "shadow_disagreement": "shadow"}
-OFFERED_SIGNALS = frozenset({"error_rate", "latency"})
+OFFERED_SIGNALS = frozenset({"error_rate", "latency", "input_drift", "output_drift"})
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What the monitor says of a rollout's canary.
+
+    Attributes:
+        signals: metrics that speak against it: input_drift, output_drift.
+        lease: what the monitor itself may do, and why; None = nothing.
+    """
+
+    signals: frozenset[str] = frozenset()
+    lease: MonitorLease | None = None
+
+
+NO_DRIFT = Drift()
+
+
+def drifting(policy: TrafficPolicy, drift: Drift) -> list[str]:
+    """Names of the policy's signals that the monitor speaks for."""
+    rollout = policy.spec.rollout
+    signals = rollout.analysis.signals if rollout is not None else ()
+    return [signal.label for signal in signals if signal.metric in drift.signals]
 
 
 def not_offered(policy: TrafficPolicy) -> list[str]:

@@ -178,6 +178,8 @@ class Control:
                 self._build,
                 bool(service.source_problem),
                 self.traffic.facts() if self.traffic is not None else TrafficFacts(),
+                self.traffic.monitor_facts() if self.traffic is not None else None,
+                self.traffic.monitors.features() if self.traffic is not None else {},
             )
         )
 
@@ -236,6 +238,7 @@ class Control:
             self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
         self._spawn(traffic.experiments.run())
+        self._spawn(traffic.monitors.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
         if admin is not None:

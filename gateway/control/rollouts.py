@@ -19,7 +19,7 @@ from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
-from gateway.control.plans import latency_quantile, rollout_spec, window_open
+from gateway.control.plans import NO_DRIFT, Drift, drifting, latency_quantile, rollout_spec, window_open
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
@@ -118,7 +118,13 @@ class Rollouts:
         self._cleared_ms: dict[str, int] = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
+        self.drift: Callable[[str], Drift] = lambda name: NO_DRIFT
         self.ticked = asyncio.Event()
+
+    @property
+    def lease(self) -> Lease | None:
+        """That this node decides by; None = another one does."""
+        return self._lease
 
     @property
     def leads(self) -> bool:
@@ -347,6 +353,7 @@ class Rollouts:
         weight = record.weights.get(str(record.revision), {}).get("", 0.0)
         failed = [report.failed[canary_digest] for report in here.values() if canary_digest in report.failed]
         routed = judge.routed(judge.canary) + judge.routed(judge.stable) if judge is not None else 0
+        drift = self.drift(record.document["metadata"]["name"])
         return Observed(
             token=self._lease.token if self._lease is not None else record.status.token,
             revision=record.revision,
@@ -364,7 +371,8 @@ class Rollouts:
             srm_p=judge.ratio.min_p if judge is not None else 1.0,
             expected_canary=int(weight * routed),
             seen_canary=judge.routed(judge.canary) if judge is not None else 0,
-            signals=judge.signals() if judge is not None else (),
+            signals=(*(judge.signals() if judge is not None else ()), *drifting(kept.policy, drift)),
+            monitor=drift.lease,
             canary_ready=bool(here) and all(canary_digest in report.ready for report in here.values()),
             canary_failed=failed[0] if failed else "",
             signature_ok=True,

@@ -18,6 +18,11 @@ from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import PolicyFolder
 from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
+from gateway.control.monitordesk import MonitorDesk
+from gateway.control.monitorinputs import lost_of, totals_of
+from gateway.control.monitors import Monitors
+from gateway.control.monitortold import Told
+from gateway.control.monitorviews import facts as monitor_facts
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
 from gateway.control.policyfacts import TrafficFacts, counted, facts_of
@@ -25,7 +30,8 @@ from gateway.control.rates import TICK_S, RequestRates
 from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
 from gateway.control.service import Service
-from gateway.counters import CounterPage
+from gateway.counters import WORKER_INDEX, CounterPage
+from gateway.monitor.facts import MonitorFacts
 from gateway.store.base import Store
 from gateway.store.opening import open_store
 
@@ -45,6 +51,7 @@ class Traffic:
         pages: those of living workers by start id, and the finals.
         folder: of policies, which is followed; None = there is none.
         webhook: told of every decision; None = nobody is.
+        told: who is told of what monitors find; None = the webhook and the log.
     """
 
     def __init__(
@@ -58,11 +65,13 @@ class Traffic:
         totals: Callable[[], Totals],
         folder: Path | None = None,
         webhook: Webhook | None = None,
+        told: Told | None = None,
     ) -> None:
         self.store = store
         self.pages = pages
         self.webhook = webhook
         self._service = service
+        self._totals = totals
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
@@ -89,12 +98,36 @@ class Traffic:
             latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
         )
         self.data.forgetters.append(self.experiments.forget)
+        told = told or Told(webhook, b"", source=f"/tidegate/{node}", now_s=time.time)
+        self.monitors = self._monitors(node, run, told)
+        self.monitor_desk = MonitorDesk(store, self.monitors, now_ms=_now_ms, can_sign=lambda: told.can_sign)
+        self.rollouts.drift = self.monitors.drift
         self.feedback = FeedbackDesk(
-            store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded
+            store,
+            self.policies,
+            self.experiments,
+            node=node,
+            now_ms=_now_ms,
+            loaded=self._loaded,
+            labelled=self.monitors.labelled,
         )
         self.policies.taken = self.experiments.taken
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
+
+    def _monitors(self, node: str, run: str, told: Told) -> Monitors:
+        return Monitors(
+            self.store,
+            self._service,
+            self.policies,
+            node=node,
+            run=run,
+            pages=self.pages,
+            served=self._totals,
+            lease=lambda: self.rollouts.lease,
+            told=told,
+            now_ms=_now_ms,
+        )
 
     def _loaded(self) -> Iterable[tuple[str, str]]:
         return ((model.name, model.digest) for model in self._service.snapshot.models)
@@ -146,6 +179,24 @@ class Traffic:
             self.folder.refused if self.folder is not None else 0,
         )
 
+    def monitor_facts(self) -> MonitorFacts | None:
+        """For the metrics page; None = nothing is watched."""
+        living, finals = self.pages()
+        monitors, now_ms = self.monitors, _now_ms()
+        counted_now = totals_of([finals, *living.values()])
+        if not monitors.held and not counted_now:
+            return None
+        return monitor_facts(
+            monitors.held,
+            counted_now,
+            lost_of(finals),
+            {name: monitors.told.counts(name) for name in monitors.held},
+            dropped=monitors.told.dropped,
+            overhead_s=int(self._totals().workers[WORKER_INDEX["monitor_ns_total"]]) / 1e9,
+            leads=monitors.leads,
+            now_ms=now_ms,
+        )
+
     async def measure(self) -> None:
         """Keep the rates of requests, which plans are made with, for ever. Cancel: at once."""
         while True:
@@ -155,6 +206,7 @@ class Traffic:
     async def close(self) -> None:
         """Let go of the store."""
         await self.experiments.close()
+        self.monitors.told.close()
         await self.store.close()
 
 
@@ -170,12 +222,15 @@ async def open_traffic(
     alerts: Alerts | None = None,
 ) -> Traffic:
     """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
-    webhook = None
+    webhook, source = None, f"/tidegate/{node_name(data_dir)}"
+    secret = read_secret(alerts) if alerts is not None else b""
     if alerts is not None and alerts.webhook_url:
-        source = f"/tidegate/{node_name(data_dir)}"
-        webhook = Webhook(alerts.webhook_url, read_secret(alerts), source=source, now_s=time.time)
+        webhook = Webhook(alerts.webhook_url, secret, source=source, now_s=time.time)
     store = await open_store(url, data_dir)
-    traffic = Traffic(store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook)
+    told = Told(webhook, secret, source=source, now_s=time.time)
+    traffic = Traffic(
+        store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook, told=told
+    )
     await traffic.policies.open()
     return traffic
 

@@ -93,7 +93,9 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 """Section of the admin API -> scope to read it, scope to change it."""
 _BY_MODEL: Final = frozenset({"models", "policies", "rollouts", "experiments", "monitors"})
 """Sections where `{name}` is a model's."""
-FILTERED: Final = frozenset({f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments")})
+FILTERED: Final = frozenset(
+    {f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments", "monitors", "alerts")}
+)
 
 
 def data_needs(path: str, method: str) -> Needs:

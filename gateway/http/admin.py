@@ -19,6 +19,7 @@ from gateway.http.body import object_of
 from gateway.http.experiments import experiment_routes
 from gateway.http.failures import exception_handlers
 from gateway.http.gate import Gate
+from gateway.http.monitors import monitor_routes
 from gateway.http.origin import Names
 from gateway.http.policies import policy_routes
 from gateway.http.reply import Reply, json_reply
@@ -143,6 +144,7 @@ def build_admin(
         *policy_routes(service, traffic, body_bytes),
         *store_routes(traffic, body_bytes),
         *experiment_routes(traffic),
+        *monitor_routes(traffic.monitor_desk, body_bytes),
         *audit_routes(traffic, body_bytes),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),

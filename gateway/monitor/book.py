@@ -218,6 +218,8 @@ class ModelMonitor:
 
     def _leased(self, attribution: Attribution, roles: Roles, now_s: float, token: int) -> Lease | None:
         incident = self.ledger.open
+        if incident is None and self.leases.held:
+            self.leases = leases.give_back(self.leases, self.name, token=token)
         if incident is None or roles.canary is None:
             return None
         level = leases.level_of(attribution.action, self.spec.actions.on_drift_of_canary)

@@ -19,7 +19,7 @@ from gateway.monitor.comparing import input_keys, prediction_keys, quality_keys
 from gateway.monitor.counting import Counts
 from gateway.monitor.families import SHARES, FamilyState, FamilyVerdict, Key, window_alpha
 from gateway.monitor.performance import Verdict, Watch
-from gateway.monitor.plan import SKIPPED
+from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.reference import Reference
 from gateway.monitor.results import FamilyResult, Tested, WindowResult
 from gateway.monitor.settings import Spec
@@ -152,6 +152,11 @@ class Engine:
         """The last windows, the oldest first."""
         series = self._series.get(variant)
         return [] if series is None else list(series.history)
+
+    def open_rows(self, variant: str) -> int:
+        """Rows in the window that is open."""
+        series = self._series.get(variant)
+        return 0 if series is None else int(series.windows.counts[ROWS])
 
     def alphas(self, duration_ms: int) -> dict[str, float]:
         """The level of each family in a window that lasted so long."""

@@ -81,6 +81,7 @@ def findings(spec: RolloutSpec, status: RolloutStatus, observed: Observed, now_m
         *_guardrails(spec, status, observed),
         *_canary(spec, status, observed),
         *_signals(spec, observed),
+        *_monitor(observed),
         *_measurement(spec, status, observed, now_ms),
         *_timeout(spec, status, now_ms),
     )
@@ -133,6 +134,13 @@ def _signals(spec: RolloutSpec, observed: Observed) -> Iterator[Finding]:
         yield Finding(
             f"signal:{signal.name}", do, f"signal {signal.name}{note}", f"auto:signal:{signal.name}", waivable=True
         )
+
+
+def _monitor(observed: Observed) -> Iterator[Finding]:
+    lease = observed.monitor
+    if lease is not None:
+        text = f"the monitor ({lease.evidence}, outside the budget for false rollbacks): {lease.reason}"
+        yield Finding("monitor", lease.do, text, "auto:monitor", waivable=True)
 
 
 def _measurement(spec: RolloutSpec, status: RolloutStatus, observed: Observed, now_ms: int) -> Iterator[Finding]:

@@ -58,6 +58,18 @@ class LocalZero(Struct, frozen=True):
     reason: str
 
 
+class MonitorLease(Struct, frozen=True, kw_only=True):
+    """What the drift monitor may do to this canary for a while, because its owner allowed it.
+
+    Attributes:
+        do: hold while it lasts, or roll back.
+    """
+
+    do: Literal["hold", "rollback"]
+    reason: str
+    evidence: str
+
+
 class Observed(Struct, frozen=True, kw_only=True):
     """One tick's view.
 
@@ -76,6 +88,8 @@ class Observed(Struct, frozen=True, kw_only=True):
         samples: the canary's requests in this step; in a shadow step compared pairs.
         srm_p: running p-value of the sample ratio.
         expected_canary, seen_canary: requests that the weights in force promised the canary, and those that came.
+        signals: names of the policy's signals that speak against the canary now.
+        monitor: the drift monitor's own lease.
         canary_ready: the status's `canary_digest` is READY in every live worker, warmed up.
         canary_failed: why it cannot be loaded; "" = it can, or is on its way.
         signature_ok: same inputs and outputs as stable, and the golden requests agree; None = not known yet.
@@ -104,6 +118,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     expected_canary: int = 0
     seen_canary: int = 0
     signals: tuple[str, ...] = ()
+    monitor: MonitorLease | None = None
     canary_ready: bool = False
     canary_failed: str = ""
     signature_ok: bool | None = None

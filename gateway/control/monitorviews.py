@@ -1,0 +1,269 @@
+"""What people and programs see of a monitor: plain values for the admin port, families for the metrics page. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.control.monitorheld import Held
+from gateway.control.monitorinputs import Series
+from gateway.monitor.counting import Counts
+from gateway.monitor.explaining import explained
+from gateway.monitor.facts import BURN_WINDOWS, STATES, MonitorFacts
+from gateway.monitor.plan import ROWS, SKIPPED
+from gateway.monitor.realised import Cohort, performance
+from gateway.monitor.results import Compared, WindowResult
+from gateway.monitor.watching import Watching
+from gateway.monitor.words import SEVERITIES
+
+COHORTS_SHOWN: Final = 40
+WINDOWS_SHOWN: Final = 20
+_WINDOW_S: Final = dict(zip((300, 1_800, 3_600, 7_200, 21_600, 86_400, 259_200), BURN_WINDOWS, strict=True))
+
+
+def in_short(name: str, held: Held, now_ms: int) -> dict[str, Any]:
+    """A line of `monitor ls`."""
+    incident = held.monitor.ledger.open
+    return {
+        "name": name,
+        "generation": held.generation,
+        "states": worst_states(held),
+        "incident": None if incident is None else {"id": incident.id, "severity": incident.severity,
+                                                   "opened_s": incident.opened_s},
+        "verdict": held.monitor.attribution.verdict,
+        "rows": sum(int(counts[ROWS]) for counts in held.seen.values()),
+        "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "blind": blind(held, now_ms),
+    }  # fmt: skip
+
+
+def worst_states(held: Held) -> dict[str, str]:
+    """Signal -> the worst state of all series."""
+    order = ("firing", "pending", "resolved", "ok", "unknown", "insufficient")
+    found: dict[str, str] = {}
+    for one in held.monitor.board.latest:
+        known = found.get(one.signal)
+        if known is None or order.index(one.state) < order.index(known):
+            found[one.signal] = one.state
+    return found
+
+
+def blind(held: Held, now_ms: int) -> list[str]:
+    """VERSION/VARIANT without a verdict for two of the longest windows."""
+    return [
+        f"{version}/{variant}"
+        for version, watching in held.monitor.versions.items()
+        for variant in watching.engine.blind(now_ms)
+    ]
+
+
+def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int) -> dict[str, Any]:
+    """Everything about one monitor."""
+    monitor = held.monitor
+    return in_short(name, held, now_ms) | {
+        "leads": leads,
+        "store_away": away,
+        "document": held.record.document if held.record is not None else None,
+        "applied_by": held.record.applied_by if held.record is not None else "",
+        "roles": {"champion": list(held.roles.champion), "canary": held.roles.canary and list(held.roles.canary)},
+        "attribution": msgspec.to_builtins(monitor.attribution),
+        "incident": msgspec.to_builtins(monitor.ledger.open),
+        "incidents": msgspec.to_builtins(monitor.ledger.closed),
+        "leases": msgspec.to_builtins(monitor.leases.held),
+        "retraining": msgspec.to_builtins(monitor.requests.asked),
+        "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in monitor.held[-20:]],
+        "lag_ms": now_ms - held.fresh_ms if held.fresh_ms else None,
+        "missed": held.missed,
+        "versions": {version: _version(held, watching, now_ms) for version, watching in monitor.versions.items()},
+    }
+
+
+def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
+    reference = watching.reference
+    variants = sorted(
+        {*watching.engine.variants, *(key[2].variant for key in held.seen if key[2].version == watching.version)}
+    )
+    return {
+        "reference": {"id": reference.id, "rows": reference.rows, "origin": reference.origin,
+                      "provisional": reference.provisional, "features": len(reference.plan.features)},
+        "variants": {variant: _variant(held, watching, variant, now_ms) for variant in variants},
+        "labels": {"too_late": watching.cohorts.too_late, "unplaced": watching.cohorts.unplaced},
+    }  # fmt: skip
+
+
+def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[str, Any]:
+    history = watching.engine.history(variant)
+    findings = [one for one in held.monitor.board.latest if one.series == (watching.version, variant)]
+    observed, skipped = _rows(held, watching.version, variant)
+    return {
+        "rows": observed,
+        "skipped": skipped,
+        "open_rows": watching.engine.open_rows(variant),
+        "signals": {
+            one.signal: {"state": one.state, "severity": one.severity, "keys": list(one.keys), "text": one.text,
+                         "window_to_s": one.window_to_s}
+            for one in findings
+        },
+        "windows": [msgspec.to_builtins(result) for result in history[-WINDOWS_SHOWN:]],
+        "cohorts": _cohorts(held, watching, variant),
+        "label_delay_s": {str(q): value for q, value in watching.cohorts.delay_quantiles(variant).items()},
+        "reference_performance": msgspec.to_builtins(watching.realised_reference()),
+        "fairness": watching.exported_fairness(variant),
+        "burn_rates": {_WINDOW_S[at]: rate for at, rate in watching.burn_rates(variant, now_ms).items()},
+    }  # fmt: skip
+
+
+def _rows(held: Held, version: str, variant: str) -> tuple[int, int]:
+    mine = [c for key, c in held.seen.items() if (key[2].version, key[2].variant) == (version, variant)]
+    return sum(int(counts[ROWS]) for counts in mine), sum(int(counts[SKIPPED]) for counts in mine)
+
+
+def _cohorts(held: Held, watching: Watching, variant: str) -> list[dict[str, Any]]:
+    found = [(start, one) for start, name, one in watching.cohorts.items() if name == variant and one.predicted.any()]
+    return [_cohort(held, start, one) for start, one in found[-COHORTS_SHOWN:]]
+
+
+def _cohort(held: Held, start_s: int, cohort: Cohort) -> dict[str, Any]:
+    came_true = performance(cohort, min_coverage=held.spec.labels.min_coverage, min_rows=held.spec.min_rows)
+    return {
+        "start_s": start_s,
+        "rows": int(cohort.predicted.sum()),
+        "coverage": list(cohort.coverage()),
+        **msgspec.to_builtins(came_true),
+    }
+
+
+def explanation(name: str, held: Held) -> dict[str, Any]:
+    """Every setting in force, what can be seen with it, and why the last windows said what they said."""
+    return {
+        "name": name,
+        "versions": {
+            version: explained(watching.reference, held.spec)
+            | {"windows": {variant: [msgspec.to_builtins(one) for one in watching.engine.history(variant)]
+                           for variant in watching.engine.variants}}
+            for version, watching in held.monitor.versions.items()
+        },
+        "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "attribution": msgspec.to_builtins(held.monitor.attribution),
+        "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in held.monitor.held],
+    }  # fmt: skip
+
+
+# ---- the metrics page ----
+
+
+class Gathered:
+    """Samples by family."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[str | float, ...]]] = {}
+
+    def add(self, family: str, *sample: str | float) -> None:
+        """One sample: labels, then the value."""
+        self.found.setdefault(family, []).append(sample)
+
+
+def facts(
+    helds: Mapping[str, Held],
+    totals: Mapping[Series, Counts],
+    lost: Mapping[Series, int],
+    told: Mapping[str, Mapping[tuple[Any, Any], int]],
+    *,
+    dropped: int,
+    overhead_s: float,
+    leads: bool,
+    now_ms: int,
+) -> MonitorFacts:
+    """Everything the page shows.
+
+    Args:
+        totals, lost: of this node alone; each node has a page of its own.
+        leads: judgements are those of the node that leads; others show what they count.
+    """
+    into = Gathered()
+    for series, counts in totals.items():
+        into.add("monitor_rows_observed", *series[:3], int(counts[ROWS]))
+        into.add("monitor_rows_skipped", *series[:3], int(counts[SKIPPED]) + lost.get(series, 0))
+    into.add("monitor_overhead_seconds", "-", "-", "-", overhead_s)
+    for name, held in helds.items() if leads else ():
+        _model(into, name, held, told.get(name, {}), now_ms)
+    if leads and helds:
+        into.add("alerts_dropped", "-", "-", "-", dropped)
+    return MonitorFacts(**{family: _added(samples) for family, samples in into.found.items()})
+
+
+def _added(samples: Iterable[tuple[str | float, ...]]) -> list[tuple[str | float, ...]]:
+    """Samples of the same labels together: two references of one series are one series here."""
+    found: dict[tuple[str | float, ...], float] = {}
+    for sample in samples:
+        value = sample[-1]
+        assert not isinstance(value, str), "the value comes last"
+        found[sample[:-1]] = found.get(sample[:-1], 0) + value
+    return [(*labels, value) for labels, value in found.items()]
+
+
+def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any], int], now_ms: int) -> None:
+    monitor = held.monitor
+    for version, problem in held.problems.items():
+        into.add(
+            "monitor_reference_missing", name, version, "-", float(bool(problem) or version not in monitor.versions)
+        )
+    if held.fresh_ms:
+        into.add("monitor_lag_seconds", name, "-", "-", (now_ms - held.fresh_ms) / 1000)
+    into.add("monitor_deltas_gap", name, "-", "-", held.missed)
+    into.add("monitor_deltas_duplicated", name, "-", "-", 0)
+    for outcome, count in monitor.requests.counts.items():
+        into.add("retrain_requests", name, "-", "-", outcome, count)
+    raised = {(alarm, severity): 0 for alarm in worst_states(held) for severity in SEVERITIES[1:]} | dict(alerts)
+    for (signal, severity), count in raised.items():
+        into.add("alerts", name, "-", "-", signal, severity, count)
+    for one in monitor.board.latest:
+        into.add("drift_state", name, one.version, one.variant, one.signal, STATES.index(one.state))
+    for version, watching in monitor.versions.items():
+        dark = watching.engine.blind(now_ms)
+        for variant in watching.engine.variants:
+            into.add("monitor_blind", name, version, variant, float(variant in dark))
+            _series(into, (name, version, variant), held, watching, now_ms)
+
+
+def _series(into: Gathered, place: tuple[str, str, str], held: Held, watching: Watching, now_ms: int) -> None:
+    variant = place[2]
+    history = watching.engine.history(variant)
+    judged = next((one for one in reversed(history) if not one.reason), None)
+    if judged is not None:
+        _window(into, place, judged)
+    for window, rate in watching.burn_rates(variant, now_ms).items():
+        into.add("slo_burn_rate", *place, _WINDOW_S[window], rate)
+    realised = watching.judged.get(variant)
+    if realised is not None:
+        into.add("label_coverage_ratio", *place, min(realised.coverage))
+        for metric, value in realised.performance.values.items():
+            into.add("realised_performance", *place, metric, value)
+    for quantile, value in watching.cohorts.delay_quantiles(variant).items():
+        into.add("label_delay_seconds", *place, f"{quantile:g}", value)
+    for group in watching.exported_fairness(variant):
+        impact = group.get("disparate_impact")
+        if impact is not None:
+            into.add("fairness_disparate_impact", *place, group["group"], "decisions", impact)
+
+
+def _window(into: Gathered, place: tuple[str, str, str], result: WindowResult) -> None:
+    for one in result.features:
+        _feature(into, place, one, result.rows)
+    if result.score is not None:
+        for metric in ("psi", "js", "hellinger"):
+            into.add("prediction_drift_score", *place, metric, getattr(result.score, metric))
+    if result.estimated is not None and result.estimated.state == "ok":
+        for metric, value in result.estimated.values.items():
+            into.add("estimated_performance", *place, metric, value)
+
+
+def _feature(into: Gathered, place: tuple[str, str, str], one: Compared, rows: int) -> None:
+    for metric in ("psi", "js", "hellinger"):
+        into.add("drift_score", *place, one.name, metric, getattr(one, metric))
+    into.add("drift_pvalue", *place, one.name, one.p_value)
+    quality, all_rows = one.quality, max(1, rows)
+    outside = quality.get("below", 0) + quality.get("above", 0) + quality.get("infinite", 0)
+    into.add("feature_missing_ratio", *place, one.name, quality.get("missing", 0) / all_rows)
+    into.add("feature_out_of_range_ratio", *place, one.name, outside / all_rows)
+    into.add("feature_unseen_ratio", *place, one.name, quality.get("unseen", 0) / all_rows)

@@ -1,0 +1,138 @@
+"""The admin port's surface for the drift monitor: documents, what it says, and why."""
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from gateway.control.monitordesk import MonitorDesk
+from gateway.control.monitorviews import explanation, in_short, view
+from gateway.control.reading import name_in
+from gateway.errors import HttpError
+from gateway.http.access import actor_of
+from gateway.http.body import object_of, text_of
+from gateway.http.reply import Reply, json_reply
+from gateway.monitor.settings import schema
+from runtimes.errors import InvalidInput
+from runtimes.registry.strictyaml import DocumentError, load
+
+
+class MonitorEndpoints:
+    """The endpoints.
+
+    Args:
+        most: bytes of a body.
+    """
+
+    def __init__(self, desk: MonitorDesk, most: int) -> None:
+        self._desk = desk
+        self._monitors = desk.monitors
+        self._most = most
+
+    async def listed(self, request: Request) -> Reply:
+        """Every monitor that the caller's key covers, in short."""
+        covers, now_ms = actor_of(request).covers, _now_ms()
+        held = sorted(self._monitors.held.items())
+        return json_reply([in_short(name, one, now_ms) for name, one in held if covers(name)])
+
+    async def one(self, request: Request) -> Reply:
+        """One monitor: states, windows, performance, incident; its generation as ETag."""
+        name = request.path_params["name"]
+        held = self._monitors.get(name)
+        found = view(name, held, leads=self._monitors.leads, away=self._monitors.away, now_ms=_now_ms())
+        reply = json_reply(found)
+        reply.headers = [(b"etag", b'"%d"' % held.generation)]
+        return reply
+
+    async def explain(self, request: Request) -> Reply:
+        """Every setting in force, what can be seen with it, and why the last windows said what they said."""
+        name = request.path_params["name"]
+        return json_reply(explanation(name, self._monitors.get(name)))
+
+    async def schema(self, request: Request) -> Reply:
+        """JSON schema of the document, for editors."""
+        return json_reply(schema())
+
+    async def apply(self, request: Request) -> Reply:
+        """Put a document in force."""
+        name = request.path_params["name"]
+        text = await text_of(request, self._most)
+        try:
+            document = load(text, "the monitor")
+        except DocumentError as error:
+            raise InvalidInput(str(error)) from error
+        named = name_in(document)
+        if named and named != name:
+            raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
+        reason = request.headers.get("x-reason", "")[:500] or request.query_params.get("reason", "")[:500]
+        record = await self._desk.apply(
+            document, actor=actor_of(request).name, generation=_generation(request), reason=reason
+        )
+        reply = json_reply({"name": name, "generation": record.generation})
+        reply.headers = [(b"etag", b'"%d"' % record.generation)]
+        return reply
+
+    async def delete(self, request: Request) -> Reply:
+        """Remove a document: defaults are in force from then on."""
+        reason = request.query_params.get("reason", "")[:500]
+        await self._desk.delete(request.path_params["name"], actor=actor_of(request).name, reason=reason)
+        return json_reply({})
+
+    async def approve(self, request: Request) -> Reply:
+        """`{"request": KEY}`: let a request for retraining go."""
+        return json_reply(await self._desk.approve(*await self._asked(request), actor=actor_of(request).name))
+
+    async def reject(self, request: Request) -> Reply:
+        """`{"request": KEY}`: no retraining."""
+        return json_reply(await self._desk.reject(*await self._asked(request), actor=actor_of(request).name))
+
+    async def _asked(self, request: Request) -> tuple[str, str]:
+        key = (await object_of(request, self._most)).get("request")
+        if not isinstance(key, str):
+            raise InvalidInput("request: expected the key of a request for retraining")
+        return request.path_params["name"], key
+
+    async def alerts(self, request: Request) -> Reply:
+        """Open incidents of every model that the caller's key covers, and how deliveries go."""
+        covers = actor_of(request).covers
+        found: list[dict[str, Any]] = [
+            {"model": name, "id": one.monitor.ledger.open.id, "severity": one.monitor.ledger.open.severity,
+             "opened_s": one.monitor.ledger.open.opened_s, "sentence": one.monitor.ledger.open.attribution.sentence}
+            for name, one in sorted(self._monitors.held.items())
+            if covers(name) and one.monitor.ledger.open is not None
+        ]  # fmt: skip
+        return json_reply({"open": found, "deliveries": self._monitors.told.status()})
+
+
+def _generation(request: Request) -> int | None:
+    given = request.headers.get("if-match")
+    if request.headers.get("if-none-match") == "*":
+        return 0
+    if given is None:
+        return None
+    number = given.strip().removeprefix("W/").strip('"')
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise HttpError(412, "stale", f'If-Match: expected the ETag of the monitor, such as "3", got {given[:40]!r}')
+    return int(number)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def monitor_routes(desk: MonitorDesk, most: int) -> list[Route]:
+    """Routes of the admin port."""
+    endpoints = MonitorEndpoints(desk, most)
+    one = "/admin/v1/monitors/{name}"
+    return [
+        Route("/admin/v1/monitors", endpoints.listed),
+        Route("/admin/v1/schemas/monitor", endpoints.schema),
+        Route("/admin/v1/alerts", endpoints.alerts),
+        Route(one, endpoints.one),
+        Route(one, endpoints.apply, methods=["PUT"]),
+        Route(one, endpoints.delete, methods=["DELETE"]),
+        Route(f"{one}/explain", endpoints.explain),
+        Route(f"{one}/retraining/approve", endpoints.approve, methods=["POST"]),
+        Route(f"{one}/retraining/reject", endpoints.reject, methods=["POST"]),
+    ]
