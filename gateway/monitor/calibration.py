@@ -1,11 +1,14 @@
 """Whether scores are probabilities, and the calibration that makes them so: what an estimate rests on. Pure.
 
-Expected calibration error (ECE): rows sorted by score in 10 bins of equal count, the mean distance between the mean
-probability and the share of positives. Naeini et al. (2015); as NannyML decides.
+An isotonic calibration is chosen only if it lowers the Brier score (mean squared error) of rows it was not fitted on;
+if not, scores already are probabilities, and are used as they are (IDENTITY).
 
-An isotonic calibration is chosen only if it lowers the ECE of rows it was not fitted on; if not, scores already are
-probabilities, and are used as they are (IDENTITY). With few rows it would learn noise, and its ECE would be noise, too:
-then there is no calibration, and estimates are withheld.
+What was chosen must have a small expected calibration error (ECE): rows sorted by score in 10 bins of equal count, the
+mean distance between the mean probability and the share of positives; Naeini et al. (2015). NannyML chooses by the
+ECE, too. But all folds together reproduce the sums of labels in each bin, so there the ECE prefers isotonic even to
+perfect scores; and it sorts calibrated rows by their probability, which hides a flat line where positives come and go.
+
+With few rows all this would be noise: then there is no calibration, and estimates are withheld.
 """
 
 from itertools import pairwise
@@ -63,8 +66,10 @@ def chosen(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
     reason = _gate(x, rows, positives)
     if reason:
         return Calibration((), "none", reason, np.nan, np.nan, rows, positives)
-    before, after = ece(x, y), ece(held_out(x, y), y)
-    kind, points, left = ("isotonic", fit(x, y), after) if after < before else ("identity", IDENTITY, before)
+    calibrated = held_out(x, y)
+    before, after = ece(x, y), ece(calibrated, y, scores=x)
+    better = float(np.mean((calibrated - y) ** 2)) < float(np.mean((x - y) ** 2))
+    kind, points, left = ("isotonic", fit(x, y), after) if better else ("identity", IDENTITY, before)
     if left > MOST_ECE:
         return Calibration((), "none", "badly_calibrated", before, after, rows, positives)
     return Calibration(points, kind, "", before, after, rows, positives)
@@ -96,8 +101,13 @@ def held_out(scores: Floats, labels: Floats) -> Floats:
     return found
 
 
-def ece(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = BINS) -> float:
+def ece(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = BINS, scores: npt.ArrayLike | None = None
+) -> float:
     """Expected calibration error of rows. Shapes: [n]. Bins have at least 2 rows, or there are fewer bins.
+
+    Args:
+        scores: what rows are sorted by; None = the probabilities.
 
     Raises:
         ValueError: fewer than 4 rows.
@@ -106,7 +116,7 @@ def ece(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = BINS) -
     if len(p) < 4:
         raise ValueError(f"expected at least 4 rows, got {len(p)}")
     bins = bins if len(p) > 2 * bins else len(p) // 2
-    order = np.argsort(p, kind="stable")
+    order = np.argsort(p if scores is None else np.asarray(scores, np.float64), kind="stable")
     width = len(p) // bins
     cuts = [*range(0, bins * width, width), len(p)]
     off = p[order] - y[order]

@@ -25,9 +25,9 @@ def test_bent_scores_are_calibrated_and_probabilities_are_left_alone() -> None:
     assert bent.ece_after < 0.012
     probability = isotonic.applied(bent.points, np.array([0.3, 0.6, 0.8]))
     assert probability == pytest.approx([0.09, 0.36, 0.64], abs=0.04)
-    plain = [chosen(*drawn(1_000, seed)) for seed in range(40)]
-    assert {found.kind for found in plain} <= {"identity", "isotonic"}
-    assert sum(found.kind == "identity" for found in plain) >= 20
+    # Perfect scores: isotonic would only learn noise.
+    plain = [chosen(*drawn(1_000, seed)).kind for seed in range(40)]
+    assert plain.count("identity") >= 35
 
 
 def test_car_loan_is_calibrated_as_nannyml_decides() -> None:
