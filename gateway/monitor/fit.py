@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.monitor import isotonic
+from gateway.monitor import calibration, isotonic
 from gateway.monitor.counting import Counter, Counts, column_numbers, empty, feature_counts, score_bins
 from gateway.monitor.features import BINS, TOP, Kind, Left, Made, made, quantile_edges
 from gateway.monitor.plan import SCORE_BINS, UNSEEN, CountPlan, ScorePlan
@@ -23,7 +23,12 @@ from gateway.monitor.significance import LEAST_ROWS, largest_window, overdispers
 from runtimes.tensors import Array, Signature
 
 PARTS: Final = 10
-LEAST_LABELS: Final = 200
+_REASONS: Final = {
+    "few_rows": f"fewer than {calibration.MIN_ROWS:,} labels",
+    "few_positives": f"fewer than {calibration.MIN_CLASS} positive labels",
+    "few_negatives": f"fewer than {calibration.MIN_CLASS} labels that are not positive",
+    "badly_calibrated": f"even calibrated they are off by more than {calibration.MOST_ECE}",
+}
 Floats = npt.NDArray[np.float64]
 
 
@@ -182,8 +187,8 @@ def _score_plan(
     if finite.min() < 0 or finite.max() > 1:
         edges = quantile_edges(finite, choices.bins)
         return ScorePlan(place.output, place.column, "value", edges=edges, bf16=bf16)
-    calibration = _calibration(scores, rows.labels, warnings)
-    return ScorePlan(place.output, place.column, "probability", choices.threshold, calibration, bf16=bf16)
+    points = _calibration(scores, rows.labels, warnings)
+    return ScorePlan(place.output, place.column, "probability", choices.threshold, points, bf16=bf16)
 
 
 def _calibration(scores: Floats, labels: Floats | None, warnings: list[str]) -> isotonic.Points:
@@ -191,12 +196,13 @@ def _calibration(scores: Floats, labels: Floats | None, warnings: list[str]) -> 
         warnings.append("no labels: scores are not calibrated, and performance cannot be estimated")
         return ()
     known = np.isfinite(scores) & np.isfinite(labels)
-    if known.sum() < LEAST_LABELS or len(np.unique(labels[known])) < 2:
+    found = calibration.chosen(scores[known], labels[known])
+    if found.reason:
         warnings.append(
-            f"{int(known.sum()):,} labels: scores are not calibrated without {LEAST_LABELS} labels of both classes"
+            f"scores are not calibrated, and performance cannot be estimated: {_REASONS[found.reason]} "
+            f"({found.rows:,} labels, {found.positives:,} positive)"
         )
-        return ()
-    return isotonic.fit(scores[known], labels[known])
+    return found.points
 
 
 def _part_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> list[Counts]:

@@ -195,7 +195,12 @@ def test_labels_give_a_calibration_and_the_metrics_that_the_rows_have() -> None:
 def test_without_labels_or_with_few_nothing_is_calibrated_and_it_is_said() -> None:
     x = np.linspace(0, 1, 3000)
     assert "no labels" in fitted({"x": x}, scores=x).warnings[0]
-    assert "200 labels of both classes" in fitted({"x": x}, scores=x, labels=np.ones(3000)).warnings[0]
+    one_class = fitted({"x": x}, scores=x, labels=np.ones(3000))
+    assert "fewer than 100 labels that are not positive (3,000 labels, 3,000 positive)" in one_class.warnings[0]
+    assert one_class.reference.plan.score is not None
+    assert one_class.reference.plan.score.calibration == ()
+    few = np.where(np.arange(3000) < 900, np.arange(3000) % 2, np.nan)
+    assert "fewer than 1,000 labels (900 labels, 450 positive)" in fitted({"x": x}, scores=x, labels=few).warnings[0]
 
 
 def test_a_score_outside_of_0_to_1_is_a_value_with_bins_of_its_own() -> None:
