@@ -247,7 +247,7 @@ def _news(before: Sequence[Alarm], after: Sequence[Alarm]) -> list[str]:
     for key, one in new.items():
         if key not in old:
             lines.append(f"{_name(one)} fires, {one.severity}")
-        elif (old[key].severity, old[key].keys) != (one.severity, one.keys):
+        elif (old[key].severity, set(old[key].keys)) != (one.severity, set(one.keys)):
             lines.append(f"{_name(one)} is now {one.severity}")
     return lines
 
