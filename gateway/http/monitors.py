@@ -1,12 +1,12 @@
 """The admin port's surface for the drift monitor: documents, what it says, and why."""
 
 import time
-from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.monitordesk import MonitorDesk
+from gateway.control.monitors import Monitors
 from gateway.control.monitorviews import explanation, in_short, view
 from gateway.control.reading import name_in
 from gateway.errors import HttpError
@@ -27,8 +27,11 @@ class MonitorEndpoints:
 
     def __init__(self, desk: MonitorDesk, most: int) -> None:
         self._desk = desk
-        self._monitors = desk.monitors
         self._most = most
+
+    @property
+    def _monitors(self) -> Monitors:
+        return self._desk.monitors
 
     async def listed(self, request: Request) -> Reply:
         """Every monitor that the caller's key covers, in short."""
@@ -93,17 +96,6 @@ class MonitorEndpoints:
             raise InvalidInput("request: expected the key of a request for retraining")
         return request.path_params["name"], key
 
-    async def alerts(self, request: Request) -> Reply:
-        """Open incidents of every model that the caller's key covers, and how deliveries go."""
-        covers = actor_of(request).covers
-        found: list[dict[str, Any]] = [
-            {"model": name, "id": one.monitor.ledger.open.id, "severity": one.monitor.ledger.open.severity,
-             "opened_s": one.monitor.ledger.open.opened_s, "sentence": one.monitor.ledger.open.attribution.sentence}
-            for name, one in sorted(self._monitors.held.items())
-            if covers(name) and one.monitor.ledger.open is not None
-        ]  # fmt: skip
-        return json_reply({"open": found, "deliveries": self._monitors.told.status()})
-
 
 def _generation(request: Request) -> int | None:
     given = request.headers.get("if-match")
@@ -128,7 +120,6 @@ def monitor_routes(desk: MonitorDesk, most: int) -> list[Route]:
     return [
         Route("/admin/v1/monitors", endpoints.listed),
         Route("/admin/v1/schemas/monitor", endpoints.schema),
-        Route("/admin/v1/alerts", endpoints.alerts),
         Route(one, endpoints.one),
         Route(one, endpoints.apply, methods=["PUT"]),
         Route(one, endpoints.delete, methods=["DELETE"]),
