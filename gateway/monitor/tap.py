@@ -51,7 +51,8 @@ class Tap:
         self._waiting: deque[tuple[Sequence[Job], Sequence[Array]]] = deque()
         self._rows = 0
         self._most = _most_rows(signature)
-        self._together = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in signature.inputs)
+        fixed = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in signature.inputs)
+        self._together = fixed and signature.batched
         self._score = plan.score if plan.score_values and plan.score is not None and not plan.score.bf16 else None
 
     @property
