@@ -37,10 +37,11 @@ FAMILIES: Final = ("input", "prediction", "quality")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closed:
-    """A closed window: what it says, and the counts it says it of."""
+    """A closed window: what it says, the counts it says it of, and those of the rows it was compared with."""
 
     result: WindowResult
     counts: Counts
+    compared: Counts
 
 
 def rule_of(reference: Reference, spec: Spec) -> Rule:
@@ -199,7 +200,7 @@ class Engine:
         series.beside = np.zeros_like(series.beside)
         if self.spec.reference.mode == "previous":
             series.previous.append((span.opened_ms, span.counts))
-        return Closed(result, span.counts)
+        return Closed(result, span.counts, reference.counts)
 
     def _reference(self, variant: str, series: _Series, span: Span) -> Reference | None:
         """What a window is compared with; None = there is nothing yet."""

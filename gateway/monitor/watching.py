@@ -54,6 +54,8 @@ class Watching:
 
     Attributes:
         fair: last fairness by variant; judged: last matured performance by variant.
+        last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
+            kept across restarts.
     """
 
     def __init__(self, version: str, reference: Reference, spec: Spec, champion: str = "", others: int = 0) -> None:
@@ -62,6 +64,7 @@ class Watching:
         self.engine = Engine(reference, spec, champion=champion, others=others)
         groups, mature_s = reference.plan.group_count, spec.labels.mature_after_ms / 1000
         self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
+        self.last: dict[str, Closed] = {}
         self.fair: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
         self.verdicts: dict[str, Verdict] = {}
@@ -93,6 +96,7 @@ class Watching:
 
     def findings(self, closed: Sequence[Closed], now_ms: int) -> list[Finding]:
         """What closed windows and matured cohorts say."""
+        self.last.update({one.result.variant: one for one in closed if not one.result.reason})
         found = [one for each in closed for one in self._of_window(each)]
         labels = self.spec.labels
         due = self.cohorts.due(
@@ -236,6 +240,7 @@ class Watching:
         """Variants that are gone have no windows any more."""
         for variant in set(self.engine.variants) - live:
             self.engine.forget(variant)
+            self.last.pop(variant, None)
 
     # ---- across restarts ----
 
