@@ -209,7 +209,7 @@ class Engine:
                 return None
             found = self.reference.with_counts(np.sum(kept, axis=0), "previous")
             # A reference that is hardly larger than the window would carry its own chance into several windows.
-            return found if largest_window(found.rows) >= min(span.rows, self.spec.min_rows) else None
+            return found if largest_window(found.rows) >= span.rows else None
         return self.reference
 
     def _compared(self, result: WindowResult, series: _Series, span: Span, reference: Reference) -> WindowResult:
