@@ -1,35 +1,33 @@
-"""Telling others: each decision as a signed CloudEvent to a webhook. Never holds up who decides.
+"""Telling others: each decision and alert as a signed CloudEvent to a webhook. Never holds up who decides.
 
 One event at a time, in order. A receiver that is down is asked again, with longer and longer waits; what it does not
 take in the end, or finds no room in the queue, is a dead letter: counted, listed, and still in the audit trail.
 
-Signature: `x-tidegate-signature: t=UNIX_SECONDS,v1=HEX`, HEX = HMAC-SHA256(secret, "UNIX_SECONDS." + body). The time
-is signed so that an old event cannot be sent again as a new one.
+`call` and `post` are how this node asks anybody outside: no proxies of the environment, no redirects, a time limit, a
+bounded answer. Envelope and signature: `gateway.monitor.cloudevents`.
 """
 
 import asyncio
-import hashlib
-import hmac
 import http.client
-import json
 import logging
 import random
 import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.config import Alerts, ConfigError
+from gateway.monitor.cloudevents import encoded, envelope, signed
 
 QUEUE: Final = 1_000
 ATTEMPTS: Final = 6
 FIRST_WAIT_S: Final = 0.5
 """0.5, 1, 2, 4, 8 s: a restart of the receiver is waited for, an outage is not."""
 TIMEOUT_S: Final = 5.0
+MOST_ANSWER: Final = 1024 * 1024
 LISTED: Final = 100
 LEAST_SECRET: Final = 16
 _AGAIN: Final = frozenset({408, 425, 429})
@@ -40,24 +38,31 @@ Post = Callable[[str, bytes, Mapping[str, str]], int]
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A signed event goes where it was meant to, or nowhere."""
+    """A signed event, or a token, goes where it was meant to, or nowhere."""
 
     def redirect_request(self, *_: Any) -> None:
         """No."""
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """Send; gives the status. Proxies of the environment are not asked. Raises OSError."""
-    request = urllib.request.Request(url, body, dict(headers), method="POST")
+def call(
+    method: str, url: str, body: bytes | None, headers: Mapping[str, str], most: int = MOST_ANSWER
+) -> tuple[int, bytes]:
+    """Ask; gives the status and at most so many bytes of a good answer. Blocks: call it in a thread. Raises OSError."""
+    request = urllib.request.Request(url, body, dict(headers), method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return int(answer.status)
+            return int(answer.status), answer.read(most)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code
+            return error.code, b""
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP answer: {type(error).__name__}") from error
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Send; gives the status. As `call`."""
+    return call("POST", url, body, headers, 0)[0]
 
 
 class Webhook:
@@ -102,19 +107,10 @@ class Webhook:
 
         Args:
             kind: behind `tidegate.`, such as `rollout.abort`.
-            subject: the policy.
+            subject: the policy or the model.
             id: of the event; the same when it is sent again.
         """
-        event = {
-            "specversion": "1.0",
-            "id": id,
-            "source": self._source,
-            "type": f"tidegate.{kind}",
-            "subject": subject,
-            "time": datetime.fromtimestamp(self._now_s(), UTC).isoformat(timespec="milliseconds"),
-            "datacontenttype": "application/json",
-            "data": dict(data),
-        }
+        event = envelope(kind, subject, id, data, source=self._source, now_s=self._now_s())
         if len(self._queue) >= QUEUE:
             self._bury(event, f"{QUEUE} events wait already")
             return
@@ -135,7 +131,7 @@ class Webhook:
             self._queue.popleft()
 
     async def _deliver(self, event: dict[str, Any]) -> None:
-        body = json.dumps(event, separators=(",", ":")).encode()
+        body = encoded(event)
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -155,11 +151,7 @@ class Webhook:
         self._bury(event, reason)
 
     def _headers(self, body: bytes) -> dict[str, str]:
-        second = int(self._now_s())
-        return {
-            "content-type": "application/cloudevents+json; charset=utf-8",
-            "x-tidegate-signature": f"t={second},v1={signature(self._secret, second, body)}",
-        }
+        return signed(body, self._secret, int(self._now_s()))
 
     def _bury(self, event: dict[str, Any], reason: str) -> None:
         self.counts["dead"] += 1
@@ -170,11 +162,6 @@ class Webhook:
         """How it goes, for people and programs; no secret, and no more of the URL than its host."""
         return {"host": urlsplit(self._url).netloc.rpartition("@")[2], "waiting": len(self._queue), **self.counts,
                 "dead_letters": list(self.dead)}  # fmt: skip
-
-
-def signature(secret: bytes, second: int, body: bytes) -> str:
-    """HMAC-SHA256 of time and body, hexadecimal."""
-    return hmac.new(secret, b"%d." % second + body, hashlib.sha256).hexdigest()
 
 
 def read_secret(alerts: Alerts) -> bytes:

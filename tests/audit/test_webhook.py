@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Alerts, ConfigError
-from gateway.control.alerts import ATTEMPTS, QUEUE, Webhook, read_secret, signature
+from gateway.control.alerts import ATTEMPTS, QUEUE, Webhook, read_secret
+from gateway.monitor.cloudevents import signature
 from tests.audit.stage import SECRET, Receiver
 
 

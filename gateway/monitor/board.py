@@ -1,0 +1,39 @@
+"""The latest word on each signal of each series, from which arms are made for the attribution. Pure.
+
+Variants get rows at different rates, so their windows close at different times. A word holds until the next one, but
+no longer than twice its window: after that nothing is known.
+"""
+
+from collections.abc import Iterable, Set
+from typing import Final
+
+import msgspec
+
+from gateway.monitor.attribution import Arm
+from gateway.monitor.words import Finding, Signal, State
+
+HOLDS_WINDOWS: Final = 2.0
+
+
+class Board(msgspec.Struct, frozen=True):
+    """The latest finding for each signal of each series; findings over mixed variants are not kept."""
+
+    latest: tuple[Finding, ...] = ()
+
+    def take(self, findings: Iterable[Finding], live: Set[tuple[str, str]] | None = None) -> "Board":
+        """Take in what closed windows say.
+
+        Args:
+            live: series that still exist; others are forgotten. None = all do.
+        """
+        found = {(one.series, one.signal): one for one in (*self.latest, *findings) if not one.mixed}
+        return Board(tuple(one for one in found.values() if live is None or one.series in live))
+
+    def arm(self, version: str, variant: str, now_s: float) -> Arm:
+        """States of one series now."""
+        states: dict[Signal, State] = {}
+        for one in self.latest:
+            if one.series == (version, variant):
+                held_s = HOLDS_WINDOWS * (one.window_to_s - one.window_from_s)
+                states[one.signal] = one.state if now_s - one.window_to_s <= held_s else "unknown"
+        return Arm(variant=variant, states=states)
