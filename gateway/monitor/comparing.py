@@ -15,6 +15,7 @@ from gateway.monitor.plan import (
     MISSING,
     QUALITY,
     ROWS,
+    SCORE_BINS,
     TYPE_ERROR,
     UNSEEN,
     CountPlan,
@@ -54,7 +55,7 @@ def prediction_keys(reference: Reference, window: Counts, floor: float) -> tuple
         return [], None
     starts = nested_starts(plan, reference.counts)
     before, now = nested(plan, reference.counts, starts), nested(plan, window, starts)
-    edges = plan.score.edges if plan.score.kind == "value" else (*(starts / 1000).tolist(), 1.0)
+    edges = plan.score.edges if plan.score.kind == "value" else (*(starts / SCORE_BINS).tolist(), 1.0)
     as_feature = FeaturePlan(SCORE, "numeric", 0, -1, tuple(edges))
     one = compared(SCORE, before, now, _score_quality(plan, window), as_feature, reference.score_overdispersion)
     return [Key(SCORE, one.p_value, one.psi, floor)], one
