@@ -210,6 +210,13 @@ def test_a_score_outside_of_0_to_1_is_a_value_with_bins_of_its_own() -> None:
     assert (plan.score.kind, len(plan.score.edges), plan.score_values) == ("value", 11, 0)
 
 
+def test_a_probability_may_be_rounded_over_1() -> None:
+    x = np.linspace(0, 1.0000001, 3000, dtype=np.float32)
+    plan = fitted({"x": x}, scores=x).reference.plan
+    assert plan.score is not None
+    assert plan.score.kind == "probability"
+
+
 @pytest.mark.parametrize(("width", "column"), [(2, 1), (3, None)])
 def test_two_probabilities_score_by_the_second_and_three_by_none(width: int, column: int | None) -> None:
     x = np.linspace(0, 1, 3000, dtype=np.float32)
