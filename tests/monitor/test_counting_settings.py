@@ -121,6 +121,7 @@ def test_what_is_in_force_is_shown_as_it_would_be_written() -> None:
     assert shown["false_alarms.at_most_one_per"] == "30d"
     assert shown["groups.values"] == ["female", "male"]
     assert shown["labels.mature_after"] == "1h"
+    assert (shown["floors.psi"], shown["latency.slo_ms"]) == (0.1, 50)
     assert resolved(defaults("x").spec)["retrain"] is None
 
 
