@@ -25,8 +25,8 @@ def test_a_calm_window_says_ok_of_each_signal() -> None:
     assert all(finding.series == ("3", "-") for finding in found.values())
     assert {(finding.window_from_s, finding.window_to_s) for finding in found.values()} == {(0, HOUR_MS / 1000)}
     level = found["performance_estimated"].level
-    assert level is not None
-    assert -1 < level < 1
+    assert one.result.performance is not None
+    assert level == max(drop.drop / drop.limit for drop in one.result.performance.drops)
     assert "1,000 rows against 20,000" in found["input_drift"].text
 
 
@@ -53,6 +53,12 @@ def test_rows_that_cannot_be_read_are_a_schema_break() -> None:
     quality = by_signal(found[-1])["data_quality"]
     assert (quality.state, quality.keys, quality.schema_break) == ("firing", ("x:type_error",), True)
     assert "x:type_error share moved by 1 (floor 0.005)" in quality.text
+
+
+def test_values_that_are_missing_are_no_schema_break() -> None:
+    quality = by_signal(closed(engine_of(), np.random.default_rng(5), 2, missing=0.9)[-1])["data_quality"]
+    assert (quality.state, quality.keys, quality.schema_break) == ("firing", ("x:missing",), False)
+    assert quality.severity == "critical"
 
 
 def test_what_was_not_judged_says_why() -> None:
