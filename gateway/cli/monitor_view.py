@@ -193,8 +193,8 @@ def _performance(one: View) -> Iterator[RenderableType]:
 
 
 def _value(found: View, metric: str) -> str:
-    if found["state"] == "untrusted":
-        return "untrusted"
+    if found["state"] not in ("ok", "selective_labels"):
+        return "untrusted" if found["state"] == "untrusted" else "-"
     value, error = found["values"].get(metric), found["errors"].get(metric)
     return fixed(value) if value is None or error is None else f"{fixed(value)} ± {3 * error:.4f}"
 

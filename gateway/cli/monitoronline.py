@@ -21,7 +21,8 @@ SECTION = "monitors"
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0
 """A control that was killed is back long before."""
-_TRIES = 5
+_LOOKS = 20
+"""Until settings are in force."""
 
 
 @app.command("ls")
@@ -258,13 +259,14 @@ def apply(
     name = document["metadata"]["name"]
     url = url_of(admin, name, section=SECTION)
     try:
-        done = _put(url, text, if_match, reason, tries=_TRIES if force else 1)
+        done = _put(url, text, None if force else _generation(url) if if_match is None else if_match, reason)
     except Refused as refused:
-        raise _explained(refused, document, file) from refused
+        raise _explained(refused, url, document, file) from refused
+    acted = _until(url, done["generation"])
     if as_json:
-        print_json(done)
+        print_json({**done, "in_force": acted})
     else:
-        print(f"{name}: generation {done['generation']} is in force")
+        print(f"{name}: generation {done['generation']} is {'in force' if acted else 'stored, AND NOT IN FORCE YET'}")
 
 
 def _read(text: str, file: str) -> dict[str, Any]:
@@ -288,21 +290,24 @@ def _read(text: str, file: str) -> dict[str, Any]:
     return document
 
 
-def _put(url: str, text: str, generation: int | None, reason: str, *, tries: int) -> dict[str, Any]:
+def _put(url: str, text: str, seen: int | None, reason: str) -> dict[str, Any]:
+    """Write it over generation `seen`; None = over whatever is there."""
     from urllib.parse import urlencode
 
     where = f"{url}?{urlencode({'reason': reason})}" if reason else url
-    while True:
-        seen = _generation(url) if generation is None else generation
-        headers = {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
-        try:
-            done: dict[str, Any] = call("PUT", where, text=text, headers=headers).json()
-        except Refused as refused:
-            tries -= 1
-            if refused.status != 412 or tries <= 0:
-                raise
-        else:
-            return done
+    headers = {} if seen is None else {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
+    done: dict[str, Any] = call("PUT", where, text=text, headers=headers).json()
+    return done
+
+
+def _until(url: str, generation: int) -> bool:
+    """Wait until the server judges by a generation, which it looks for every second; False = it does not yet."""
+    clock = threading.Event()
+    for _ in range(_LOOKS):
+        if _generation(url) == generation:
+            return True
+        clock.wait(_LOOK_S)
+    return False
 
 
 def _generation(url: str) -> int:
@@ -314,15 +319,14 @@ def _generation(url: str) -> int:
         raise
 
 
-def _explained(refused: Refused, document: dict[str, Any], file: str) -> Failure:
+def _explained(refused: Refused, url: str, document: dict[str, Any], file: str) -> Failure:
     """The refusal, with what somebody else has put in force."""
-    current = refused.body.get("current")
-    if refused.status != 412 or not isinstance(current, dict) or "document" not in current:
+    if refused.status != 412:
         return refused
-    lines = difference(current["document"], document, f"generation {current['generation']}", file)
-    return Failure(
-        "\n".join([f"{refused.message}; this is how the file differs from it:", *(lines or ["(not at all)"])])
-    )
+    view = call("GET", url).json()
+    lines = difference(view["document"], document, f"generation {view['generation']}", file)
+    told = [f"{refused.message}; this is how the file differs from it:", *(lines or ["(not at all)"])]
+    return Failure("\n".join(told))
 
 
 @app.command("delete")
@@ -343,11 +347,13 @@ def delete(
     from urllib.parse import urlencode
 
     query = f"?{urlencode({'reason': reason})}" if reason else ""
-    call("DELETE", url_of(admin, name, section=SECTION) + query)
+    url = url_of(admin, name, section=SECTION)
+    call("DELETE", url + query)
+    acted = _until(url, 0)
     if as_json:
-        print_json({"name": name, "deleted": True})
+        print_json({"name": name, "deleted": True, "in_force": acted})
     else:
-        print(f"{name} has no document any more: the defaults are in force")
+        print(f"{name} has no document any more: the defaults are {'' if acted else 'NOT YET '}in force")
 
 
 # ---- retraining ----

@@ -173,9 +173,10 @@ def _series(
     version: str,
     variant: str,
 ) -> Iterator[str]:
+    place = series_name(version, variant)
     roles = [role for role in ("champion", "canary") if view["roles"][role] == [version, variant]]
     role = f' <span class="soft small">{", ".join(roles)}</span>' if roles else ""
-    yield f'<h2 class="series">{escape(series_name(version, variant)).capitalize()}{role}</h2>'
+    yield f'<h2 class="series">{escape(place[0].upper() + place[1:])}{role}</h2>'
     about = {**explained[version], "span_s": view["versions"][version]["labels"]["span_s"]}
     pictures = drawn.get((version, variant))
     if pictures is None:

@@ -89,7 +89,7 @@ def drift(points: Sequence[Point], floor: float, at: Moment, what: str) -> str:
     if not known:
         return ""
     y = _Scale(0.0, max(*known, floor) * 1.12, _BOTTOM, _TOP)
-    x = _Scale(0.0, max(1.0, len(points) - 1.0), _LEFT + 10, WIDTH - _RIGHT - 10)
+    x = _Scale(0.0, len(points) - 1.0, _LEFT + 10, WIDTH - _RIGHT - 10)
     parts = _grid(y)
     parts.append(f'<line class="floor" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(floor)}" y2="{y(floor)}"/>')
     parts.append(f'<text class="floortext" x="{_LEFT + 3}" y="{y(floor) - 4}">floor {floor:g}</text>')

@@ -266,8 +266,8 @@ def _last_values(
 def _with_error(found: Mapping[str, Any] | None, metric: str) -> str:
     if found is None:
         return "-"
-    if found["state"] == "untrusted":
-        return "untrusted"
+    if found["state"] not in ("ok", "selective_labels"):
+        return "untrusted" if found["state"] == "untrusted" else "-"
     value = finite(found["values"].get(metric))
     error = finite(found["errors"].get(metric))
     return "-" if value is None else fixed(value) + ("" if error is None else f" ± {3 * error:.4f}")

@@ -223,6 +223,8 @@ def _family(one: Mapping[str, Any]) -> str:
     if one["state"] == "pending":
         return f"suspected: {level}; an alarm needs 2 of the last 3 windows, and the same name over its floor in 2"
     told = f"the largest is {largest['name']} with {unit} {number(largest['effect'])}, floor {number(largest['floor'])}"
+    if largest["effect"] == 0.0:
+        told = "nothing differs"
     if one["state"] == "resolved":
         return f"the alarm is over after 2 clean windows; {told}; {level}"
     if hit and not over:
