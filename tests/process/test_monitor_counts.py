@@ -185,3 +185,29 @@ def test_a_control_that_stands_still_hinders_nobody(tmp_path: Path) -> None:
         consistent(found)
         observed, skipped = told(tree)
         assert (observed, skipped) == (crowd.seen.count(status=200), 0)
+
+
+def test_a_server_that_is_started_anew_goes_on_with_its_windows_and_its_incident(tmp_path: Path) -> None:
+    folder, data = monitored.repository(tmp_path), str(tmp_path / "data")
+    with serve(folder, "--workers", "1", "--data-dir", data, models__quiet_period_ms=0) as tree:
+        put(tree, window={"rows": WINDOW})
+        until_watched(tree)
+        sender = Sender(tree)
+        for at in range(0, 2 * WINDOW, WINDOW):
+            sender.send(AFTER[at : at + WINDOW])
+            before = until_counted(tree, at + WINDOW)
+        sender.send(AFTER[: WINDOW // 2])
+        until_counted(tree, 2 * WINDOW + WINDOW // 2)
+        sender.close()
+        assert tree.stop() == 0
+    with serve(folder, "--workers", "1", "--data-dir", data, models__quiet_period_ms=0) as tree:
+        until_watched(tree)
+        found = seen(tree)
+        assert found["incident"]["id"] == before["incident"]["id"]
+        assert [one["rows"] for one in series(found)["windows"]] == [WINDOW, WINDOW]
+        assert series(found)["open_rows"] == WINDOW // 2
+        sender = Sender(tree)
+        sender.send(AFTER[: WINDOW // 2])
+        tree.until("the window closes", lambda: len(series(seen(tree))["windows"]) == 3)
+        assert series(seen(tree))["windows"][-1]["rows"] == WINDOW
+        sender.close()
