@@ -198,12 +198,21 @@ def _run_control(facts: dict[str, str]) -> None:
     admin = socket.socket(fileno=int(facts["admin"])) if "admin" in facts else None
 
     def on_message(message: lifeline.Message, descriptors: list[int]) -> None:
-        if message["say"] == "stop":
-            _exit(handler, 0)
-        task = loop.create_task(control.heard(message, descriptors))
+        nonlocal stopping
+        if stopping:
+            return
+        stopping = message["say"] == "stop"
+        task = loop.create_task(leave() if stopping else control.heard(message, descriptors))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
+    async def leave() -> None:
+        try:
+            await control.finish()
+        finally:
+            _exit(handler, 0)
+
+    stopping = False
     tasks: set[asyncio.Task[None]] = set()
     line = lifeline.ChildLine(
         socket.socket(fileno=int(facts["line"])), loop, on_message=on_message, on_end=lambda: _exit(handler, 1)

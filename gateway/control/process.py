@@ -300,11 +300,17 @@ class Control:
             _log.critical("control_failed", exc_info=error)
             asyncio.get_running_loop().call_later(0.2, os._exit, 1)
 
+    async def finish(self) -> None:
+        """Save what the store has not yet of this process tree, whose counts go with it."""
+        if self.traffic is not None:
+            await self.traffic.monitors.finish()
+
     async def close(self) -> None:
         """End what runs."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.finish()
         self.service.close()
         if self.traffic is not None:
             await self.traffic.close()

@@ -28,6 +28,8 @@ from gateway.monitor.words import Finding
 OUTPUTS: Final = "outputs"
 HELD: Final = 50
 """Findings that fired and were not told, kept for `explain`."""
+ABSENT: Final = 8
+"""Versions that were saved and are not served yet, whose windows are kept for them."""
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +115,7 @@ class ModelMonitor:
         self._pair = Pair()
         self._canary: tuple[str, str] | None = None
         self._waiting: list[Finding] = []
+        self._absent: dict[str, Mapping[str, Any]] = {}
 
     def watch(self, references: Mapping[str, Reference]) -> None:
         """These versions are served, and have references; what is known of others is forgotten."""
@@ -122,9 +125,15 @@ class ModelMonitor:
             known = self.versions.get(version)
             if known is None or known.reference.id != reference.id:
                 self.versions[version] = Watching(version, reference, self.spec)
+                self._resume(version, self._absent.pop(version, None))
         for version, watching in self.versions.items():
             others = sum(len(other.engine.variants) for name, other in self.versions.items() if name != version)
             watching.engine.others = others
+
+    def _resume(self, version: str, saved: Mapping[str, Any] | None) -> None:
+        watching = self.versions[version]
+        if saved is not None and watching.reference.id == saved["reference"]:
+            watching.restore(saved["state"])
 
     # ---- what comes in between turns ----
 
@@ -304,9 +313,8 @@ class ModelMonitor:
     def state(self) -> dict[str, Any]:
         """Everything in plain values."""
         return {
-            "versions": {
-                version: {"reference": one.reference.id, "state": one.state()} for version, one in self.versions.items()
-            },
+            "versions": self._absent
+            | {version: {"reference": one.reference.id, "state": one.state()} for version, one in self.versions.items()},
             "board": msgspec.to_builtins(self.board),
             "ledger": self.ledger.plain(),
             "leases": self.leases.plain(),
@@ -320,11 +328,15 @@ class ModelMonitor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. What was taken under another reference is not counted under this one."""
+        """Go on where `state` was taken. What was taken under another reference is not counted under this one.
+
+        A version that is not served yet, as when a server has just started, goes on once it is.
+        """
         for version, one in state["versions"].items():
-            watching = self.versions.get(version)
-            if watching is not None and watching.reference.id == one["reference"]:
-                watching.restore(one["state"])
+            if version in self.versions:
+                self._resume(version, one)
+        absent = {version: one for version, one in state["versions"].items() if version not in self.versions}
+        self._absent = dict(list(absent.items())[-ABSENT:])
         self.board = msgspec.convert(state["board"], Board)
         self.ledger = incidents.ledger_of(state["ledger"])
         self.leases = leases.leases_of(state["leases"])

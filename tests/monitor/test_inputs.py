@@ -22,9 +22,9 @@ from gateway.control.monitorinputs import (
 )
 from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, CounterPage
 from gateway.monitor.counting import Counter, empty
+from gateway.monitor.fit import regrouped
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.reference import Binding, Reference, identified
-from gateway.monitor.regrouping import regrouped
 from gateway.predictions import NO_POLICY
 from gateway.store.base import FeedbackOutcome
 

@@ -55,7 +55,7 @@ def test_rows_of_many_batches_are_all_counted() -> None:
     tap, sent = tap_of(plan_of()), 0
     for size in (1, 3, 2 * SLICE_ROWS, 1):
         jobs = [job([[0.5, 5.0]] * size), job([[1.5, 5.0]])]
-        tap.take(jobs, outputs_of(jobs), size + 1)
+        tap.take(jobs, None, outputs_of(jobs))
         sent += size + 1
     assert tap.counts[ROWS] == 0, "nothing is counted on the hot path"
     assert tap.rows == sent
@@ -69,7 +69,7 @@ def test_a_slice_leaves_the_rest_for_later() -> None:
     tap = tap_of(plan_of())
     for _ in range(3):
         jobs = [job([[0.5, 5.0]] * SLICE_ROWS)]
-        tap.take(jobs, outputs_of(jobs), SLICE_ROWS)
+        tap.take(jobs, None, outputs_of(jobs))
     assert tap.work()
     assert tap.counts[ROWS] == SLICE_ROWS
 
@@ -78,11 +78,11 @@ def test_what_finds_no_room_is_skipped_and_counted() -> None:
     tap, sent = tap_of(plan_of()), 0
     jobs = [job([[0.5, 5.0]] * 1000)]
     while not tap.counts[SKIPPED]:
-        tap.take(jobs, outputs_of(jobs), 1000)
+        tap.take(jobs, None, outputs_of(jobs))
         sent += 1000
     drained(tap)
     assert tap.counts[ROWS] + tap.counts[SKIPPED] == sent
-    tap.take(jobs, outputs_of(jobs), 1000)
+    tap.take(jobs, None, outputs_of(jobs))
     drained(tap)
     assert tap.counts[ROWS] + tap.counts[SKIPPED] == sent + 1000, "there is room again"
 
@@ -91,7 +91,7 @@ def test_groups_come_from_the_header_and_others_are_everybody_else() -> None:
     plan = plan_of(GROUPS)
     tap = tap_of(plan)
     jobs = [job([[0.5, 5.0]], b"male"), job([[0.5, 5.0]] * 2, b"martian"), job([[0.5, 5.0]])]
-    tap.take(jobs, outputs_of(jobs), 4)
+    tap.take(jobs, None, outputs_of(jobs))
     drained(tap)
     cells = tap.counts[plan.score_at : plan.score_at + plan.score_values].reshape(3, 2, SCORE_BINS)
     assert cells.sum(axis=(1, 2)).tolist() == [0, 1, 3]
@@ -122,7 +122,7 @@ def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
     one = Job()
     one.inputs = [np.array([0.5, 5.0], np.float32)]
     for _ in range(3):
-        tap.take([one], [np.array(0.7, np.float32)], 1)
+        tap.take([one], None, [np.array(0.7, np.float32)])
     drained(tap)
     assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (3, 0)
 
@@ -130,9 +130,9 @@ def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
 def test_what_cannot_be_gathered_is_skipped_and_the_next_batch_is_counted() -> None:
     tap = tap_of(plan_of())
     broken = [job([[0.5, 5.0]]), SimpleNamespace(inputs=[np.zeros((1, 3), np.float32)], rows=1, headers={})]
-    tap.take(broken, outputs_of([job([[0.5, 5.0]])] * 2), 2)  # type: ignore[arg-type]
+    tap.take(broken, None, outputs_of([job([[0.5, 5.0]])] * 2))  # type: ignore[list-item]
     drained(tap)
     good = [job([[0.5, 5.0]])]
-    tap.take(good, outputs_of(good), 1)
+    tap.take(good, None, outputs_of(good))
     drained(tap)
     assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (1, 2)
