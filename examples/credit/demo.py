@@ -67,7 +67,7 @@ def farewell(server: Server, screen: Console) -> None:
     monitor = f"{server.admin_url}/admin/v1/monitors/{CREDIT}"
     screen.print(f"\nthe server of act three goes on: {server.url}")
     screen.print(f"admin: {server.admin_url}, metrics: {server.url}/metrics")
-    screen.print(f"monitor: {monitor}, why it says so: {monitor}/explain, alerts: {server.admin_url}/admin/v1/alerts")
+    screen.print(f"monitor: {monitor}, as a page: {monitor}?format=html, why it says so: {monitor}/explain")
     screen.print(f"stop it with: kill {server.process.pid}")
     screen.print("try more applicants, a customer's loan, the monitor, the rollout, the policy in force:")
     for command in tries(server):
@@ -82,6 +82,7 @@ def tries(server: Server) -> list[str]:
     return [
         f"{sys.executable} -m examples.credit.office {server.address} --seconds 10",
         f"curl -si {server.url}/v2/models/{CREDIT}/infer -H 'x-user-id: customer-7' -d '{loan}'",
+        f"{Path(sys.executable).with_name('tidegate')} monitor status {CREDIT}",
         f"curl -s {server.admin_url}/admin/v1/monitors/{CREDIT}",
         f"curl -s {server.admin_url}/admin/v1/rollouts/{CREDIT}",
         f"curl -s {server.admin_url}/admin/v1/policies/{CREDIT}",

@@ -274,11 +274,12 @@ def act(server: Server, receiver: Receiver, secret_file: Path, screen: Console) 
     with Office((HOST, server.port)) as office:
         desk = Desk(admin, receiver, office, screen)
         checks = begin(desk, screen)
-        for scene in (
+        scenes: list[Callable[[], list[Check]]] = [
             lambda: shifted_variant(desk, receiver, screen),
             lambda: other_people(desk, receiver, office, screen),
             lambda: labels_confirm(desk, screen),
-        ):
+        ]
+        for scene in scenes:
             if all(good for _, good in checks):
                 checks += scene()
         heard = office.end()

@@ -131,9 +131,10 @@ class Clerk:
         """Send labels that are due, once there are enough for a body and the last body was answered."""
         if self._reported:
             self._hear()
-        ready = []
+        ready: list[tuple[bytes, int]] = []
         while self._due and self._due[0][0] <= now_s and len(ready) < LABELS_AT_ONCE:
-            ready.append(self._due.popleft()[1:])
+            _, id, label = self._due.popleft()
+            ready.append((id, label))
         if ready:
             self._reports.send(report(ready))
             self._reported = len(ready)
