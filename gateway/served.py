@@ -194,9 +194,19 @@ class ServedVersion:
 
     # ---- results ----
 
-    def completed(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int) -> None:
+    def completed(
+        self,
+        jobs: Sequence[Exchange],
+        outputs: Sequence[Array],
+        started_ns: int,
+        inputs: Sequence[Array | None] | None = None,
+    ) -> None:
         """Answer every request of a batch that still has a reader; counted before it is sent, so that no kill in
-        between can make a client's count the larger one."""
+        between can make a client's count the larger one.
+
+        Args:
+            inputs: rows of these jobs as they were executed; None = each job has its own.
+        """
         encode_from = self._now_ns()
         bodies = self._encode(jobs, outputs) if any(map(_is_plain, jobs)) else None
         now = self._now_ns()
@@ -212,7 +222,7 @@ class ServedVersion:
             job.respond_ok(self, body)
         tap = self.codec.taps.get(self.variant)
         if tap is not None:
-            tap.take(jobs, outputs, len(outputs[0]) if self.runtime.signature.batched else 1)
+            tap.take(jobs, inputs, outputs)
 
     def _complete_each(
         self,
@@ -246,7 +256,7 @@ class ServedVersion:
             if self.evidence is not None:
                 self.evidence.answered([job], own, now)
             if (tap := self.codec.taps.get(self.variant)) is not None:
-                tap.take([job], own, job.rows)
+                tap.take([job], None, own)
         answered = [job for job, _ in plain] + [job for job, _ in others]
         self.meter.answered(answered, started_ns, now, encode_ns, self._now_ms())
         for job, body in plain:
@@ -322,22 +332,34 @@ class ServedVersion:
 class Results:
     """Sink of one runtime: a batch may hold requests of several variants, and each hears of its own."""
 
+    _jobs: Sequence[Job] = ()
+    _inputs: Sequence[Array | None] = ()
+
     def executed(self, batch: Batch) -> None:
         """Count one execution, under the variant that came first."""
         _waiting(batch.jobs[0]).meter.executed(batch)
+        self._jobs, self._inputs = batch.jobs, batch.executed.inputs
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
         """Answer every request of a batch."""
         exchanges = cast(Sequence[Exchange], jobs)
         first = exchanges[0].served
         assert first is not None, "an admitted request was routed"
+        inputs = self._inputs if jobs is self._jobs and self._inputs else None
+        self._jobs = self._inputs = ()
         for job in exchanges:
             if job.served is not first:
-                self._completed_apart(exchanges, outputs, started_ns)
+                self._completed_apart(exchanges, outputs, started_ns, inputs)
                 return
-        first.completed(exchanges, outputs, started_ns)
+        first.completed(exchanges, outputs, started_ns, inputs)
 
-    def _completed_apart(self, jobs: Sequence[Exchange], outputs: list[Array], started_ns: int) -> None:
+    def _completed_apart(
+        self,
+        jobs: Sequence[Exchange],
+        outputs: list[Array],
+        started_ns: int,
+        inputs: Sequence[Array | None] | None,
+    ) -> None:
         """The same for a batch of several variants: those next to each other go together."""
         at = begin = row = 0
         while at < len(jobs):
@@ -345,7 +367,9 @@ class Results:
             while at < len(jobs) and jobs[at].served is served:
                 rows += jobs[at].rows
                 at += 1
-            served.completed(jobs[begin:at], [array[row : row + rows] for array in outputs], started_ns)
+            # Optional inputs belong to no row, and those who give one share an execution with nobody.
+            own = None if inputs is None else [None if array is None else array[row : row + rows] for array in inputs]
+            served.completed(jobs[begin:at], [array[row : row + rows] for array in outputs], started_ns, own)
             begin, row = at, row + rows
 
     def failed(self, job: Job, error: ServingError) -> None:

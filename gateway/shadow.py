@@ -198,7 +198,13 @@ class Shadow(ServedVersion):
         self._credit_ns = min(float(_BURST_NS), self._credit_ns + earned)
         self._credited_ns = now
 
-    def completed(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int) -> None:
+    def completed(
+        self,
+        jobs: Sequence[Exchange],
+        outputs: Sequence[Array],
+        started_ns: int,
+        inputs: Sequence[Array | None] | None = None,
+    ) -> None:
         """Compare each copy with the answer that was given."""
         begun = self._now_ns()
         row = 0

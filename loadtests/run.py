@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtests import load, report, routing, startup, swap
+from loadtests import load, monitor, report, routing, startup, swap
 from loadtests.processes import Serve, end_on_sigterm
 from loadtests.rounds import Record, Settings
 from loadtests.verdicts import PASS, Verdict
 
-NAMES = (*load.NAMES, "routing", "start", "swap")
+NAMES = (*load.NAMES, "routing", "monitor", "start", "swap")
 NO_SERVER, GATE_FAILED = 1, 3
 MOST_ROUNDS, MOST_SECONDS, MOST_WORKERS = 50, 120, 64
 
@@ -57,6 +57,8 @@ def measured(wanted: Sequence[str], serve: Serve, settings: Settings, record: Re
         found += load.measure(rows, serve, settings, record)
     if "routing" in wanted:
         found += routing.measure(serve, settings, record)
+    if "monitor" in wanted:
+        found += monitor.measure(serve, settings, record)
     if "start" in wanted:
         found += startup.measure(serve, settings, record)
     if "swap" in wanted:

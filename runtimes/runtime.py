@@ -295,7 +295,7 @@ class Runtime:
                     raise ExecutionFailed(f"the model gave {array.shape[0]} rows for {rows}")
         if self.config.finite:
             self._check_finite(outputs)
-        return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, time.thread_time_ns() - cpu_ns)
+        return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, time.thread_time_ns() - cpu_ns, inputs)
 
     def _run(self, jobs: Sequence[Job], rows: int, inputs: Sequence[Array | None], now_ns: int) -> list[Array]:
         session, guard = self._session, self._guard

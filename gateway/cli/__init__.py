@@ -20,7 +20,7 @@ from gateway.cli import (
     infer,
     keys,
     models,
-    monitor,
+    monitoronline,
     policy,
     rollout,
     serve,
@@ -49,7 +49,7 @@ app.add_typer(rollout.app, name="rollout", help="Rollouts: follow one, approve, 
 app.add_typer(store.app, name="store", help="The store: backup, check, restore.")
 app.add_typer(experiment.app, name="experiment", help="Experiments of a running server: list, report.")
 app.add_typer(experiment.shadow_app, name="shadow", help="Shadows of a running server: report.")
-app.add_typer(monitor.app, name="monitor", help="Drift monitors: make a reference, replay rows, explain.")
+app.add_typer(monitoronline.app, name="monitor", help="Drift monitors: make a reference, follow, explain, settings.")
 app.add_typer(feedback.app, name="feedback", help="Send rewards and labels for predictions.")
 app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
 app.add_typer(audit.app, name="audit", help="Who changed what and why: list, find, verify, replay, export.")

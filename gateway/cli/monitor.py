@@ -270,20 +270,20 @@ def _alarm(one: "Replayed", family: str) -> dict[str, Any]:
     return {"row": one.last, "family": family, "names": names, "closed_ms": one.result.closed_ms}
 
 
-@app.command("explain")
-def explain(
-    reference: ReferenceFile,
-    config: Document = None,
-    as_json: Json = False,
-) -> None:
-    """Show every setting in force, and what can be seen under them: levels, and the smallest drift of each feature."""
+def explain_offline(reference: Path, config: Path | None, as_json: bool) -> None:
+    """The form of `monitor explain` that needs no server."""
     from gateway.cli.monitordata import monitor_of, reference_of
     from gateway.monitor.explaining import explained
 
     found = explained(reference_of(reference), monitor_of(config).spec)
     if as_json:
         print_json(found)
-        return
+    else:
+        print_explained(found)
+
+
+def print_explained(found: dict[str, Any]) -> None:
+    """What `gateway.monitor.explaining.explained` gave, as tables."""
     print_table("settings", ["setting", "value"], found["settings"].items())
     print_table("reference", ["what", "value"], found["reference"].items())
     window = found["window"]

@@ -165,13 +165,18 @@ class Webhook:
 
 
 def read_secret(alerts: Alerts) -> bytes:
-    """The secret of the webhook. Raises ConfigError: none can be read, or it is too short."""
-    if not alerts.webhook_url:
-        return b""
-    if urlsplit(alerts.webhook_url).scheme not in ("http", "https") or not urlsplit(alerts.webhook_url).hostname:
-        raise ConfigError("alerts.webhook_url: expected http:// or https:// and a host")
+    """The secret of webhooks, the node's and those that monitors name; b"" = there is none.
+
+    Raises ConfigError: none can be read, it is too short, or the node's webhook has none.
+    """
+    if alerts.webhook_url:
+        url = urlsplit(alerts.webhook_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConfigError("alerts.webhook_url: expected http:// or https:// and a host")
+        if alerts.webhook_secret_file is None:
+            raise ConfigError("alerts.webhook_secret_file: events are signed; name a file that holds the secret")
     if alerts.webhook_secret_file is None:
-        raise ConfigError("alerts.webhook_secret_file: events are signed; name a file that holds the secret")
+        return b""
     try:
         found = Path(alerts.webhook_secret_file).expanduser().read_bytes().strip()
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.control.experimentplots import delays, forest, over_time
 
-_STYLE: Final = """
+STYLE: Final = """
 :root{--ink:#1b2430;--soft:#566273;--line:#d8dee6;--paper:#ffffff;--card:#f5f7fa;--good:#1a7f4b;--bad:#b3261e;
 --even:#3b5fb5;--none:#6b7685;--warn:#fff4d6;--warn-ink:#6b4e00;color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--ink:#e6ebf2;--soft:#9aa7b8;--line:#323c4a;--paper:#12171e;--card:#1a212b;
@@ -65,7 +65,7 @@ def page_of(report: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n" + "\n".join(parts) + "\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n" + "\n".join(parts) + "\n"
         "</main></body></html>\n"
     )
 

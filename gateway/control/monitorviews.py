@@ -8,7 +8,6 @@ import msgspec
 from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Series
 from gateway.monitor.counting import Counts
-from gateway.monitor.explaining import explained
 from gateway.monitor.facts import BURN_WINDOWS, STATES, MonitorFacts
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Cohort, performance
@@ -87,7 +86,8 @@ def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
         "reference": {"id": reference.id, "rows": reference.rows, "origin": reference.origin,
                       "provisional": reference.provisional, "features": len(reference.plan.features)},
         "variants": {variant: _variant(held, watching, variant, now_ms) for variant in variants},
-        "labels": {"too_late": watching.cohorts.too_late, "unplaced": watching.cohorts.unplaced},
+        "labels": {"too_late": watching.cohorts.too_late, "unplaced": watching.cohorts.unplaced,
+                   "span_s": watching.cohorts.span_s},
     }  # fmt: skip
 
 
@@ -133,15 +133,20 @@ def _cohort(held: Held, start_s: int, cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def explanation(name: str, held: Held) -> dict[str, Any]:
-    """Every setting in force, what can be seen with it, and why the last windows said what they said."""
+def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every setting in force, what can be seen with it, and why the last windows said what they said.
+
+    Args:
+        explained: of each version, as `gateway.monitor.explaining.explained` makes it.
+    """
     return {
         "name": name,
         "versions": {
-            version: explained(watching.reference, held.spec)
+            version: explained[version]
             | {"windows": {variant: [msgspec.to_builtins(one) for one in watching.engine.history(variant)]
                            for variant in watching.engine.variants}}
             for version, watching in held.monitor.versions.items()
+            if version in explained
         },
         "problems": {version: problem for version, problem in held.problems.items() if problem},
         "attribution": msgspec.to_builtins(held.monitor.attribution),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.control.messages import WantedModel
+from gateway.monitor.fit import regrouped
 from gateway.monitor.reference import FILE_NAME, MAX_BYTES, Reference, ReferenceRefused, loaded
-from gateway.monitor.regrouping import regrouped
 from gateway.monitor.settings import Spec
 
 KEPT: Final = 256

@@ -94,7 +94,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 _BY_MODEL: Final = frozenset({"models", "policies", "rollouts", "experiments", "monitors"})
 """Sections where `{name}` is a model's."""
 FILTERED: Final = frozenset(
-    {f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments", "monitors", "alerts")}
+    {f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments", "monitors")}
 )
 
 

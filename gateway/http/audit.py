@@ -99,9 +99,14 @@ class AuditEndpoints:
         return json_reply(await self._traffic.data.forget(model, unit, actor_of(request).name))
 
     async def alerts(self, request: Request) -> Reply:
-        """How the webhook fares, with its dead letters."""
+        """How the webhook fares, with its dead letters, and those whom monitors tell."""
         webhook = self._traffic.webhook
-        return json_reply({"webhook": webhook.status() if webhook is not None else None})
+        return json_reply(
+            {
+                "webhook": webhook.status() if webhook is not None else None,
+                "monitors": self._traffic.monitors.told.status(),
+            }
+        )
 
 
 def _id(request: Request) -> tuple[str, int]:

@@ -1,21 +1,30 @@
 """The admin port's surface for the drift monitor: documents, what it says, and why."""
 
+import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
 
+from gateway.control.monitorbins import drawn
 from gateway.control.monitordesk import MonitorDesk
+from gateway.control.monitorheld import Held
+from gateway.control.monitorpage import page_of
+from gateway.control.monitors import Monitors
 from gateway.control.monitorviews import explanation, in_short, view
 from gateway.control.reading import name_in
 from gateway.errors import HttpError
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply
+from gateway.monitor.explaining import explained
 from gateway.monitor.settings import schema
 from runtimes.errors import InvalidInput
 from runtimes.registry.strictyaml import DocumentError, load
+
+# The page brings all it needs; nothing it holds may fetch or run anything.
+_LOCKED: Final = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
 
 
 class MonitorEndpoints:
@@ -27,8 +36,11 @@ class MonitorEndpoints:
 
     def __init__(self, desk: MonitorDesk, most: int) -> None:
         self._desk = desk
-        self._monitors = desk.monitors
         self._most = most
+
+    @property
+    def _monitors(self) -> Monitors:
+        return self._desk.monitors
 
     async def listed(self, request: Request) -> Reply:
         """Every monitor that the caller's key covers, in short."""
@@ -37,10 +49,18 @@ class MonitorEndpoints:
         return json_reply([in_short(name, one, now_ms) for name, one in held if covers(name)])
 
     async def one(self, request: Request) -> Reply:
-        """One monitor: states, windows, performance, incident; its generation as ETag."""
+        """One monitor: states, windows, performance, incident; its generation as ETag. `?format=html` is a page."""
+        form = request.query_params.get("format", "json")
+        if form not in ("json", "html"):
+            raise InvalidInput(f"format: expected json or html, got {form[:40]!r}")
         name = request.path_params["name"]
         held = self._monitors.get(name)
+        about = await _explained(held) if form == "html" else {}
+        # Without a pause from here on, so that all of it is of one moment.
         found = view(name, held, leads=self._monitors.leads, away=self._monitors.away, now_ms=_now_ms())
+        if form == "html":
+            page = await asyncio.to_thread(page_of, found, about, drawn(held, found), time.time())
+            return Reply(200, page.encode(), content_type=b"text/html; charset=utf-8", headers=_LOCKED)
         reply = json_reply(found)
         reply.headers = [(b"etag", b'"%d"' % held.generation)]
         return reply
@@ -48,7 +68,8 @@ class MonitorEndpoints:
     async def explain(self, request: Request) -> Reply:
         """Every setting in force, what can be seen with it, and why the last windows said what they said."""
         name = request.path_params["name"]
-        return json_reply(explanation(name, self._monitors.get(name)))
+        held = self._monitors.get(name)
+        return json_reply(explanation(name, held, await _explained(held)))
 
     async def schema(self, request: Request) -> Reply:
         """JSON schema of the document, for editors."""
@@ -93,16 +114,11 @@ class MonitorEndpoints:
             raise InvalidInput("request: expected the key of a request for retraining")
         return request.path_params["name"], key
 
-    async def alerts(self, request: Request) -> Reply:
-        """Open incidents of every model that the caller's key covers, and how deliveries go."""
-        covers = actor_of(request).covers
-        found: list[dict[str, Any]] = [
-            {"model": name, "id": one.monitor.ledger.open.id, "severity": one.monitor.ledger.open.severity,
-             "opened_s": one.monitor.ledger.open.opened_s, "sentence": one.monitor.ledger.open.attribution.sentence}
-            for name, one in sorted(self._monitors.held.items())
-            if covers(name) and one.monitor.ledger.open is not None
-        ]  # fmt: skip
-        return json_reply({"open": found, "deliveries": self._monitors.told.status()})
+
+async def _explained(held: Held) -> dict[str, dict[str, Any]]:
+    """What can be seen of each version; beside the loop, for it is work."""
+    watched = {version: (one.reference, one.spec) for version, one in held.monitor.versions.items()}
+    return {version: await asyncio.to_thread(explained, *place) for version, place in watched.items()}
 
 
 def _generation(request: Request) -> int | None:
@@ -128,7 +144,6 @@ def monitor_routes(desk: MonitorDesk, most: int) -> list[Route]:
     return [
         Route("/admin/v1/monitors", endpoints.listed),
         Route("/admin/v1/schemas/monitor", endpoints.schema),
-        Route("/admin/v1/alerts", endpoints.alerts),
         Route(one, endpoints.one),
         Route(one, endpoints.apply, methods=["PUT"]),
         Route(one, endpoints.delete, methods=["DELETE"]),

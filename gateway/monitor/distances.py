@@ -102,8 +102,10 @@ def regroup(reference: Counts, current: Counts, ordered: bool, least: float = LE
     smaller = min(before.sum(), now.sum())
     if not smaller:
         return np.zeros(len(before), np.intp)
-    share = (before + now) / (before.sum() + now.sum())
-    joined = _joined([(float(size), [at]) for at, size in enumerate(share * smaller)], ordered, least)
+    expected = (before + now) / (before.sum() + now.sum()) * smaller
+    if expected.min() >= least:
+        return np.arange(len(before))
+    joined = _joined([(float(size), [at]) for at, size in enumerate(expected)], ordered, least)
     found = np.zeros(len(before), np.intp)
     for group, members in enumerate(sorted(joined, key=min)):
         found[members] = group

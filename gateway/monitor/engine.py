@@ -37,10 +37,11 @@ FAMILIES: Final = ("input", "prediction", "quality")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closed:
-    """A closed window: what it says, and the counts it says it of."""
+    """A closed window: what it says, the counts it says it of, and those of the rows it was compared with."""
 
     result: WindowResult
     counts: Counts
+    compared: Counts
 
 
 def rule_of(reference: Reference, spec: Spec) -> Rule:
@@ -67,12 +68,12 @@ class _Series:
         self.previous: deque[tuple[int, Counts]] = deque(maxlen=MAX_PREVIOUS)
         """When windows before were opened, and their counts."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self, history: bool) -> dict[str, Any]:
         return {
             "windows": self.windows.plain(),
             "families": {name: family.plain() for name, family in self.families.items()},
             "estimated": self.estimated.plain(),
-            "history": msgspec.to_builtins(list(self.history)),
+            "history": msgspec.to_builtins(list(self.history)) if history else [],
             "count": self.count,
             "beside": sparse(self.beside),
             "previous": [[opened_ms, sparse(counts)] for opened_ms, counts in self.previous],
@@ -199,7 +200,10 @@ class Engine:
         series.beside = np.zeros_like(series.beside)
         if self.spec.reference.mode == "previous":
             series.previous.append((span.opened_ms, span.counts))
-        return Closed(result, span.counts)
+            since_ms = span.closed_ms - (self.spec.reference.previous_ms or 0)
+            while series.previous and series.previous[0][0] < since_ms:
+                series.previous.popleft()
+        return Closed(result, span.counts, reference.counts)
 
     def _reference(self, variant: str, series: _Series, span: Span) -> Reference | None:
         """What a window is compared with; None = there is nothing yet."""
@@ -208,13 +212,11 @@ class Engine:
             found = self.reference.with_counts(series.beside, "champion")
             return found if found.rows >= self.spec.min_rows else None
         if mode == "previous":
-            since_ms = span.opened_ms - (self.spec.reference.previous_ms or 0)
-            kept = [counts for opened_ms, counts in series.previous if opened_ms >= since_ms]
-            if not kept:
+            if not series.previous:
                 return None
-            found = self.reference.with_counts(np.sum(kept, axis=0), "previous")
+            found = self.reference.with_counts(np.sum([counts for _, counts in series.previous], axis=0), "previous")
             # A reference that is hardly larger than the window would carry its own chance into several windows.
-            return found if largest_window(found.rows) >= min(span.rows, self.spec.min_rows) else None
+            return found if largest_window(found.rows) >= span.rows else None
         return self.reference
 
     def _compared(self, result: WindowResult, series: _Series, span: Span, reference: Reference) -> WindowResult:
@@ -245,13 +247,18 @@ class Engine:
 
     # ---- across restarts ----
 
-    def state(self) -> dict[str, Any]:
-        """Everything that was seen, in plain values (JSON, msgpack)."""
+    def state(self, *, history: bool = True) -> dict[str, Any]:
+        """Everything that was seen, in plain values (JSON, msgpack).
+
+        Args:
+            history: with the results of the last windows. They decide nothing and are most of it (30 features: 330 kB
+                a series, against some kB), so what is kept between two windows may do without.
+        """
         return {
             "reference": self.reference.id,
             "champion": self.champion,
             "others": self.others,
-            "series": {variant: series.plain() for variant, series in self._series.items()},
+            "series": {variant: series.plain(history) for variant, series in self._series.items()},
         }
 
     @classmethod

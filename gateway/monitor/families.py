@@ -5,9 +5,11 @@ share of that. A closed window of a family has one p-value, Simes' over its keys
 The family fires when 2 of its last 3 windows are hits, so alpha comes from P(2 of 3) = share x window / D. Alarms that
 follow each other are one episode, so without drift episodes come about 1.5 times as rarely as asked for.
 
-Statistics say that something changed; floors say that it matters. Named are the keys that are in Benjamini-Hochberg's
-selection of the window that closes, and were over their floor in 2 of the last 3. A family whose hits have no such key
-stays silent. Windows must not overlap.
+Statistics say that something changed; floors say that it matters. Named are the keys that were in Benjamini-Hochberg's
+selection and over their floor in 2 of the last 3 windows. If there is none, as when two windows hit by different keys,
+it is those that are selected now and were over their floor in 2 of 3: with floors of 0 that is always one, or alarms
+would come far more rarely than asked, and the more so the more keys there are. If there is none of these either, the
+family stays silent. Windows must not overlap.
 
     ok -> pending -> firing -> resolved -> ok      pending: one hit; resolved: after 2 clean windows, for one window
 """
@@ -151,7 +153,7 @@ class FamilyVerdict:
         p_value: Simes' over the keys; 1 if there are none.
         alpha: the level it is held against.
         selected: names in Benjamini-Hochberg's selection, by p-value.
-        named: those of them over their floor in 2 of the last 3, by effect: what an alarm names.
+        named: what an alarm names, see above, by effect.
     """
 
     state: State
@@ -169,9 +171,10 @@ class FamilyState:
         self._persistence = Persistence(needed, of, clean)
         self._q = q
         self._over: list[list[str]] = []
+        self._found: list[list[str]] = []
 
     def __repr__(self) -> str:
-        return f"FamilyState({self._persistence!r}, over={self._over})"
+        return f"FamilyState({self._persistence!r}, over={self._over}, found={self._found})"
 
     @property
     def state(self) -> State:
@@ -191,8 +194,11 @@ class FamilyState:
         # At least alpha: whatever makes Simes' value a hit is then selected, too.
         chosen = benjamini_hochberg([key.p_value for key in keys], max(self._q, alpha))
         selected = sorted((key for key, yes in zip(keys, chosen, strict=True) if yes), key=lambda key: key.p_value)
-        self._over = [*self._over, [key.name for key in keys if key.matters]][-self._persistence.of :]
-        named = sorted((key for key in selected if self._often_over(key.name)), key=lambda key: -key.effect)
+        self._over = self._kept(self._over, [key.name for key in keys if key.matters])
+        self._found = self._kept(self._found, [key.name for key in selected if key.matters])
+        lasting = [key for key in keys if self._often(key.name, self._found)]
+        named = lasting or [key for key in selected if self._often(key.name, self._over)]
+        named.sort(key=lambda key: -key.effect)
         before = self.state
         hit = p_value <= alpha
         pending = hit and any(key.matters for key in selected)
@@ -205,12 +211,15 @@ class FamilyState:
         state: State = "firing" if self.state == "firing" else "insufficient"
         return FamilyVerdict(state, False, 1.0, alpha)
 
-    def _often_over(self, name: str) -> bool:
-        return sum(name in names for names in self._over) >= self._persistence.needed
+    def _kept(self, windows: list[list[str]], latest: list[str]) -> list[list[str]]:
+        return [*windows, latest][-self._persistence.of :]
+
+    def _often(self, name: str, windows: list[list[str]]) -> bool:
+        return sum(name in names for names in windows) >= self._persistence.needed
 
     def plain(self) -> dict[str, Any]:
         """All of it in plain values (JSON, msgpack)."""
-        return {**self._persistence.plain(), "over": self._over}
+        return {**self._persistence.plain(), "over": self._over, "found": self._found}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], **rules: Any) -> "FamilyState":
@@ -218,4 +227,5 @@ class FamilyState:
         found = cls(**rules)
         found._persistence.restore(plain)
         found._over = [list(names) for names in plain["over"]]
+        found._found = [list(names) for names in plain["found"]]
         return found

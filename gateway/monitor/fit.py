@@ -23,6 +23,8 @@ from gateway.monitor.significance import LEAST_ROWS, largest_window, overdispers
 from runtimes.tensors import Array, Signature
 
 PARTS: Final = 10
+_ROUNDING: Final = 1e-6
+"""By so much a probability may lie outside of 0 to 1: sums of FP32 end at 1.0000001."""
 _REASONS: Final = {
     "few_rows": f"fewer than {calibration.MIN_ROWS:,} labels",
     "few_positives": f"fewer than {calibration.MIN_CLASS} positive labels",
@@ -184,7 +186,7 @@ def _score_plan(
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         raise ReferenceRefused(f"expected finite scores of output {spec.name!r}, got none")
-    if finite.min() < 0 or finite.max() > 1:
+    if finite.min() < -_ROUNDING or finite.max() > 1 + _ROUNDING:
         edges = quantile_edges(finite, choices.bins)
         return ScorePlan(place.output, place.column, "value", edges=edges, bf16=bf16)
     points = _calibration(scores, rows.labels, warnings)

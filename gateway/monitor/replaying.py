@@ -48,15 +48,15 @@ def replay(reference: Reference, spec: Spec, rows: Rows, times_ms: npt.NDArray[n
     engine, counter = Engine(reference, spec), Counter(reference.plan)
     groups = np.full(len(times_ms), len(reference.plan.groups)) if rows.groups is None else rows.groups
     found: list[Replayed] = []
+    # Outputs that are not known are never looked at: the plan has no score of theirs.
+    outputs = [np.zeros(len(times_ms)) if array is None else array for array in rows.outputs]
     first = 0
     engine.take(VARIANT, empty(reference.plan), int(times_ms[0]))
     step = step_rows(reference, spec)
     for start in range(0, len(times_ms), step):
         part = slice(start, start + step)
         delta = empty(reference.plan)
-        outputs = [array[part] for array in rows.outputs if array is not None]
-        assert len(outputs) in (0, len(rows.outputs)), "all outputs or none"
-        counter.count(_parts(rows.inputs, part), outputs, groups[part], delta)
+        counter.count(_parts(rows.inputs, part), [array[part] for array in outputs], groups[part], delta)
         last = min(start + step, len(times_ms))
         for closed in engine.take(VARIANT, delta, int(times_ms[last - 1])):
             stop = first + closed.result.rows + closed.result.skipped

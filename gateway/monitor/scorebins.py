@@ -35,6 +35,13 @@ def nested_starts(plan: CountPlan, reference: Counts) -> npt.NDArray[np.intp]:
     return starts
 
 
+def nested_edges(plan: CountPlan, reference: Counts, starts: npt.NDArray[np.intp]) -> tuple[float, ...]:
+    """Edges of nested bins of a probability; the outer ones where the reference's scores end, not at 0 and 1."""
+    occupied = np.flatnonzero(score_counts(plan, reference))
+    lowest, highest = (int(occupied[0]), int(occupied[-1])) if len(occupied) else (0, SCORE_BINS - 1)
+    return tuple(at / SCORE_BINS for at in (lowest, *starts[1:].tolist(), highest + 1))
+
+
 def nested(plan: CountPlan, vector: Counts, starts: npt.NDArray[np.intp]) -> Counts:
     """Counts of the bins that begin at `starts`. Shape: [len(starts)]."""
     return np.asarray(np.add.reduceat(score_counts(plan, vector), starts), np.int64)

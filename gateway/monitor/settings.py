@@ -203,6 +203,10 @@ class Retrain(Part, frozen=True):
     Attributes:
         url: where it goes.
         preset: how the request looks: webhook, airflow, prefect, kubeflow or github.
+        target: what is asked there: a DAG, FLOW/DEPLOYMENT, a pipeline or OWNER/REPOSITORY; webhook: nothing.
+        secret_file: a file on the node that holds the token, password or signing secret.
+        secret_env: a variable of the node that holds it.
+        user: whose password it is; kubeflow: the `kubeflow-userid`.
         cooldown: between two requests.
         per_day: requests per day at most.
         dry_run: write the request to the log and send nothing.
@@ -211,6 +215,10 @@ class Retrain(Part, frozen=True):
 
     url: Url
     preset: Literal["webhook", "airflow", "prefect", "kubeflow", "github"] = "webhook"
+    target: Annotated[str, Meta(max_length=256)] = ""
+    secret_file: Annotated[str, Meta(max_length=4096)] = ""
+    secret_env: Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=128)] = ""
+    user: Annotated[str, Meta(max_length=128)] = ""
     cooldown_ms: Duration = DAY_MS
     per_day: Annotated[int, Meta(ge=1, le=24)] = 1
     dry_run: bool = False

@@ -19,23 +19,16 @@ from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.performance import Verdict, Watch
 from gateway.monitor.realised import Cohorts, ErrorRun, Judged, Labelled, reference_performance
 from gateway.monitor.reference import Reference
-from gateway.monitor.results import FamilyResult, WindowResult
 from gateway.monitor.settings import Spec
+from gateway.monitor.telling import findings
 from gateway.monitor.windows import DAY_MS
-from gateway.monitor.words import Finding, Severity, Signal
+from gateway.monitor.words import Finding, Severity
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
 ADWIN_DELTA: Final = 1e-5
 """Of one check: cuts are looked for at every 32nd error, and the family may be wrong once in five times the knob."""
-CRITICAL_LEVEL: Final = 2.5
-"""Effects of so many floors are critical: a PSI of 0.25 under the default floor of 0.1."""
 LATENCY_EVERY_MS: Final = 60_000
-_SIGNALS: Final[Mapping[str, Signal]] = {
-    "input": "input_drift",
-    "prediction": "prediction_drift",
-    "quality": "data_quality",
-}
 
 
 @dataclass(slots=True)
@@ -54,6 +47,8 @@ class Watching:
 
     Attributes:
         fair: last fairness by variant; judged: last matured performance by variant.
+        last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
+            kept across restarts.
     """
 
     def __init__(self, version: str, reference: Reference, spec: Spec, champion: str = "", others: int = 0) -> None:
@@ -62,6 +57,7 @@ class Watching:
         self.engine = Engine(reference, spec, champion=champion, others=others)
         groups, mature_s = reference.plan.group_count, spec.labels.mature_after_ms / 1000
         self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
+        self.last: dict[str, Closed] = {}
         self.fair: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
         self.verdicts: dict[str, Verdict] = {}
@@ -93,6 +89,7 @@ class Watching:
 
     def findings(self, closed: Sequence[Closed], now_ms: int) -> list[Finding]:
         """What closed windows and matured cohorts say."""
+        self.last.update({one.result.variant: one for one in closed if not one.result.reason})
         found = [one for each in closed for one in self._of_window(each)]
         labels = self.spec.labels
         due = self.cohorts.due(
@@ -102,34 +99,9 @@ class Watching:
         found += [self._of_cohort(judged) for judged in due.judged]
         return found
 
-    def _finding(self, result: WindowResult, signal: Signal, state: Any, **more: Any) -> Finding:
-        return Finding(
-            signal=signal,
-            state=state,
-            version=self.version,
-            variant=result.variant,
-            window_from_s=result.opened_ms / 1000,
-            window_to_s=result.closed_ms / 1000,
-            **more,
-        )
-
     def _of_window(self, closed: Closed) -> Iterator[Finding]:
-        result = closed.result
-        for family in result.families:
-            yield self._finding(result, _SIGNALS[family.family], family.state, **_drifted(family, result))
-        verdict = result.performance
-        if verdict is not None:
-            words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
-            yield self._finding(
-                result,
-                "performance_estimated",
-                verdict.state,
-                severity=verdict.severity,
-                keys=verdict.firing,
-                level=_worst_drop(verdict),
-                text=f"estimated without labels: {words}" if words else "",
-            )
-        if self.spec.groups is not None and self.reference.plan.groups and not result.reason:
+        yield from findings(closed.result, self.version)
+        if self.spec.groups is not None and self.reference.plan.groups and not closed.result.reason:
             yield self._of_groups(closed)
 
     def _of_groups(self, closed: Closed) -> Finding:
@@ -145,7 +117,16 @@ class Watching:
         alpha = window_alpha(1.0, days, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
         verdict = watch.close(fair, alpha)
         keys, text = _unfair(verdict, fair)
-        return self._finding(result, "fairness", verdict.state, keys=keys, text=text)
+        return Finding(
+            signal="fairness",
+            state=verdict.state,
+            version=self.version,
+            variant=result.variant,
+            keys=keys,
+            window_from_s=result.opened_ms / 1000,
+            window_to_s=result.closed_ms / 1000,
+            text=text,
+        )
 
     # ---- labels ----
 
@@ -236,6 +217,7 @@ class Watching:
         """Variants that are gone have no windows any more."""
         for variant in set(self.engine.variants) - live:
             self.engine.forget(variant)
+            self.last.pop(variant, None)
 
     # ---- across restarts ----
 
@@ -272,28 +254,6 @@ class Watching:
         """The last window's, as it may leave the house."""
         fair = self.fair.get(variant)
         return [] if fair is None else exported(fair)
-
-
-def _drifted(family: FamilyResult, result: WindowResult) -> dict[str, Any]:
-    """Severity, keys, level and words of a family's finding."""
-    keys = {key.name: key for key in family.keys}
-    named = [keys[name] for name in family.named if name in keys]
-    level = max(
-        (key.effect / key.floor for key in family.keys if key.floor and key.name in family.selected), default=0.0
-    )
-    severity: Severity = "critical" if level >= CRITICAL_LEVEL else "warning"
-    unit = "share" if family.family == "quality" else "PSI"
-    words = ", ".join(f"{key.name} {unit} {key.effect:.3g}" for key in named[:5])
-    text = f"{words}; {result.rows:,} rows, p = {family.p_value:.2g} against {family.alpha:.2g}" if words else ""
-    names = tuple(key.name.partition(":")[0] if family.family == "quality" else key.name for key in named)
-    broken = family.family == "quality" and any(key.name.endswith(":type_error") and key.effect > 0.5 for key in named)
-    return {
-        "severity": severity,
-        "keys": tuple(dict.fromkeys(names)),
-        "level": level,
-        "text": text,
-        "schema_break": broken,
-    }
 
 
 def _worst_drop(verdict: Verdict) -> float | None:

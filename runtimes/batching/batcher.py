@@ -28,11 +28,21 @@ class Executed:
         outputs: arrays in the signature's order, the rows of all jobs in dim 0.
         rows: of all jobs.
         gather_ns, run_ns, cpu_ns: time to build the inputs, to run, and CPU time of both.
+        inputs: what it was given; () = not kept.
     """
 
-    __slots__ = ("cpu_ns", "gather_ns", "outputs", "rows", "run_ns")
+    __slots__ = ("cpu_ns", "gather_ns", "inputs", "outputs", "rows", "run_ns")
 
-    def __init__(self, outputs: list[Array], rows: int, gather_ns: int, run_ns: int, cpu_ns: int) -> None:
+    def __init__(
+        self,
+        outputs: list[Array],
+        rows: int,
+        gather_ns: int,
+        run_ns: int,
+        cpu_ns: int,
+        inputs: Sequence[Array | None] = (),
+    ) -> None:
+        self.inputs = inputs
         self.outputs = outputs
         self.rows = rows
         self.gather_ns = gather_ns

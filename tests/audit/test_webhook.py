@@ -129,3 +129,10 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, url: str, content
 def test_events_are_signed_or_not_sent():
     with pytest.raises(ConfigError, match="events are signed"):
         read_secret(Alerts(webhook_url="http://127.0.0.1/"))
+
+
+def test_a_secret_without_a_webhook_of_the_node_signs_for_monitors(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("0123456789abcdef\n")
+    assert read_secret(Alerts(webhook_secret_file=str(path))) == b"0123456789abcdef"
+    assert read_secret(Alerts()) == b""

@@ -199,3 +199,14 @@ def test_batches_larger_than_a_slice_are_counted_whole_and_exactly() -> None:
 def test_a_plan_travels_whole() -> None:
     plan = CountPlan("id", (NUMERIC, CODES, FLAG, WORDS, LENGTH), ScorePlan(0, 1, "value", edges=EDGES), ("x",))
     assert decoded(encoded(plan)) == plan
+
+
+def test_differences_of_totals_stay_right_where_a_sum_has_passed_its_largest_value() -> None:
+    plan = CountPlan("id", (), ScorePlan(0, -1, "probability"))
+    delta = counted(plan, [], 100, [np.full(100, 0.75)])
+    total = empty(plan)
+    total[HEAD + 2 * SCORE_BINS :] = 2**63 - 5
+    before = total.copy()
+    total += delta
+    assert total.min() < 0
+    assert np.array_equal(total - before, delta)

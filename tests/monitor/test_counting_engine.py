@@ -189,13 +189,20 @@ def test_the_time_before_is_a_reference_once_it_has_enough_rows() -> None:
     engine = Engine(REFERENCE, spec_of(window={"rows": 1000}, reference={"previous": "1d"}))
     found = closed(engine, rng, 14, shift=1.0)
     reasons = [one.result.reason for one in found]
-    assert reasons[0] == "no_reference"
-    assert reasons[-1] == ""
+    assert reasons == ["no_reference"] * 10 + [""] * 4
     last = found[-1].result
     assert (last.reference_origin, last.reference_rows) == ("previous", 13_000)
     assert last.firing == ()
     moved = closed(engine, rng, 2)
     assert "input" in moved[-1].result.firing
+
+
+def test_the_time_before_is_no_longer_than_was_asked_for() -> None:
+    rng = np.random.default_rng(14)
+    engine = Engine(REFERENCE, spec_of(window={"rows": 300}, reference={"previous": "12h"}))
+    for hour in range(30):
+        [one] = engine.take("-", counts(rng, 300), hour * HOUR_MS)
+    assert one.result.reference_rows == 12 * 300
 
 
 def test_skipped_rows_are_told() -> None:
@@ -253,6 +260,18 @@ def test_a_restart_goes_on_bit_for_bit(mode: Any, stream: list[tuple[str, int]],
             out += engine.take(variant, counts(rng, 400, shift=shift / 3), step * HOUR_MS // 3)
     assert [one.result for one in outs[0]] == [one.result for one in outs[1]]
     assert whole.state() == begun.state()
+
+
+def test_without_its_history_a_state_is_small_and_decides_the_same() -> None:
+    rng, engine = np.random.default_rng(13), engine_of()
+    closed(engine, rng, 3, shift=1.0)
+    small = json.dumps(engine.state(history=False))
+    assert len(small) < len(json.dumps(engine.state())) / 4
+    again = Engine.restored(REFERENCE, engine.spec, json.loads(small))
+    delta = counts(rng, 1000, shift=1.0)
+    [one], [other] = (each.take("-", delta, 9 * HOUR_MS) for each in (engine, again))
+    assert one.result == other.result
+    assert again.history("-") == [one.result]
 
 
 def _listed(value: Any) -> Any:

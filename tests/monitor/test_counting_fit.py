@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.monitor.baselines import EVERYBODY_ELSE, baselines, realised
 from gateway.monitor.counting import Counter, empty, feature_counts
 from gateway.monitor.features import MAX_OTHERS, MAX_TEXTS, TOP, quantile_edges
-from gateway.monitor.fit import FirstRows, Rows, fit, regrouped
+from gateway.monitor.fit import Choices, FirstRows, Rows, fit, regrouped
 from gateway.monitor.plan import INFINITE, MISSING, TYPE_ERROR, UNSEEN, FeaturePlan
 from gateway.monitor.reference import MAX_FEATURES, Reference, ReferenceRefused
 from gateway.monitor.significance import binomial_two_sample
@@ -57,6 +57,35 @@ def test_kinds_are_judged_by_datatype_and_values() -> None:
     assert [(one.name, one.why) for one in found.left] == [("nothing", "no value in the reference")]
     assert feature(found, "constant").edges == (0.5, np.nextafter(0.5, 1))
     assert rows > MAX_TEXTS
+
+
+def test_a_look_at_the_first_rows_does_not_make_a_category() -> None:
+    values = np.concatenate([np.arange(1000) % 5, np.arange(3000)])
+    assert fitted({"x": values}).reference.plan.features[0].kind == "numeric"
+
+
+def test_texts_are_counted_by_length_or_by_what_they_say() -> None:
+    words = ["x" * (1 + at % 30) for at in range(1500)]
+    found = fitted(
+        {"length": texts(words), "number": texts(range(1500))}, schema={"length": "text", "number": "numeric"}
+    )
+    assert (feature(found, "length").edges[0], feature(found, "length").edges[-1]) == (1, 30)
+    assert (feature(found, "number").edges[0], feature(found, "number").edges[-1]) == (0, 1499)
+
+
+def test_columns_have_their_place_and_name() -> None:
+    model = signature(spec("row"), spec("one", "FP32", 1), spec("many", "FP32", 2), spec("named", "FP32", 2))
+    x = np.linspace(0, 1, 300, dtype=np.float32).reshape(-1, 1)
+    arrays = [x[:, 0], x, np.hstack([x, x]), np.hstack([x, x])]
+    found = fit(model, DIGEST, Rows(arrays, [None]), Choices(names={"named": ("a", "b")}))
+    places = [(one.name, one.input, one.column) for one in found.reference.plan.features]
+    assert places == [
+        ("row", 0, -1), ("one", 1, 0), ("many[0]", 2, 0), ("many[1]", 2, 1), ("a", 3, 0), ("b", 3, 1),
+    ]  # fmt: skip
+    with pytest.raises(ReferenceRefused, match="'row' twice"):
+        fit(model, DIGEST, Rows(arrays, [None]), Choices(names={"named": ("row", "b")}))
+    with pytest.raises(ReferenceRefused, match="3 names for input 'named', which has 2 columns"):
+        fit(model, DIGEST, Rows(arrays, [None]), Choices(names={"named": ("a", "b", "c")}))
 
 
 def test_a_schema_has_the_last_word_and_must_name_features() -> None:
@@ -208,6 +237,13 @@ def test_a_score_outside_of_0_to_1_is_a_value_with_bins_of_its_own() -> None:
     plan = fitted({"x": x}, scores=x).reference.plan
     assert plan.score is not None
     assert (plan.score.kind, len(plan.score.edges), plan.score_values) == ("value", 11, 0)
+
+
+def test_a_probability_may_be_rounded_over_1() -> None:
+    x = np.linspace(0, 1.0000001, 3000, dtype=np.float32)
+    plan = fitted({"x": x}, scores=x).reference.plan
+    assert plan.score is not None
+    assert plan.score.kind == "probability"
 
 
 @pytest.mark.parametrize(("width", "column"), [(2, 1), (3, None)])

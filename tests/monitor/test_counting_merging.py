@@ -72,3 +72,12 @@ def test_lives_before_the_last_few_are_refused_and_their_missing_ones_counted() 
     assert cursor.gaps == 2
     assert not cursor.admit("a", 1, 1)
     assert cursor.admit("a", 2, 2)
+
+
+def test_a_life_between_those_remembered_takes_the_place_of_the_oldest() -> None:
+    cursor = Cursor()
+    for epoch in range(10, 10 * EPOCHS + 1, 10):
+        assert cursor.admit("a", epoch, 1)
+    assert cursor.admit("a", 15, 1)
+    assert not cursor.admit("a", 10, 2)
+    assert cursor.admit("a", 20, 2)

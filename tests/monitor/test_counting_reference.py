@@ -123,6 +123,10 @@ def test_a_plan_that_cannot_be_is_refused_although_its_id_is_right() -> None:
             msgspec.structs.replace(plan, score=msgspec.structs.replace(score, calibration=((0.5, 0.9), (0.6, 0.1)))),
             "a calibration rises",
         ),
+        (
+            msgspec.structs.replace(plan, score=msgspec.structs.replace(score, calibration=((0.5, 0.1), (0.5, 0.2)))),
+            "a calibration rises",
+        ),
     ]
     for changed, message in changes:
         broken = replace(REFERENCE, plan=changed, counts=np.zeros(changed.size, np.int64), labels=None)

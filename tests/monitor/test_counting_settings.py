@@ -1,7 +1,9 @@
 """The Monitor document: everything has a default, and what is wrong is told with its place."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +121,7 @@ def test_what_is_in_force_is_shown_as_it_would_be_written() -> None:
     assert shown["false_alarms.at_most_one_per"] == "30d"
     assert shown["groups.values"] == ["female", "male"]
     assert shown["labels.mature_after"] == "1h"
+    assert (shown["floors.psi"], shown["latency.slo_ms"]) == (0.1, 50)
     assert resolved(defaults("x").spec)["retrain"] is None
 
 
@@ -132,3 +135,10 @@ def test_the_schema_describes_every_field_in_the_words_of_the_document() -> None
     assert found["$defs"]["Window"]["properties"]["time"]["pattern"]
     assert {"enum": ["model", "champion"]} in found["$defs"]["Spec"]["properties"]["reference"]["anyOf"]
     assert isinstance(defaults("credit"), Monitor)
+
+
+def test_the_document_on_the_page_is_one_and_says_the_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    found = parse(strictyaml.load(text, "the page"))
+    assert msgspec.structs.replace(found.spec, groups=None, latency=None) == defaults("credit").spec

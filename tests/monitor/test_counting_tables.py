@@ -124,3 +124,13 @@ def test_labels_are_positive_by_word_or_by_number() -> None:
     assert tables.labels(table, "b", "1").tolist() == [1, 0, 0]
     with pytest.raises(TableRefused, match="expected a column 'z'; the data has n, w, b"):
         tables.labels(table, "z", "1")
+
+
+def test_scores_are_numbers_or_texts_and_of_two_columns_the_second() -> None:
+    table = Table({"p": np.array([[0.9, 0.1], [0.2, 0.8]]), "t": ["0.5", ""], "u": np.array(["1", "2"])})
+    assert tables.floats(table, "p").tolist() == [0.1, 0.8]
+    assert tables.floats(table, "t")[0] == 0.5
+    assert np.isnan(tables.floats(table, "t")[1])
+    assert tables.floats(table, "u").tolist() == [1, 2]
+    with pytest.raises(TableRefused, match="expected a column 'z'"):
+        tables.floats(table, "z")

@@ -93,8 +93,14 @@ def test_both_close_at_the_rows_or_after_the_time_with_enough_rows() -> None:
     assert windows.take(delta(30), 1500) == []
     assert windows.tick(2500) == []
     assert [span.rows for span in windows.take(delta(25), 2600)] == [55]
-    windows.take(delta(60), 3000)
-    assert [span.rows for span in windows.tick(3600)] == [60]
+    windows.take(delta(50), 3000)
+    assert [span.rows for span in windows.tick(3600)] == [50]
+    assert [span.rows for span in windows.take(delta(100), 3600)] == [100]
+
+
+def test_a_window_of_no_time_lasts_a_millisecond_for_its_level() -> None:
+    [span] = Windows(Rule(100, None, 50), 3, 0).take(delta(100), 0)
+    assert (span.closed_ms - span.opened_ms, span.duration_ms) == (0, 1)
 
 
 @pytest.mark.parametrize(("time_ms", "longest"), [(1000, 1000), (None, 86_400_000)])

@@ -132,6 +132,18 @@ def test_two_hits_by_two_different_trifles_name_nobody() -> None:
     assert (verdict.state, verdict.named) == ("firing", ("b",))
 
 
+def test_a_key_that_lasts_keeps_chance_from_being_named() -> None:
+    state = FamilyState()
+    state.close([Key("a", LOW, 0.0), Key("b", LOW, 0.0), Key("c", HIGH, 0.0)], 0.02)
+    assert state.close([Key("a", LOW, 0.0), Key("b", HIGH, 0.0), Key("c", LOW, 0.0)], 0.02).named == ("a",)
+
+
+def test_what_was_found_in_two_of_three_is_named_in_a_clean_window_too() -> None:
+    state = FamilyState()
+    named = [close(state, age=one).named for one in [(LOW, 0.2)] * 2 + [(HIGH, 0.0)] * 2]
+    assert named == [(), ("age",), ("age",), ()]
+
+
 def test_an_alarm_resolves_after_two_clean_windows_and_may_come_back() -> None:
     state = FamilyState()
     found = [close(state, age=one).state for one in [(LOW, 0.2)] * 2 + [(HIGH, 0.0)] * 3 + [(LOW, 0.2)] * 2]

@@ -22,7 +22,7 @@ def signed(
 
 
 @given(
-    st.integers(0, 1), st.integers(0, 2**64 - 1), st.integers(0, 127), st.integers(0, 2**32 - 1),
+    st.integers(0, 1), st.integers(0, 2**64 - 1), st.integers(0, 127), st.integers(1, 2**32 - 1),
     st.sampled_from([1, 2]),
 )  # fmt: skip
 def test_an_id_says_what_was_signed(variant, unit, stratum, revision, key):

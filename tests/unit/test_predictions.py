@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.predictions import Clock, ForgedId, Signer, read
+from gateway.predictions import MOST_GROUPS, NO_POLICY, Clock, ForgedId, Signer, mark, read
 
 KEYS = {1: b"k" * 32, 2: b"n" * 32}
 DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
@@ -15,13 +15,25 @@ def signed(key: int = 1, variant: int = 0, unit: int = 7, revision: int = 41, se
     return signer.sign(variant, unit).partition(b"\r\n")[0].decode()
 
 
-@given(st.integers(0, 1), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.sampled_from([1, 2]))
+@given(st.integers(0, 1), st.integers(0, 2**64 - 1), st.integers(1, 2**32 - 1), st.sampled_from([1, 2]))
 def test_what_was_signed_is_read_back(variant: int, unit: int, revision: int, key: int) -> None:
     found = read(signed(key, variant, unit, revision), KEYS)
     assert (found.variant, found.unit, found.revision) == (variant, unit, revision)
     assert found.digest == DIGESTS[variant].removeprefix("sha256:")[:8]
     assert (found.time_s, found.sequence) == (1_800_000_000, 6)
-    assert (found.score_bin, found.decision, found.row) == (None, None, None)
+    assert (found.score_bin, found.decision, found.group, found.row) == (None, None, None, None)
+
+
+@given(st.integers(0, 249), st.integers(0, 1), st.integers(0, MOST_GROUPS - 1))
+def test_the_mark_of_a_score_is_read_back(score_bin: int, decision: int, group: int) -> None:
+    signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
+    text = signer.sign(1, 7, 2, mark(score_bin, decision, group)).partition(b"\r\n")[0].decode()
+    found = read(text, KEYS)
+    assert (found.score_bin, found.decision, found.group, found.stratum) == (score_bin, decision, group, 2)
+
+
+def test_without_a_policy_there_is_no_variant() -> None:
+    assert read(signed(revision=0), KEYS).variant == NO_POLICY
 
 
 def test_ids_of_one_signer_differ() -> None:

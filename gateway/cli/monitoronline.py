@@ -1,0 +1,419 @@
+"""`tidegate monitor ...` of a running server, by its admin port: where it stands, why, and its documents."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.client import AdminUrl, Refused, admin_url, call
+from gateway.cli.documents import as_yaml, difference, text_of
+from gateway.cli.monitor import Document, app, explain_offline, print_explained
+from gateway.cli.output import Failure, Json, print, print_json, print_table
+from gateway.cli.policy import Reason, url_of, when
+
+__all__ = ["app"]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model that is watched.")]
+Request = Annotated[str, typer.Argument(metavar="REQUEST", help="Key of a request, or its first letters.")]
+SECTION = "monitors"
+_LOOK_S = 0.5
+_PATIENCE_S = 30.0
+"""A control that was killed is back long before."""
+_LOOKS = 20
+"""Until settings are in force."""
+
+
+@app.command("ls")
+def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
+    """List the monitors of a server: the worst state of each signal, and open incidents."""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/monitors").json()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        print("no monitors: put a reference.npz beside a model.onnx; `tidegate monitor fit` makes one")
+        return
+    rows = [(one["name"], one["generation"] or "defaults", f"{one['rows']:,}", _incident(one), one["verdict"],
+             _loud(one), _trouble(one)) for one in found]  # fmt: skip
+    print_table("monitors", ["model", "settings", "rows", "incident", "attribution", "signals", "trouble"], rows)
+
+
+def _incident(one: dict[str, Any]) -> str:
+    incident = one["incident"]
+    return "" if incident is None else f"{incident['severity']} since {when(round(1000 * incident['opened_s']))}"
+
+
+def _loud(one: dict[str, Any]) -> str:
+    loud = [f"{signal} {state}" for signal, state in one["states"].items() if state not in ("ok", "insufficient")]
+    return ", ".join(loud) or ("ok" if one["states"] else "nothing judged yet")
+
+
+def _trouble(one: dict[str, Any]) -> str:
+    blind = [f"{place} is blind" for place in one["blind"]]
+    return "; ".join([*(f"version {version}: {why}" for version, why in one["problems"].items()), *blind])
+
+
+# ---- status ----
+
+
+@app.command("status")
+def status(
+    name: Name,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it; in a pipe with a line per change.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit 3 when an incident is open; with --watch as soon as one is.")
+    ] = False,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a monitor stands: signals, the incident, windows, performance, groups, what is done about it."""
+    import sys
+
+    from gateway.control.monitorwords import headline
+
+    url = url_of(admin, name, section=SECTION)
+    if watch:
+        live = sys.stdout.isatty() and not as_json
+        shown = _follow_live(url, check) if live else _follow_lines(url, check, as_json)
+    else:
+        shown = call("GET", url).json()
+        if as_json:
+            print_json(shown)
+        else:
+            from rich.console import Console
+
+            from gateway.cli.monitor_view import render
+
+            Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(render(shown, time.time()))
+    if check and shown["incident"] is not None:
+        raise Failure(f"{name} has an open incident: {headline(shown)}", 3)
+
+
+def _looks(url: str, check: bool) -> Iterator[tuple[dict[str, Any], str]]:
+    """The monitor again and again, with "" or why it cannot be had just now; with `check` until an incident is open."""
+    shown: dict[str, Any] = call("GET", url).json()
+    away_since: float | None = None
+    trouble, clock = "", threading.Event()
+    while True:
+        yield shown, trouble
+        if check and not trouble and shown["incident"] is not None:
+            return
+        clock.wait(_LOOK_S)
+        try:
+            shown, trouble, away_since = call("GET", url).json(), "", None
+        except Failure as failure:
+            if isinstance(failure, Refused) and failure.status < 500:
+                raise
+            away_since = time.monotonic() if away_since is None else away_since
+            if time.monotonic() - away_since > _PATIENCE_S:
+                raise
+            trouble = failure.message
+
+
+def _follow_live(url: str, check: bool) -> dict[str, Any]:
+    """In a terminal: one picture that changes."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from gateway.cli.monitor_view import render
+
+    console = Console(highlight=False)
+    shown: dict[str, Any] = {}
+    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
+        for shown, trouble in _looks(url, check):
+            live.update(render(shown, time.time(), trouble), refresh=True)
+    return shown
+
+
+def _follow_lines(url: str, check: bool, as_json: bool) -> dict[str, Any]:
+    """In a pipe: a line for each change."""
+    import json
+
+    from gateway.cli.monitor_view import line, place
+
+    shown: dict[str, Any] = {}
+    before: object = None
+    for shown, trouble in _looks(url, check):
+        now = (place(shown), trouble)
+        if now != before:
+            print(json.dumps(shown) if as_json else line(shown, time.time(), trouble))
+        before = now
+    return shown
+
+
+# ---- why ----
+
+
+@app.command("explain")
+def explain(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Ask a server about this model; instead of --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="FILE", help="What `monitor fit` wrote; needs no server.")
+    ] = None,
+    config: Document = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show every setting in force, and what can be seen: levels, and the smallest drift of each feature.
+
+    Of a server also what the last windows said, and why that did or did not alarm.
+    """
+    if (name is None) == (reference is None):
+        raise Failure("give a NAME to ask a server, or --reference FILE to ask none", 2)
+    if reference is not None:
+        explain_offline(reference, config, as_json)
+        return
+    if config is not None:
+        raise Failure("--config is for --reference: a server has a document of its own", 2)
+    assert name is not None, "one of the two was given"
+    _explain(name, admin, as_json)
+
+
+def _explain(name: str, admin: str | None, as_json: bool) -> None:
+    """Of a server: settings, what can be seen, what the last windows said."""
+    from gateway.control.monitorwords import moment, series_name, why
+
+    found = call("GET", url_of(admin, name, "explain", section=SECTION)).json()
+    if as_json:
+        print_json(found)
+        return
+    for version, problem in found["problems"].items():
+        print(f"version {version} is not watched: {problem}")
+    for version, one in found["versions"].items():
+        print(f"{name}, version {version}")
+        print_explained(one)
+        for variant, windows in one["windows"].items():
+            print("")
+            print(f"{series_name(version, variant)}: what the last windows said, and why")
+            if not windows:
+                print("  no window has closed yet")
+            for window in windows[-3:]:
+                print(f"  window {window['index']}, {window['rows']:,} rows, {moment(window['closed_ms'] / 1000)}")
+                for sentence in why(window):
+                    print(f"    {sentence}")
+    if not found["versions"]:
+        print("nothing is watched: no version has a reference; `tidegate monitor fit` makes one")
+    print("")
+    print(f"attribution: {found['attribution']['verdict']}: {found['attribution']['sentence']}")
+    for one in found["held_back"][-5:]:
+        print(f"held back: {one['signal']} of {series_name(one['version'], one['variant'])}: {one['why']}")
+
+
+# ---- documents ----
+
+
+@app.command("get")
+def get(
+    name: Name,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="yaml = the document, json = the same as --json [yaml].")
+    ] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show a monitor's document as it can be applied again; where nobody wrote one, the defaults."""
+    if output not in (None, "yaml", "json"):
+        raise Failure(f"-o: expected yaml or json, got {output[:40]!r}", 2)
+    view = call("GET", url_of(admin, name, section=SECTION)).json()
+    document = view["document"] or _defaults(name)
+    if as_json or output == "json":
+        print_json({"name": name, "generation": view["generation"], "applied_by": view["applied_by"],
+                    "document": document})  # fmt: skip
+        return
+    if not view["generation"]:
+        print("# nobody wrote a document: these are the defaults")
+    print(as_yaml(document).rstrip("\n"))
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """A document that says nothing; every setting has a default, `monitor explain` shows them."""
+    return {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": name}, "spec": {}}
+
+
+@app.command("apply")
+def apply(
+    file: Annotated[
+        str, typer.Option("-f", "--file", metavar="FILE|-", help="A Monitor document in YAML; - = standard input.")
+    ],
+    if_match: Annotated[
+        int | None, typer.Option("--if-match", metavar="N", help="Only if generation N is in force; 0 = none is.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever is in force.")] = False,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Put a Monitor document in force; windows that are open go on, and are judged by it.
+
+    Without --if-match the generation in force is looked up first; when somebody else is faster, nothing is changed and
+    the difference is shown.
+    """
+    if force and if_match is not None:
+        raise Failure("give --if-match or --force, not both", 2)
+    text = text_of(file)
+    document = _read(text, file)
+    name = document["metadata"]["name"]
+    url = url_of(admin, name, section=SECTION)
+    try:
+        done = _put(url, text, None if force else _generation(url) if if_match is None else if_match, reason)
+    except Refused as refused:
+        raise _explained(refused, url, document, file) from refused
+    acted = _until(url, done["generation"])
+    if as_json:
+        print_json({**done, "in_force": acted})
+    else:
+        print(f"{name}: generation {done['generation']} is {'in force' if acted else 'stored, AND NOT IN FORCE YET'}")
+
+
+def _read(text: str, file: str) -> dict[str, Any]:
+    """A document without anything wrong, as far as it can be told without a server."""
+    from gateway.monitor.settings import parse
+    from router.document import PolicyError
+    from runtimes.registry import strictyaml
+
+    try:
+        node = strictyaml.parse(text, "the monitor")
+    except strictyaml.DocumentError as error:
+        raise Failure(f"{file}: {error}", 3) from error
+    document: Any = strictyaml.plain(node)
+    try:
+        parse(document)
+    except PolicyError as error:
+        lines = [(strictyaml.line_of(node, one.path), one) for one in error.problems]
+        told = [f"  {'' if line is None else f'line {line}: '}{one}" for line, one in lines]
+        raise Failure("\n".join([f"{file} was refused, nothing has changed:", *told]), 3) from error
+    assert isinstance(document, dict), "it was read"
+    return document
+
+
+def _put(url: str, text: str, seen: int | None, reason: str) -> dict[str, Any]:
+    """Write it over generation `seen`; None = over whatever is there."""
+    from urllib.parse import urlencode
+
+    where = f"{url}?{urlencode({'reason': reason})}" if reason else url
+    headers = {} if seen is None else {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
+    done: dict[str, Any] = call("PUT", where, text=text, headers=headers).json()
+    return done
+
+
+def _until(url: str, generation: int) -> bool:
+    """Wait until the server judges by a generation, which it looks for every second; False = it does not yet."""
+    clock = threading.Event()
+    for _ in range(_LOOKS):
+        if _generation(url) == generation:
+            return True
+        clock.wait(_LOOK_S)
+    return False
+
+
+def _generation(url: str) -> int:
+    try:
+        return int(call("GET", url).json()["generation"])
+    except Refused as refused:
+        if refused.status == 404:
+            return 0
+        raise
+
+
+def _explained(refused: Refused, url: str, document: dict[str, Any], file: str) -> Failure:
+    """The refusal, with what somebody else has put in force."""
+    if refused.status != 412:
+        return refused
+    view = call("GET", url).json()
+    lines = difference(view["document"], document, f"generation {view['generation']}", file)
+    told = [f"{refused.message}; this is how the file differs from it:", *(lines or ["(not at all)"])]
+    return Failure("\n".join(told))
+
+
+@app.command("delete")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, remove it.")] = False,
+    reason: Reason = "",
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Remove a monitor's document: the model is watched by the defaults from then on, if it has a reference."""
+    if not yes:
+        raise Failure(
+            f"this removes the settings of {name}: alerts, actions and groups among them, and the defaults are in "
+            "force; say --yes to do it",
+            2,
+        )
+    from urllib.parse import urlencode
+
+    query = f"?{urlencode({'reason': reason})}" if reason else ""
+    url = url_of(admin, name, section=SECTION)
+    call("DELETE", url + query)
+    acted = _until(url, 0)
+    if as_json:
+        print_json({"name": name, "deleted": True, "in_force": acted})
+    else:
+        print(f"{name} has no document any more: the defaults are {'' if acted else 'NOT YET '}in force")
+
+
+# ---- retraining ----
+
+
+@app.command("approve")
+def approve(name: Name, request: Request, admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Let a request to train anew go."""
+    _decide(name, request, "approve", admin, as_json)
+
+
+@app.command("reject")
+def reject(name: Name, request: Request, admin: AdminUrl = None, as_json: Json = False) -> None:
+    """Refuse a request to train anew."""
+    _decide(name, request, "reject", admin, as_json)
+
+
+def _decide(name: str, request: str, verb: str, admin: str | None, as_json: bool) -> None:
+    asked = call("GET", url_of(admin, name, section=SECTION)).json()["retraining"]
+    keys = [one["key"] for one in asked if one["key"].startswith(request)]
+    if not request or len(keys) != 1:
+        pending = [one["key"] for one in asked if one["status"] == "pending"]
+        wait = f"; waiting: {', '.join(pending)}" if pending else "; none waits for anybody"
+        count = "no request begins" if not keys else f"{len(keys)} requests begin"
+        raise Failure(f"{name}: {count} with {request[:40]!r}{wait}", 2)
+    url = url_of(admin, name, "retraining", verb, section=SECTION)
+    done = call("POST", url, {"request": keys[0]}).json()
+    if as_json:
+        print_json({"name": name, "request": keys[0], **done})
+    else:
+        print(f"{name}: request {keys[0]}: {_OUTCOMES.get(done['outcome'], done['outcome'])}")
+
+
+_OUTCOMES = {"send": "it is being sent", "dry_run": "it would be sent (dry_run)", "rejected": "it is rejected"}
+
+
+# ---- the page ----
+
+
+@app.command("report")
+def report(
+    name: Name,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Where the page goes [NAME.html].")
+    ] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Write one page with plots: what degraded, since when, every feature, performance, and what can be seen."""
+    from gateway.control.monitorwords import headline
+
+    url = url_of(admin, name, section=SECTION)
+    page = call("GET", f"{url}?format=html").body
+    target = out or Path(f"{name}.html".replace("/", "-"))
+    try:
+        target.write_bytes(page)
+    except OSError as error:
+        raise Failure(f"cannot write {target}: {error.strerror}") from error
+    told = headline(call("GET", url).json())
+    if as_json:
+        print_json({"name": name, "file": str(target), "bytes": len(page), "headline": told})
+    else:
+        print(f"{told}\npage with plots: {target}")

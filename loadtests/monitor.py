@@ -1,0 +1,93 @@
+"""What the drift monitor costs: the same model with a reference and without, and with a policy besides, in turn."""
+
+import csv
+import subprocess
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from loadtests import models, verdicts, wrk
+from loadtests.processes import Serve
+from loadtests.rounds import LoadRound, Record, Settings, load_round, quiet
+from loadtests.routing import put
+from loadtests.verdicts import Verdict, series
+
+FEATURES, ROWS = 20, 20_000
+WORK, REACH, LEAST = f"monitor on against off, 1x{FEATURES} JSON, 32 connections", ">= 0.96 x requests/s", 0.96
+ALL_WORK, ALL_REACH, ALL_LEAST = "policy, metrics and monitor on against off", ">= 0.87 x requests/s", 0.87
+SIZES = (FEATURES, 32, 1)
+
+
+def with_reference(repository: Path, name: str, folder: Path) -> None:
+    """Make a reference of normal rows, as its owner would: with the command."""
+    table = folder / "held_out.csv"
+    if not table.exists():
+        rows = np.random.default_rng(models.SEED).standard_normal((ROWS, FEATURES)).astype(np.float32)
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([f"f{at}" for at in range(FEATURES)])
+            writer.writerows(rows.tolist())
+    command = [str(Path(sys.executable).with_name("tidegate")), "monitor", "fit", "--data", str(table)]
+    version = repository / name / "1"
+    subprocess.run(
+        [*command, "--model", str(version), "--out", str(version / "reference.npz")], check=True, capture_output=True
+    )
+
+
+def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
+    """Interleaved rounds: without, with the monitor, with monitor and policy."""
+    repository = serve.folder / "monitor-models"
+    kept: dict[str, list[LoadRound]] = {"plain": [], "watched": [], "all": []}
+    try:
+        for name in kept:
+            for version in (1, 2):
+                model = models.dense(SIZES, models.SEED + version, sigmoid=True)
+                models.put_version(repository, name, version, model)
+            names = ", ".join(f"f{at}" for at in range(FEATURES))
+            said = f"version_policy:\n  specific: [1, 2]\nfeature_names:\n  x: [{names}]\n"
+            (repository / name / "model.yaml").write_text(said)
+            if name != "plain":
+                with_reference(repository, name, serve.folder)
+        with ExitStack() as stack:
+            server = stack.enter_context(serve.server(repository, serve.folder / "data-monitor"))
+            server.wait_ready()
+            put(server, "all", {"stable": 10_000})
+            payloads = {name: models.json_payload(name, FEATURES) for name in kept}
+            for name in ("plain", "watched"):
+                # The version that has a reference: without a policy the newest one would answer.
+                payload = payloads[name]
+                payloads[name] = models.Payload(
+                    payload.path.replace("/infer", "/versions/1/infer"), payload.body, payload.headers
+                )
+            for payload in payloads.values():
+                wrk.run(payload, server.port, 32, 1, settings.folder)
+            for _ in range(settings.rounds):
+                for name, payload in payloads.items():
+                    run = quiet(f"monitor {name}", settings, record, partial(load_round, server, payload, 32, settings))
+                    kept[name] += [run] if run is not None else []
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        return verdicts.unmeasured({WORK: REACH, ALL_WORK: ALL_REACH}, str(error))
+    return [
+        judged(WORK, REACH, LEAST, kept["watched"], kept["plain"]),
+        judged(ALL_WORK, ALL_REACH, ALL_LEAST, kept["all"], kept["plain"]),
+    ]
+
+
+def judged(work: str, reach: str, least: float, on: list[LoadRound], off: list[LoadRound]) -> Verdict:
+    """Ratio of medians."""
+    rates = [one.requests_per_second for one in on], [one.requests_per_second for one in off]
+    ratio = verdicts.median(rates[0]) / verdicts.median(rates[1])
+    errors = sum(one.errors for one in (*on, *off))
+    lines = (
+        f"on req/s {series(rates[0])}",
+        f"off req/s {series(rates[1])}",
+        f"on CPU us {series([one.cpu_us_per_request for one in on], 1)}",
+        f"off CPU us {series([one.cpu_us_per_request for one in off], 1)}",
+        f"on p99 us {series([one.p99_us for one in on])}",
+        f"off p99 us {series([one.p99_us for one in off])}",
+    )
+    outcome = verdicts.faultless(verdicts.at_least(ratio, least), errors)
+    return Verdict(work, reach, verdicts.shown(ratio, 3, "x requests/s"), outcome, lines)

@@ -1,0 +1,138 @@
+"""The tap: what was answered is counted, row by row, whatever the batch looked like; what finds no room is skipped."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
+from gateway.monitor.counting import Counter
+from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
+from gateway.monitor.tap import SLICE_ROWS, Tap
+from gateway.predictions import NO_MARK, mark
+from runtimes.batching.job import Job
+from runtimes.tensors import DATATYPES, Signature, TensorSpec
+
+GROUPS = ("female", "male")
+
+
+def plan_of(groups: tuple[str, ...] = (), kind: Any = "probability") -> CountPlan:
+    features = (FeaturePlan("a", "numeric", 0, 0, (0.0, 1.0, 2.0)), FeaturePlan("b", "numeric", 0, 1, (0.0, 10.0)))
+    edges = () if kind == "probability" else (0.0, 1.0)
+    return CountPlan("0123456789abcdef", features, ScorePlan(0, -1, kind, 0.5, edges=edges), groups)
+
+
+SIGNATURE = Signature(
+    (TensorSpec("x", DATATYPES["FP32"], (-1, 2)),), (TensorSpec("y", DATATYPES["FP32"], (-1, 1)),), True
+)
+
+
+def tap_of(plan: CountPlan, signature: Signature = SIGNATURE) -> Tap:
+    page = CounterPage(memoryview(bytearray(1 << 20)))
+    counts = np.frombuffer(page.block(DRIFT, ("m", "1", "-", plan.id), plan.size), np.int64)
+    return Tap(Counter(plan), counts, page.block(DRIFT_TAKEN, ("m", "1", "-", plan.id), 1), signature, b"x-group")
+
+
+def job(rows: Any, group: bytes | None = None) -> Job:
+    made = Job()
+    made.inputs = [np.asarray(rows, np.float32)]
+    made.rows = len(rows)
+    made.headers = {} if group is None else {b"x-group": group}  # type: ignore[attr-defined]
+    return made
+
+
+def outputs_of(jobs: list[Job], score: float = 0.7) -> list[Any]:
+    return [np.full((sum(one.rows for one in jobs), 1), score, np.float32)]
+
+
+def drained(tap: Tap) -> None:
+    while tap.work():
+        pass
+
+
+def test_rows_of_many_batches_are_all_counted() -> None:
+    tap, sent = tap_of(plan_of()), 0
+    for size in (1, 3, 2 * SLICE_ROWS, 1):
+        jobs = [job([[0.5, 5.0]] * size), job([[1.5, 5.0]])]
+        tap.take(jobs, None, outputs_of(jobs))
+        sent += size + 1
+    assert tap.counts[ROWS] == 0, "nothing is counted on the hot path"
+    assert tap.rows == sent
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], tap.rows) == (sent, 0, 0)
+    first = tap.counts[2:4].tolist()
+    assert first == [sent - 4, 4]
+
+
+def test_a_slice_leaves_the_rest_for_later() -> None:
+    tap = tap_of(plan_of())
+    for _ in range(3):
+        jobs = [job([[0.5, 5.0]] * SLICE_ROWS)]
+        tap.take(jobs, None, outputs_of(jobs))
+    assert tap.work()
+    assert tap.counts[ROWS] == SLICE_ROWS
+
+
+def test_what_finds_no_room_is_skipped_and_counted() -> None:
+    tap, sent = tap_of(plan_of()), 0
+    jobs = [job([[0.5, 5.0]] * 1000)]
+    while not tap.counts[SKIPPED]:
+        tap.take(jobs, None, outputs_of(jobs))
+        sent += 1000
+    drained(tap)
+    assert tap.counts[ROWS] + tap.counts[SKIPPED] == sent
+    tap.take(jobs, None, outputs_of(jobs))
+    drained(tap)
+    assert tap.counts[ROWS] + tap.counts[SKIPPED] == sent + 1000, "there is room again"
+
+
+def test_groups_come_from_the_header_and_others_are_everybody_else() -> None:
+    plan = plan_of(GROUPS)
+    tap = tap_of(plan)
+    jobs = [job([[0.5, 5.0]], b"male"), job([[0.5, 5.0]] * 2, b"martian"), job([[0.5, 5.0]])]
+    tap.take(jobs, None, outputs_of(jobs))
+    drained(tap)
+    cells = tap.counts[plan.score_at : plan.score_at + plan.score_values].reshape(3, 2, SCORE_BINS)
+    assert cells.sum(axis=(1, 2)).tolist() == [0, 1, 3]
+
+
+def test_marks_say_bin_decision_and_group() -> None:
+    tap = tap_of(plan_of(GROUPS))
+    jobs = [job([[0.5, 5.0]], b"female"), job([[0.5, 5.0]], b"male"), job([[0.5, 5.0]]), job([[0.5, 5.0]])]
+    outputs = [np.array([[0.5], [0.499], [1.0], [np.nan]], np.float32)]
+    assert tap.marks(jobs, outputs) == [mark(125, 1, 0), mark(124, 0, 1), mark(249, 1, 2), NO_MARK]
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_requests_of_several_rows_have_no_mark(rows: int) -> None:
+    tap = tap_of(plan_of())
+    jobs = [job([[0.5, 5.0]] * rows)]
+    assert tap.marks(jobs, outputs_of(jobs)) is None
+
+
+def test_the_score_of_a_regression_has_no_mark() -> None:
+    jobs = [job([[0.5, 5.0]])]
+    assert tap_of(plan_of(kind="value")).marks(jobs, outputs_of(jobs)) is None
+
+
+def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
+    specs = (TensorSpec("x", DATATYPES["FP32"], (2,)),), (TensorSpec("y", DATATYPES["FP32"], ()),)
+    tap = tap_of(plan_of(), Signature(*specs, False))
+    one = Job()
+    one.inputs = [np.array([0.5, 5.0], np.float32)]
+    for _ in range(3):
+        tap.take([one], None, [np.array(0.7, np.float32)])
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (3, 0)
+
+
+def test_what_cannot_be_gathered_is_skipped_and_the_next_batch_is_counted() -> None:
+    tap = tap_of(plan_of())
+    broken = [job([[0.5, 5.0]]), SimpleNamespace(inputs=[np.zeros((1, 3), np.float32)], rows=1, headers={})]
+    tap.take(broken, None, outputs_of([job([[0.5, 5.0]])] * 2))  # type: ignore[list-item]
+    drained(tap)
+    good = [job([[0.5, 5.0]])]
+    tap.take(good, None, outputs_of(good))
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (1, 2)
