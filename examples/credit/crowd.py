@@ -102,12 +102,13 @@ class Line:
         """
         head, body = self._until(b"\r\n\r\n")
         lines = head.split(b"\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in lines[1:])
+        pairs = (line.split(b": ", 1) for line in lines[1:])
+        headers = {name.lower(): value for name, value in pairs}
         length = int(headers[b"content-length"])
         while len(body) < length:
             body += self._more()
         self._rest = body[length:]
-        if headers.get(b"connection") == b"close":
+        if headers.get(b"connection", b"").lower() == b"close":
             self.close()
             self._socket, self._rest = socket.create_connection(self._address, TIMEOUT_S), b""
         return int(lines[0].split(b" ", 2)[1]), headers, body[:length]

@@ -1,12 +1,14 @@
-"""The demo, in three acts: models are served and every answer is checked; evidence decides which of three new versions
-becomes stable; two gateways that share a Redis decide it together.
+"""The demo, in four acts: models are served and every answer is checked; evidence decides which of three new versions
+becomes stable; the drift monitor tells a bad version from a changed world; two gateways that share a Redis decide
+together.
 
-`python -m examples.credit.demo`, or `make demo`. KEEP=1 in the environment leaves the server of act two running on 8080
-and 8081. The exit status is 0 only when everything was right.
+`python -m examples.credit.demo`, or `make demo`. KEEP=1 in the environment leaves the server of act three running on
+8080 and 8081. The exit status is 0 only when everything was right.
 """
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -20,8 +22,9 @@ from typing import Final
 
 from rich.console import Console
 
-from examples.credit import bank, report, shared, traffic
+from examples.credit import bank, monitored, report, shared, traffic, validated
 from examples.credit.build import CREDIT, INPUT, build
+from examples.credit.receiver import receiver
 from examples.credit.server import POLL_SECONDS, Served, Server, ServerProblem, choose_ports, start
 
 FOLDER: Final = Path("demo-data")
@@ -61,9 +64,12 @@ def exercise(server: Server, repository: Path, screen: Console) -> list[report.C
 
 def farewell(server: Server, screen: Console) -> None:
     """How to go on with a server that stays."""
-    screen.print(f"\nthe server of act two goes on: {server.url}")
+    monitor = f"{server.admin_url}/admin/v1/monitors/{CREDIT}"
+    screen.print(f"\nthe server of act three goes on: {server.url}")
     screen.print(f"admin: {server.admin_url}, metrics: {server.url}/metrics")
-    screen.print(f"stop it with: kill {server.process.pid}\ntry a customer's loan, the rollout, the policy in force:")
+    screen.print(f"monitor: {monitor}, as a page: {monitor}?format=html, why it says so: {monitor}/explain")
+    screen.print(f"stop it with: kill {server.process.pid}")
+    screen.print("try more applicants, a customer's loan, the monitor, the rollout, the policy in force:")
     for command in tries(server):
         screen.print(command, soft_wrap=True)
 
@@ -74,7 +80,10 @@ def tries(server: Server) -> list[str]:
     body = {"inputs": [{"name": INPUT, "shape": [1, len(row)], "datatype": "FP32", "data": row}]}
     loan = json.dumps(body, separators=(",", ":"))
     return [
+        f"{sys.executable} -m examples.credit.office {server.address} --seconds 10",
         f"curl -si {server.url}/v2/models/{CREDIT}/infer -H 'x-user-id: customer-7' -d '{loan}'",
+        f"{Path(sys.executable).with_name('tidegate')} monitor status {CREDIT}",
+        f"curl -s {server.admin_url}/admin/v1/monitors/{CREDIT}",
         f"curl -s {server.admin_url}/admin/v1/rollouts/{CREDIT}",
         f"curl -s {server.admin_url}/admin/v1/policies/{CREDIT}",
     ]
@@ -87,10 +96,14 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def launch(repository: Path, ports: tuple[int, int], screen: Console) -> Server:
-    """A server that is ready, with a new data folder; those of a server kept earlier stay, for it has other ports."""
+def launch(repository: Path, ports: tuple[int, int], screen: Console, **settings: str) -> Server:
+    """A server that is ready, with a new data folder; those of a server kept earlier stay, for it has other ports.
+
+    Args:
+        settings: further ones, as variables of its environment.
+    """
     log = FOLDER / f"server-{ports[0]}.log"
-    server = start(repository, fresh(FOLDER / f"state-{ports[0]}"), log, ports)
+    server = start(repository, fresh(FOLDER / f"state-{ports[0]}"), log, ports, settings=settings)
     screen.print(f"\nserver {server.url} (process {server.process.pid}, log {log}) ...")
     try:
         screen.print(f"ready after {server.wait_ready():.1f} s")
@@ -121,35 +134,52 @@ def act_one(ports: tuple[int, int], screen: Console) -> list[report.Check]:
     return [*checks, stopped(server)]
 
 
-def act_two(ports: tuple[int, int], screen: Console) -> tuple[Server, list[report.Check]]:
-    """New versions are tried on customers; the server goes on."""
+def act_two(ports: tuple[int, int], screen: Console) -> list[report.Check]:
+    """New versions are tried on customers."""
     screen.print("\nAct two: a bank tries three new versions on its customers, and evidence decides")
     bank.models(FOLDER / "bank")
     server = launch(FOLDER / "bank", ports, screen)
     try:
-        return server, bank.play([server], bank.PLANS, screen)[1]
+        checks = bank.play([server], bank.PLANS, screen)[1]
+    except BaseException:
+        server.end()
+        raise
+    return [*checks, stopped(server)]
+
+
+def act_three(ports: tuple[int, int], screen: Console) -> tuple[Server, list[report.Check]]:
+    """The drift monitor watches; the server goes on."""
+    screen.print("\nAct three: the drift monitor tells a bad version from a changed world")
+    validated.models(FOLDER / "watched")
+    secret = FOLDER.absolute() / "webhook-secret"
+    secret.touch(0o600)
+    secret.write_text(secrets.token_hex(16))
+    server = launch(FOLDER / "watched", ports, screen, TIDEGATE_ALERTS__WEBHOOK_SECRET_FILE=str(secret))
+    try:
+        with receiver(secret.read_bytes()) as told:
+            return server, monitored.act(server, told, secret, screen)
     except BaseException:
         server.end()
         raise
 
 
-def act_three(screen: Console) -> list[report.Check]:
+def act_four(screen: Console) -> list[report.Check]:
     """Two gateways, one store."""
-    screen.print("\nAct three: the first of these promotions again, decided by two gateways that share a Redis")
+    screen.print("\nAct four: the first promotion of act two again, decided by two gateways that share a Redis")
     with tempfile.TemporaryDirectory(prefix="shared-", dir=FOLDER) as folder:
         return shared.act(FOLDER / "bank", Path(folder), screen)
 
 
 def run(keep: bool, screen: Console) -> list[report.Check]:
-    """Everything; all servers end with it, but that of act two when it is kept and all is well."""
+    """Everything; all servers end with it, but that of act three when it is kept and all is well."""
     ports = choose_ports(keep)
-    checks = act_one(ports, screen)
-    server, tried = act_two(ports, screen)
-    checks += tried
+    checks = [*act_one(ports, screen), *act_two(ports, screen)]
+    server, watched = act_three(ports, screen)
+    checks += watched
     if not keep:
-        return [*checks, stopped(server), *act_three(screen)]
+        return [*checks, stopped(server), *act_four(screen)]
     try:
-        checks += act_three(screen)
+        checks += act_four(screen)
     except BaseException:
         server.end()
         raise

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -162,17 +163,26 @@ def command(repository: Path, state: Path, ports: tuple[int, int], workers: int 
 
 
 def start(
-    repository: Path, state: Path, log: Path, ports: tuple[int, int], *, workers: int = WORKERS, store: str = ""
+    repository: Path,
+    state: Path,
+    log: Path,
+    ports: tuple[int, int],
+    *,
+    workers: int = WORKERS,
+    store: str = "",
+    settings: Mapping[str, str] | None = None,
 ) -> Server:
     """Start it in a session of its own, so that Ctrl-C reaches only the demo, which then stops it.
 
     Args:
         store: URL of the store that it shares with others; "" = a file in `state`.
+        settings: further variables of its environment.
     """
     line = command(repository, state, ports, workers)
     if not Path(line[0]).exists():
         raise ServerProblem("there is no `tidegate` command beside this Python: install the package first")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    environment |= settings or {}
     if store:
         environment["TIDEGATE_STORE__URL"] = store
     with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""Act three of the demo: two gateways that share a Redis promote the same version together."""
+"""Act four of the demo: two gateways that share a Redis promote the same version together."""
 
 import shutil
 import socket

@@ -113,5 +113,6 @@ def _score_quality(plan: CountPlan, vector: Counts) -> Counts:
     if plan.score is not None and plan.score.kind == "value":
         return vector[-len(QUALITY) :]
     found = np.zeros(len(QUALITY), np.int64)
-    found[MISSING] = vector[ROWS] - score_counts(plan, vector).sum()
+    # A page is read while its worker counts: scores of a few rows may be there before the rows are.
+    found[MISSING] = max(0, vector[ROWS] - score_counts(plan, vector).sum())
     return found

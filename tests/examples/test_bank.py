@@ -1,4 +1,4 @@
-"""Acts two and three of the demo: the versions that must fail do, customers count right, and the checks can fail."""
+"""Acts two and four of the demo: the versions that must fail do, customers count right, and the checks can fail."""
 
 import io
 import shutil

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.monitor.comparing import input_keys, prediction_keys, quality_keys
 from gateway.monitor.counting import Counter, Counts, empty
-from gateway.monitor.plan import SCORE_BINS, CountPlan, ScorePlan
+from gateway.monitor.plan import ROWS, SCORE_BINS, CountPlan, ScorePlan
 from gateway.monitor.reference import Reference
 from gateway.monitor.scorebins import NESTED, nested, nested_edges, nested_starts, score_counts
 from tests.monitor.counting_models import fitted, texts
@@ -35,6 +35,15 @@ def test_the_keys_of_a_plan_are_the_same_whatever_came() -> None:
         assert [key.name for key in quality_keys(reference, window, 0.005)] == names
         assert [key.name for key in input_keys(reference, window, 0.1)[0]] == ["x", "word"]
         assert [key.name for key in prediction_keys(reference, window, 0.1)[0]] == ["score"]
+
+
+def test_scores_that_came_before_their_rows_are_not_less_than_none_missing() -> None:
+    x = np.random.default_rng(0).normal(size=5000)
+    reference = made(1 / (1 + np.exp(-x)), x)
+    window = counted(reference, x[:2000], texts(["up"] * 2000), 1 / (1 + np.exp(-x[:2000])))
+    window[ROWS] -= 3  # of a page that was read while its worker counted
+    keys = {key.name: key for key in quality_keys(reference, window, 0.005)}
+    assert (keys["score:missing"].effect, keys["score:missing"].p_value) == (0, 1)
 
 
 def test_a_regression_has_its_own_edges_and_quality() -> None:
