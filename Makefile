@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo check format test sim bench clean
+.PHONY: help venv tools demo check format test sim parity bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 tools:  # commands that tests and benchmarks call; without them those tests are skipped
-	@sh .ci/packages wrk=wrk promtool=prometheus redis-server=redis-server
+	@sh .ci/packages wrk=wrk promtool=prometheus prometheus-alertmanager=prometheus-alertmanager redis-server=redis-server
 
 demo: venv  ## serve models, let evidence decide on new versions, print a report (KEEP=1: leave the server running)
 	@sh .ci/packages redis-server=redis-server || true
@@ -42,6 +42,11 @@ test: venv tools  ## everything but the long simulations; those that start proce
 
 sim: venv tools  ## long simulations and repetitions
 	$(BIN)/python -m pytest -m sim --timeout 900
+
+parity:  ## compute the figures of Evidently, NannyML and River anew, in an environment of their own
+	@test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
+	.venv-parity/bin/python -m tests.parity.parity
 
 bench: venv tools  ## closed loop against the echo floor; writes bench-results/ (a quiet machine, please)
 	$(BIN)/python -m loadtests.run

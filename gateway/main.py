@@ -197,6 +197,8 @@ def _run_control(facts: dict[str, str]) -> None:
     finals = Finals(_shared(int(facts["finals"]), PAGE_BYTES))
     admin = socket.socket(fileno=int(facts["admin"])) if "admin" in facts else None
 
+    stopping = False
+
     def on_message(message: lifeline.Message, descriptors: list[int]) -> None:
         nonlocal stopping
         if stopping:
@@ -212,7 +214,6 @@ def _run_control(facts: dict[str, str]) -> None:
         finally:
             _exit(handler, 0)
 
-    stopping = False
     tasks: set[asyncio.Task[None]] = set()
     line = lifeline.ChildLine(
         socket.socket(fileno=int(facts["line"])), loop, on_message=on_message, on_end=lambda: _exit(handler, 1)

@@ -81,6 +81,8 @@ _TRITON: Final = (
     ("nv_inference_compute_output_duration_us", "Cumulative compute output duration in us", COMPUTE_OUTPUT_NS, 1e-3),
 )
 _WORKER_GAUGES: Final = frozenset({"bytes_in_flight"})
+_OF_MONITOR: Final = frozenset({"monitor_ns_total"})
+"""Told as `monitor_overhead_seconds`, where there is a monitor."""
 _STATES: Final = ("LOADING", "READY", "UNAVAILABLE")
 _ROLLOUT_STATES: Final = (*get_args(Phase), "PAUSED", "HOLDING")
 _BY_VARIANT: Final = ["model", "variant"]
@@ -244,6 +246,8 @@ def _lifecycle(states: Iterable[ModelState]) -> Iterator[Metric]:
 
 def _workers(node: Node) -> Iterator[Metric]:
     for name, value in zip(WORKER_FIELDS, node.totals.workers.tolist(), strict=True):
+        if name in _OF_MONITOR:
+            continue
         if name in _WORKER_GAUGES:
             yield GaugeMetricFamily(f"tidegate_{name}", "Bytes of requests being read or answered.", value)
         elif name.endswith("_ns_total"):

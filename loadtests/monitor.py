@@ -11,8 +11,8 @@ import numpy as np
 
 from loadtests import models, verdicts, wrk
 from loadtests.processes import Serve
-from loadtests.routing import put
 from loadtests.rounds import LoadRound, Record, Settings, load_round, quiet
+from loadtests.routing import put
 from loadtests.verdicts import Verdict, series
 
 FEATURES, ROWS = 20, 20_000

@@ -41,7 +41,7 @@ def table(loans: Loans) -> bytes:
     """Rows with their labels, for `tidegate monitor`."""
     buffer = io.BytesIO()
     columns = {name: loans.inputs[:, at] for at, name in enumerate(FEATURE_NAMES)}
-    np.savez_compressed(buffer, allow_pickle=False, **columns, repaid=loans.repaid.astype(np.int8))  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **columns, repaid=loans.repaid.astype(np.int8))
     return buffer.getvalue()
 
 

@@ -67,7 +67,7 @@ def farewell(server: Server, screen: Console) -> None:
     monitor = f"{server.admin_url}/admin/v1/monitors/{CREDIT}"
     screen.print(f"\nthe server of act three goes on: {server.url}")
     screen.print(f"admin: {server.admin_url}, metrics: {server.url}/metrics")
-    screen.print(f"monitor: {monitor}, as a page: {monitor}?format=html, why it says so: {monitor}/explain")
+    screen.print(f"monitor: {monitor}?format=html\n  as JSON: {monitor}\n  why it says so: {monitor}/explain")
     screen.print(f"stop it with: kill {server.process.pid}")
     screen.print("try more applicants, a customer's loan, the monitor, the rollout, the policy in force:")
     for command in tries(server):

@@ -21,11 +21,13 @@ def roles_of(kept: Kept | None, route: Route | None, changed_s: float) -> Roles:
         return Roles(champion=(default, NO_POLICY), changed_s=changed_s, live=plain)
     record = kept.record
     versions = {pin.variant: str(pin.version) for pin in record.variants}
+    # Who gets nothing has no windows that could ever be clean: its alarms end with its traffic.
+    out = {*record.killed, *([record.canary] if record.zeroed else [])}
     tries = record.status.phase in ACTIVE and record.canary in versions and not record.zeroed
     return Roles(
         champion=(versions[record.stable], record.stable),
         canary=(versions[record.canary], record.canary) if tries else None,
         revision=record.generation,
         changed_s=changed_s,
-        live=plain | {(version, variant) for variant, version in versions.items()},
+        live=plain | {(version, variant) for variant, version in versions.items() if variant not in out},
     )

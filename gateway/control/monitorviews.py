@@ -127,7 +127,7 @@ def _cohort(held: Held, start_s: int, cohort: Cohort) -> dict[str, Any]:
     came_true = performance(cohort, min_coverage=held.spec.labels.min_coverage, min_rows=held.spec.min_rows)
     return {
         "start_s": start_s,
-        "rows": int(cohort.predicted.sum()),
+        "predictions": int(cohort.predicted.sum()),
         "coverage": list(cohort.coverage()),
         **msgspec.to_builtins(came_true),
     }

@@ -35,5 +35,6 @@ class Board(msgspec.Struct, frozen=True):
         for one in self.latest:
             if one.series == (version, variant):
                 held_s = HOLDS_WINDOWS * (one.window_to_s - one.window_from_s)
-                states[one.signal] = one.state if now_s - one.window_to_s <= held_s else "unknown"
+                said_s = max(one.window_to_s, one.told_s)
+                states[one.signal] = one.state if now_s - said_s <= held_s else "unknown"
         return Arm(variant=variant, states=states)

@@ -314,7 +314,9 @@ class ModelMonitor:
         """Everything in plain values."""
         return {
             "versions": self._absent
-            | {version: {"reference": one.reference.id, "state": one.state()} for version, one in self.versions.items()},
+            | {
+                version: {"reference": one.reference.id, "state": one.state()} for version, one in self.versions.items()
+            },
             "board": msgspec.to_builtins(self.board),
             "ledger": self.ledger.plain(),
             "leases": self.leases.plain(),

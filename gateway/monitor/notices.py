@@ -55,7 +55,7 @@ def facts_of(event: Event) -> dict[str, Any]:
     incident = event.incident
     return {
         "incident": incident.id,
-        "event": event.id,
+        "id": event.id,
         "kind": event.kind,
         "reason": event.reason,
         "model": incident.model,

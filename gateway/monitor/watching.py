@@ -95,8 +95,8 @@ class Watching:
         due = self.cohorts.due(
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
-        found += [self._of_errors(run) for run in due.errors]
-        found += [self._of_cohort(judged) for judged in due.judged]
+        labelled = [self._of_errors(run) for run in due.errors] + [self._of_cohort(judged) for judged in due.judged]
+        found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in labelled]
         return found
 
     def _of_window(self, closed: Closed) -> Iterator[Finding]:

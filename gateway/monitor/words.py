@@ -50,6 +50,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         schema_break: rows cannot be read as what the model was trained on; nothing else can be judged.
         mixed: the view is over all variants together, so that a change of the split changes its population.
         window_from_s, window_to_s: the window, Unix time.
+        told_s: when it was said, where that is long after the window: of labels that had to come. 0 = at its end.
         text: numbers in words, for people.
     """
 
@@ -64,6 +65,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     mixed: bool = False
     window_from_s: float = 0.0
     window_to_s: float = 0.0
+    told_s: float = 0.0
     text: str = ""
 
     @property

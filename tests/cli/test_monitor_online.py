@@ -1,8 +1,14 @@
 """`tidegate monitor` of a running server: the car loans of the example, calm and then drifted."""
 
+import fcntl
 import json
 import os
+import pty
+import signal
+import struct
 import subprocess
+import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,7 @@ from examples.carloan.build import NAME, build
 from examples.carloan.loans import ANALYSIS, load
 from examples.credit.build import INPUT
 from tests.cli.test_cli import NOBODY, run
-from tests.tree import TIDEGATE, Tree, serve
+from tests.tree import PATIENCE_S, TIDEGATE, Tree, serve
 
 pytestmark = pytest.mark.process
 
@@ -122,6 +128,34 @@ def test_a_pipe_gets_a_line_for_each_change_and_the_end_is_a_gate(drifted: tuple
     assert "incident critical" in told[-1]
     assert "the world or its data has changed, not the model." in told[-1]
     assert len(told) == len(set(told)) >= 3
+
+
+def test_a_terminal_has_one_picture_until_it_is_left(drifted: tuple[str, Tree]) -> None:
+    tree, seen = drifted[1], []
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = os.environ | {"TIDEGATE_ADMIN_URL": f"http://127.0.0.1:{tree.admin_port}", "TERM": "xterm-256color"}
+
+    def drain() -> None:
+        while True:
+            try:
+                seen.append(os.read(ours, 65536))
+            except OSError:  # the other end is closed
+                return
+
+    command = [TIDEGATE, "monitor", "status", NAME, "--watch"]
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as watching:
+        os.close(theirs)
+        reader = threading.Thread(target=drain)
+        reader.start()
+        tree.until("a picture", lambda: b"timeline" in b"".join(seen))
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(PATIENCE_S) == 130
+        reader.join(PATIENCE_S)
+    os.close(ours)
+    picture = b"".join(seen).decode()
+    assert "incident, critical" in picture
+    assert "Traceback" not in picture
 
 
 def test_status_shows_states_incident_windows_and_performance(drifted: tuple[str, Tree]) -> None:

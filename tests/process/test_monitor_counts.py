@@ -1,4 +1,4 @@
-"""The monitor's counts are those of its callers: over many connections and forms, workers and control that are killed."""
+"""The monitor's counts are those of its callers: on many connections, in every form, whoever is killed."""
 
 import os
 import signal

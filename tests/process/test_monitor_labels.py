@@ -1,0 +1,188 @@
+"""Labels that come later: exact counts of them, a drop that they prove, and a training that is asked for because of it."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.monitor.alarm_servers import Server
+from tests.process import monitored
+from tests.process.monitored import ANALYSIS, BEFORE, NAME, Sender, as_json, binary, put, seen, series, until_counted
+from tests.process.monitored import until_watched
+from tests.tree import Tree, serve
+
+pytestmark = pytest.mark.process
+SPAN_S = 900
+"""Of a cohort with the default settings."""
+
+
+class Prediction(NamedTuple):
+    id: str
+    decision: int
+    time_s: int
+    truth: int
+
+
+def predict(sender: Sender, rows: range) -> list[Prediction]:
+    """One-row requests, one by one."""
+    found = []
+    for at in rows:
+        answer = sender.ask(as_json(BEFORE[at : at + 1]))
+        assert answer.status == 200, answer
+        score = json.loads(answer.body)["outputs"][0]["data"][0]
+        id = answer.headers["x-prediction-id"]
+        time_s = int.from_bytes(base64.urlsafe_b64decode(id)[11:15], "big")
+        found.append(Prediction(id, int(score >= 0.5), time_s, int(ANALYSIS.repaid[at])))
+    sender.rows += len(found)
+    return found
+
+
+def label(tree: Tree, items: Sequence[tuple[str, object]]) -> dict[str, int]:
+    """Send labels; the counts of what became of them."""
+    found: dict[str, int] = {}
+    for at in range(0, len(items), 500):
+        body = [{"prediction_id": id, "label": value} for id, value in items[at : at + 500]]
+        status, answer = tree.call("POST", "/v1/feedback", body)
+        assert status == 200, answer
+        for kind, count in json.loads(answer)["counts"].items():
+            found[kind] = found.get(kind, 0) + count
+    return found
+
+
+def cohorts(tree: Tree) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = series(seen(tree)).get("cohorts", [])
+    return found
+
+
+def truth(predictions: Sequence[Prediction], labels: dict[str, int]) -> tuple[dict[str, float], list[float]]:
+    """Accuracy and precision, each decision class weighed by its predictions; coverage of each class."""
+    right, coverage, shares = [], [], []
+    for decision in (0, 1):
+        mine = [one for one in predictions if one.decision == decision]
+        known = [labels[one.id] for one in mine if one.id in labels]
+        right.append(sum(value == decision for value in known) / len(known))
+        coverage.append(len(known) / len(mine))
+        shares.append(len(mine) / len(predictions))
+    return {"accuracy": sum(a * b for a, b in zip(right, shares, strict=True)), "precision": right[1]}, coverage
+
+
+def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
+    with serve(monitored.repository(tmp_path), "--workers", "2", models__quiet_period_ms=0) as tree:
+        put(tree, window={"rows": 400}, labels={"min_coverage": 0.5})
+        until_watched(tree)
+        tree.until("the middle of a cohort", lambda: 5 < time.time() % SPAN_S < SPAN_S - 60, 80)
+        senders = [Sender(tree), Sender(tree)]
+        known = predict(senders[0], range(400)) + predict(senders[1], range(400, 800))
+        until_counted(tree, 800)
+        labels = {one.id: one.truth for one in known[:700]}
+
+        def exact() -> bool:
+            wanted, coverage = truth(known, labels)
+            (cohort,) = cohorts(tree)
+            found = {name: cohort["values"].get(name) for name in wanted}
+            return bool(
+                (cohort["predictions"], cohort["rows"]) == (len(known), len(labels))
+                and cohort["coverage"] == pytest.approx(coverage)
+                and found == pytest.approx(wanted)
+            )
+
+        assert label(tree, [(id, str(value)) for id, value in labels.items()]) == {"new": 700}
+        tree.until("all labels", exact)
+        # Again, in another form of the same value; in a list with ids that are not ours.
+        assert label(tree, [(id, value) for id, value in labels.items()][:50])["replaced"] == 50
+        assert label(tree, [("x" * 52, 1), (known[0].id, known[0].truth)]) == {"forged": 1, "duplicate": 1}
+        tree.until("the same", exact)
+        for one in known[100:160]:
+            labels[one.id] = 1 - labels[one.id]
+        assert label(tree, [(one.id, labels[one.id]) for one in known[100:160]]) == {"replaced": 60}
+        tree.until("others instead", exact)
+        late = {one.id: one.truth for one in known[700:]}
+        labels |= late
+        assert label(tree, list(late.items())) == {"new": 100}
+        tree.until("and the rest", exact)
+        delays = series(seen(tree))["label_delay_s"]
+        assert 1.0 <= delays["0.5"] <= 60.0
+        told = seen(tree)["versions"]["1"]["labels"]
+        assert (told["too_late"], told["unplaced"]) == (0, 0)
+        # More than one row has no bin in its id.
+        answer = senders[0].ask(as_json(BEFORE[:2]))
+        assert label(tree, [(answer.headers["x-prediction-id"] + "/0", 1)]) == {"new": 1}
+        tree.until("it is counted", lambda: seen(tree)["versions"]["1"]["labels"]["unplaced"] == 1)
+        for sender in senders:
+            sender.close()
+
+
+@contextmanager
+def traffic(tree: Tree) -> Iterator[None]:
+    """Rows of the same world, so that windows go on."""
+    stopping = threading.Event()
+
+    def run() -> None:
+        sender, at = Sender(tree), 0
+        while not stopping.wait(0.02):
+            at = (at + 10) % 20_000
+            assert sender.ask(*binary(BEFORE[at : at + 10])).status == 200
+        sender.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(30)
+
+
+def asked(tree: Tree) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = seen(tree)["retraining"]
+    return found
+
+
+def test_a_drop_that_labels_prove_asks_for_a_training_once_a_person_agrees(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef\n")
+    with (
+        Server() as trainer,
+        serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree,
+    ):
+        retrain = {"preset": "webhook", "url": trainer.url + "/train", "approval": "manual"}
+        retrain["secret_file"] = str(tmp_path / "secret")
+        # The labels are of rows of one request each, and the traffic beside them has none.
+        labels = {"mature_after": "8s", "min_coverage": 0.05}
+        put(tree, window={"rows": 400}, labels=labels, retrain=retrain)
+        until_watched(tree)
+        sender = Sender(tree)
+        with traffic(tree):
+            for part in range(6):
+                known = predict(sender, range(part * 300, part * 300 + 300))
+                wrong = {one.id: one.truth if n % 3 else 1 - one.truth for n, one in enumerate(known)}
+                assert label(tree, list(wrong.items())) == {"new": 300}
+                tree.until("the next second", lambda s=known[0].time_s: time.time() >= s + 2)
+            assert seen(tree)["incident"] is None, "no label is mature"
+            assert asked(tree) == []
+            tree.until("an incident", lambda: seen(tree)["incident"] is not None)
+            tree.until("a request that waits", lambda: [one["status"] for one in asked(tree)] == ["pending"])
+            found = seen(tree)
+            assert found["incident"]["families"] == ["performance"]
+            assert found["incident"]["attribution"]["verdict"] == "concept"
+            assert trainer.asked == []
+            key = asked(tree)[0]["key"]
+            where = f"/admin/v1/monitors/{NAME}/retraining/approve"
+            assert tree.call("POST", where, {"request": "another"}, admin=True)[0] == 409
+            status, body = tree.call("POST", where, {"request": key}, admin=True)
+            assert (status, json.loads(body)) == (200, {"outcome": "send"})
+            trainer.until(1)
+            tree.until("it was delivered", lambda: asked(tree)[0]["status"] == "sent")
+            assert tree.call("POST", where, {"request": key}, admin=True)[0] == 409
+        (call,) = trainer.asked
+        assert (call.method, call.path) == ("POST", "/train")
+        assert call.headers["x-tidegate-signature"].startswith("t=")
+        assert call.json["data"]["key"] == key
+        assert tree.counter("tidegate_retrain_requests_total", model=NAME, outcome="send") == 1
+        sender.close()
+
