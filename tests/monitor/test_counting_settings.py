@@ -141,4 +141,4 @@ def test_the_document_on_the_page_is_one_and_says_the_defaults() -> None:
     page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
     text = page.partition("```yaml\n")[2].partition("```")[0]
     found = parse(strictyaml.load(text, "the page"))
-    assert msgspec.structs.replace(found.spec, groups=None, latency=None) == defaults("credit").spec
+    assert msgspec.structs.replace(found.spec, groups=None, latency=None, retrain=None) == defaults("credit").spec
