@@ -1,6 +1,8 @@
 """References of the versions that are served: found, checked, remembered. Reads files: call it in a thread."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -41,9 +43,7 @@ class References:
         self, model: WantedModel, path: Path, groups: Sequence[str], *, wanted: bool
     ) -> tuple[Reference | None, str]:
         try:
-            if path.stat().st_size > MAX_BYTES:
-                return None, f"reference: expected at most {MAX_BYTES:,} bytes, got {path.stat().st_size:,}"
-            reference = loaded(path.read_bytes())
+            reference = loaded(_content(path))
             digest = self._digest_of(Path(model.directory) / model.file)
         except FileNotFoundError:
             return None, f"reference: {path.name} is not there" if wanted else ""
@@ -57,6 +57,17 @@ class References:
                 f"{digest[:12]}...; make one for it: tidegate monitor fit"
             )
         return regrouped(reference, groups), ""
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes, and never those of a pipe or a device, which might not end. Raises OSError, ReferenceRefused."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ReferenceRefused("it is no file")
+        if found.st_size > MAX_BYTES:
+            raise ReferenceRefused(f"expected at most {MAX_BYTES:,} bytes, got {found.st_size:,}")
+        return file.read(MAX_BYTES)
 
 
 def _stamp(path: Path) -> str:
