@@ -247,7 +247,7 @@ def watched(folder: Path, name: str, content: bytes, rows: Rows, more: str = "")
     models.write(folder, name, content, 1, more)
     path = folder / name / "1"
     session = OnnxSession(path / "model.onnx")
-    outputs = session.run([array for array in rows.inputs], RunControl())
+    outputs = session.run(list(rows.inputs), RunControl())
     found = fit(session.signature, hashlib.sha256(content).hexdigest(), Rows(rows.inputs, outputs))
     (path / FILE_NAME).write_bytes(dumped(found.reference))
 

@@ -1,4 +1,4 @@
-"""Labels that come later: exact counts of them, a drop that they prove, and a training that is asked for because of it."""
+"""Labels that come later: counted exactly, a drop that they prove, and a training asked for because of it."""
 
 import base64
 import json
@@ -13,8 +13,19 @@ import pytest
 
 from tests.monitor.alarm_servers import Server
 from tests.process import monitored
-from tests.process.monitored import ANALYSIS, BEFORE, NAME, Sender, as_json, binary, put, seen, series, until_counted
-from tests.process.monitored import until_watched
+from tests.process.monitored import (
+    ANALYSIS,
+    BEFORE,
+    NAME,
+    Sender,
+    as_json,
+    binary,
+    put,
+    seen,
+    series,
+    until_counted,
+    until_watched,
+)
 from tests.tree import Tree, serve
 
 pytestmark = pytest.mark.process
@@ -95,7 +106,7 @@ def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
         assert label(tree, [(id, str(value)) for id, value in labels.items()]) == {"new": 700}
         tree.until("all labels", exact)
         # Again, in another form of the same value; in a list with ids that are not ours.
-        assert label(tree, [(id, value) for id, value in labels.items()][:50])["replaced"] == 50
+        assert label(tree, list(labels.items())[:50])["replaced"] == 50
         assert label(tree, [("x" * 52, 1), (known[0].id, known[0].truth)]) == {"forged": 1, "duplicate": 1}
         tree.until("the same", exact)
         for one in known[100:160]:
@@ -185,4 +196,3 @@ def test_a_drop_that_labels_prove_asks_for_a_training_once_a_person_agrees(tmp_p
         assert call.json["data"]["key"] == key
         assert tree.counter("tidegate_retrain_requests_total", model=NAME, outcome="send") == 1
         sender.close()
-
