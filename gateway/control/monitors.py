@@ -19,13 +19,12 @@ import msgspec
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.messages import WantedModel, Watched
+from gateway.control.monitorheard import UNREADABLE, hear, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitorinputs import (
     Answers,
     Series,
-    Totals,
     buckets_of,
-    joined,
     labels_of,
     slow_of,
     split,
@@ -338,16 +337,10 @@ class Monitors:
             for entry in page.entries:
                 if entry.replica == self._node:
                     continue
-                one = _decoded(entry.body)
-                if isinstance(one, Answers):
-                    answers[one.node, one.run, one.version, one.variant] = one.buckets
-                    continue
-                key = (one.node, one.run, Series(name, one.version, one.variant, one.plan))
-                parts = [*held.parts.pop(key, []), one] if one.part else [one]
-                if len(parts) < one.parts:
-                    held.parts[key] = parts
-                else:
-                    vectors[key] = joined(parts)
+                try:
+                    hear(name, held, entry.body, vectors, answers)
+                except UNREADABLE as error:
+                    unreadable(held, name, "drift", entry.replica, error)
             if len(page.entries) < PAGE:
                 return
 
@@ -430,7 +423,12 @@ class Monitors:
             page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
             held.labels_cursor = page.cursor
             for entry in page.entries:
-                for late in msgspec.msgpack.decode(entry.body, type=list[Late]):
+                try:
+                    batch = msgspec.msgpack.decode(entry.body, type=list[Late])
+                except UNREADABLE as error:
+                    unreadable(held, name, "labels", entry.replica, error)
+                    continue
+                for late in batch:
                     for item in late.labels:
                         held.monitor.label(late.version, item, now_ms)
             held.moved = held.moved or bool(page.entries)
@@ -471,11 +469,3 @@ class Monitors:
     def leads(self) -> bool:
         """Whether this node judges."""
         return self._led
-
-
-def _decoded(body: bytes) -> Totals | Answers:
-    """An entry of the stream: an array of ten is Totals, of five Answers."""
-    found = msgspec.msgpack.decode(body)
-    if len(found) == len(Answers.__struct_fields__):
-        return msgspec.convert(found, Answers)
-    return msgspec.convert(found, Totals)
