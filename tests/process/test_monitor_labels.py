@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Labels that come late, twice and changed, on a running gateway: exact counts, and retraining only when they tell."""
-=======
 """Labels that come later: counted exactly, a drop that they prove, and a training asked for because of it."""
->>>>>>> mon-g
 
 import base64
 import json
