@@ -1,6 +1,7 @@
 """`workers: 0`: control and worker in one process, for notebooks and tests; the same link, counts and contracts."""
 
 import asyncio
+import mmap
 import os
 import signal
 import socket
@@ -33,8 +34,10 @@ class Single:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         start_id = os.urandom(8).hex()
-        page = CounterPage(memoryview(bytearray(PAGE_BYTES)))
-        self._control = Control(self._config, self._facts, Finals(memoryview(bytearray(PAGE_BYTES))), lambda _: None)
+        # Mapped, not allocated: only what is written takes memory.
+        page = CounterPage(memoryview(mmap.mmap(-1, PAGE_BYTES)))
+        finals = Finals(memoryview(mmap.mmap(-1, PAGE_BYTES)))
+        self._control = Control(self._config, self._facts, finals, lambda _: None)
         self._control.add_page(start_id, page)
         ready = asyncio.Event()
         self._worker = Worker(

@@ -132,15 +132,15 @@ class Policies:
 
     async def reload(self, name: str) -> None:
         """Read one policy anew."""
-        document = await self.store.get(KIND, name)
-        if document is None:
-            lost = self.kept.pop(name, None)
-            if lost is not None:
-                await self._put_back(name, encode(lost.record))
-        else:
+        document, known = await self.store.get(KIND, name), self.kept.get(name)
+        if document is not None and known is not None and known.revision >= document.revision:
+            return  # what this node has written itself
+        if document is not None:
             self._take(name, document.revision, document.body)
-        self._remember()
-        self._changed()
+        elif known is not None:
+            del self.kept[name]
+            await self._put_back(name, encode(known.record))
+        self._in_force()
 
     async def _put_back(self, name: str, body: bytes) -> None:
         """The store has lost a policy that nobody deleted: what this node knows is put in force again.
@@ -166,10 +166,11 @@ class Policies:
             return
         try:
             record = decode_record(body)
-            kept = self.kept[name] = Kept(revision, record, parse(record.document))
+            same = known is not None and known.record.document == record.document
+            policy = known.policy if known is not None and same else parse(record.document)
+            kept = self.kept[name] = Kept(revision, record, policy)
             self.taken(name, kept.record, kept.policy)
-        except (msgspec.DecodeError, PolicyError) as error:
-            # What is in force stays: a record that a newer version wrote is no reason to route otherwise.
+        except (msgspec.DecodeError, PolicyError) as error:  # what is in force stays
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
 
     async def _load_signing(self) -> None:
@@ -188,8 +189,9 @@ class Policies:
         assert document is not None, "it was there a moment ago"
         return document.body
 
-    def _remember(self) -> None:
-        """Keep what is known beside the store; latches and shares survive a start without it."""
+    def _in_force(self) -> None:
+        """Tell workers, then keep what is known beside the store: latches and shares survive a start without it."""
+        self._changed()
         records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
         self._cache.write(Remembered(self.signing, records, self.unit_key))
 
@@ -273,8 +275,7 @@ class Policies:
         if audit is not None:
             self.told(name, document.revision, audit)
         self._take(name, document.revision, document.body)
-        self._remember()
-        self._changed()
+        self._in_force()
         return self.kept[name]
 
     async def apply(
@@ -399,8 +400,7 @@ class Policies:
         await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
         self.told(name, kept.revision + 1, audit)
         self.kept.pop(name, None)
-        self._remember()
-        self._changed()
+        self._in_force()
 
     async def kill(self, name: str, variant: str, killed: bool, *, actor: str, reason: str) -> Kept:
         """Take a variant out at once, whatever the document says, or let it back in. Also where a file owns the policy.

@@ -3,7 +3,7 @@
 import re
 from typing import get_args
 
-from router.rollout.observed import CommandKind, LocalZero, Verdict
+from router.rollout.observed import CommandKind, LocalZero, MonitorLease, Verdict
 from router.rollout.spec import Guardrail, OnFailure
 from router.rollout.status import MAX_LATCHES, Latch, Phase, RolloutStatus
 from tests.docs.tables import DOCS, code, rows
@@ -21,6 +21,8 @@ def given() -> set[str]:
         found |= seen_waiting(Tower().until("BAKING", at=2), **seen)
     for seen in ({"canary_ready": False, "signature_ok": None}, {"canary_failed": "bad magic"}):
         found |= seen_waiting(Tower().until("PREPARING"), **seen)
+    drifted = MonitorLease(do="hold", reason="the answers have shifted", evidence="m/1/1")
+    found |= seen_waiting(Tower().until("BAKING", at=1), monitor=drifted)
     held = a_spec(on_failure=OnFailure(do="hold"))
     found |= seen_waiting(Tower(spec=held).until("PREPARING"), signature_ok=False)
     found |= seen_waiting(Tower(spec=held).until("BAKING", at=1), verdicts=FAILING)

@@ -4,6 +4,8 @@ import json
 import socket
 import time
 import urllib.request
+from collections import Counter as Counts
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,12 +87,15 @@ def test_the_campaign_brings_larger_and_longer_loans() -> None:
         assert np.average(pool.inputs[:, column], weights=weights) > 1.4 * pool.inputs[:, column].mean()
 
 
+def log_odds(scores: Any) -> Any:
+    return np.log(scores / (1 - scores))
+
+
 def test_version_3_answers_otherwise_than_its_reference_says(repository: Path) -> None:
     rows = drawn(held_out(), 500, seed=1)
     given = validated.answers(repository / "3" / "model.onnx", rows)
     notebook = validated.answers(repository / "2" / "model.onnx", rows)
-    log_odds = np.log(given / (1 - given)) - np.log(notebook / (1 - notebook))
-    assert np.allclose(log_odds, np.log(validated.REPAID_TO_DEFAULTED), atol=1e-3)
+    assert np.allclose(log_odds(given) - log_odds(notebook), np.log(validated.REPAID_TO_DEFAULTED), atol=1e-3)
     one, other = reference(repository, 2), reference(repository, 3)
     assert np.array_equal(one.counts, other.counts)
     assert one.binding.digest != other.binding.digest
@@ -99,7 +104,8 @@ def test_version_3_answers_otherwise_than_its_reference_says(repository: Path) -
 def windows(repository: Path, version: int, rows: int, weights: Any, count: int, seed: int) -> list[dict[str, str]]:
     """States of each signal's family after windows of applicants."""
     found, rng, pool = reference(repository, version), np.random.default_rng(seed), held_out()
-    engine, counter, states = Engine(found, spec()), Counter(found.plan), []
+    engine, counter = Engine(found, spec()), Counter(found.plan)
+    states: list[dict[str, str]] = []
     share = None if weights is None else weights / weights.sum()
     for at in range(count):
         chosen = moved(pool.chosen(rng.choice(len(pool.inputs), rows, p=share)), rng)
@@ -174,7 +180,7 @@ def clerk() -> Iterator[tuple[office.Clerk, socket.socket]]:
     """Without applications, and the server's end of its line for labels."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         made = office.Clerk.__new__(office.Clerk)
-        made.told, made._lines, made._due, made._reported = office.Told(), [], office.deque(), 0
+        made.told, made._lines, made._due, made._reported = office.Told(), [], deque(), 0
         made._reports = Line(server.getsockname())
         accepted, _ = server.accept()
         with accepted:
@@ -216,11 +222,9 @@ def test_an_application_names_its_group_and_its_length() -> None:
 
 
 def test_what_processes_were_told_adds_up() -> None:
-    one = office.Told(2, 1, office.Counter({("-", "1"): 1}), office.Counter(new=1), "bad")
-    other = office.Told(3, 0, office.Counter({("-", "1"): 3}), office.Counter(new=2))
-    assert office.merged([one, other]) == office.Told(
-        5, 1, office.Counter({("-", "1"): 4}), office.Counter(new=3), "bad"
-    )
+    one = office.Told(2, 1, Counts({("-", "1"): 1}), Counts(new=1), "bad")
+    other = office.Told(3, 0, Counts({("-", "1"): 3}), Counts(new=2))
+    assert office.merged([one, other]) == office.Told(5, 1, Counts({("-", "1"): 4}), Counts(new=3), "bad")
 
 
 # ---- what is seen, and the checks ----

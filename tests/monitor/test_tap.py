@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
 from gateway.monitor.counting import Counter
@@ -102,6 +105,27 @@ def test_marks_say_bin_decision_and_group() -> None:
     jobs = [job([[0.5, 5.0]], b"female"), job([[0.5, 5.0]], b"male"), job([[0.5, 5.0]]), job([[0.5, 5.0]])]
     outputs = [np.array([[0.5], [0.499], [1.0], [np.nan]], np.float32)]
     assert tap.marks(jobs, outputs) == [mark(125, 1, 0), mark(124, 0, 1), mark(249, 1, 2), NO_MARK]
+
+
+@given(
+    st.lists(st.floats(width=32, allow_infinity=True) | st.floats(0, 1, width=32), min_size=1, max_size=20),
+    st.sampled_from([0.5, 0.0, 1.0, 0.3, 0.501]),
+)
+def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], threshold: float) -> None:
+    plan = plan_of()
+    assert plan.score is not None
+    plan = msgspec.structs.replace(plan, score=msgspec.structs.replace(plan.score, threshold=threshold))
+    tap = tap_of(plan)
+    together = tap.marks([job([[0.5, 5.0]])] * len(scores), [np.array(scores, np.float32).reshape(-1, 1)])
+    alone = [tap.marks([job([[0.5, 5.0]])], [np.array([[score]], np.float32)]) for score in scores]
+    assert together is not None
+    assert [[one] for one in together] == alone
+    for one, score in zip(together, np.array(scores, np.float32).tolist(), strict=True):
+        if score != score:
+            assert one == NO_MARK
+        else:
+            assert one & 1 == (score >= threshold)
+            assert one >> 8 == min(249, max(0, int(min(max(score, 0.0), 1.0) * 250)))
 
 
 @pytest.mark.parametrize("rows", [2, 3])
