@@ -37,8 +37,9 @@ from gateway.control.policies import Policies
 from gateway.control.references import References
 from gateway.control.service import Service
 from gateway.counters import CounterPage
-from gateway.monitor.book import ModelMonitor, Outcome, Roles
+from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
+from gateway.monitor.leases import Lease as Granted
 from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
@@ -269,9 +270,12 @@ class Monitors:
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
             held.fresh_ms = now_ms
-        due = bool(outcome.closed or outcome.events) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
-        if due and not await self._save(name, held, outcome, lease):
+        granted = outcome.lease if outcome.lease is not None and outcome.lease.granted_s == now_ms / 1000 else None
+        due = bool(outcome.closed or outcome.events or granted) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
+        if due and not await self._save(name, held, granted, lease):
             return
+        if granted is not None:
+            held.acted(granted)
         self.told.tell(held.monitor, outcome)
         self.told.retrain(held.monitor, outcome, lambda: self.moved(name))
 
@@ -344,12 +348,12 @@ class Monitors:
             if len(page.entries) < PAGE:
                 return
 
-    async def _save(self, name: str, held: Held, outcome: Outcome, lease: Lease | None) -> bool:
-        """Write everything in one step; False = another node leads by now."""
+    async def _save(self, name: str, held: Held, granted: Granted | None, lease: Lease | None) -> bool:
+        """Write everything in one step; False = another node leads by now. Args: granted: in this turn."""
         audit = None
-        if outcome.lease is not None:
-            audit = {"actor": "monitor", "what": f"lease {outcome.lease.level}", "reason": outcome.lease.reason,
-                     "evidence": outcome.lease.evidence_id}  # fmt: skip
+        if granted is not None:
+            audit = {"actor": "monitor", "what": f"lease {granted.level}", "reason": granted.reason,
+                     "evidence": granted.evidence_id}  # fmt: skip
         try:
             document = await self._store.put(
                 STATE, name, encoded_state(held), expected=held.state_revision, audit=audit, fence=lease
