@@ -218,11 +218,11 @@ class ServedVersion:
         self.meter.answered(jobs, started_ns, now, now - encode_from, self._now_ms())
         if self.evidence is not None:
             self.evidence.answered(jobs, outputs, now)
-        for job, body in zip(jobs, bodies, strict=True):
-            job.respond_ok(self, body)
         tap = self.codec.taps.get(self.variant)
         if tap is not None:
             tap.take(jobs, inputs, outputs)
+        for job, body in zip(jobs, bodies, strict=True):
+            job.respond_ok(self, body)
 
     def _complete_each(
         self,

@@ -1,6 +1,7 @@
 """What is held of one model's monitor, and how it is saved: totals and windows together, in one document. Pure."""
 
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 from gateway.control.monitorinputs import Series, Totals
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
+from gateway.monitor.leases import Lease
 from gateway.monitor.realised import Labelled
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
@@ -40,7 +42,8 @@ class Held:
         problems: version -> why it is not watched.
         state_revision: of the saved state, for the next compare-and-set.
         parts: of vectors that have not come whole.
-        lag_ms: age of the newest counts.
+        fresh_ms: when counts last came.
+        actions: leases that were granted here, by version, variant, level and verdict.
     """
 
     spec: Spec
@@ -61,6 +64,11 @@ class Held:
     roles: Roles = field(default_factory=lambda: Roles(champion=("", "-")))
     routing: int = -1
     fresh_ms: int = 0
+    actions: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+
+    def acted(self, lease: Lease) -> None:
+        """A lease was granted: count it under what it allows and whose fault it is."""
+        self.actions[lease.version, lease.variant, lease.level, self.monitor.attribution.verdict] += 1
 
 
 def encoded_state(held: Held) -> bytes:

@@ -20,6 +20,8 @@ from gateway.store.base import FeedbackOutcome
 
 PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
+MOST_PLACES: Final = 8_000_000
+"""A page of counts has no more."""
 TRUE: Final = ("true", "yes")
 
 
@@ -99,6 +101,8 @@ def split(node: str, run: str, series: Series, counts: Counts) -> Iterator[Total
 
 def joined(parts: Sequence[Totals]) -> Counts:
     """What `split` was given. Raises ValueError: parts of another vector."""
+    if not 0 < parts[0].size <= MOST_PLACES:
+        raise ValueError("no vector is so large")
     counts = np.zeros(parts[0].size, np.int64)
     for one in parts:
         places = np.array(one.places, np.int64)

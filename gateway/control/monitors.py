@@ -19,13 +19,12 @@ import msgspec
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.messages import WantedModel, Watched
+from gateway.control.monitorheard import UNREADABLE, hear, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitorinputs import (
     Answers,
     Series,
-    Totals,
     buckets_of,
-    joined,
     labels_of,
     slow_of,
     split,
@@ -38,8 +37,9 @@ from gateway.control.policies import Policies
 from gateway.control.references import References
 from gateway.control.service import Service
 from gateway.counters import CounterPage
-from gateway.monitor.book import ModelMonitor, Outcome, Roles
+from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
+from gateway.monitor.leases import Lease as Granted
 from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
@@ -270,9 +270,12 @@ class Monitors:
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
             held.fresh_ms = now_ms
-        due = bool(outcome.closed or outcome.events) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
-        if due and not await self._save(name, held, outcome, lease):
+        granted = outcome.lease if outcome.lease is not None and outcome.lease.granted_s == now_ms / 1000 else None
+        due = bool(outcome.closed or outcome.events or granted) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
+        if due and not await self._save(name, held, granted, lease):
             return
+        if granted is not None:
+            held.acted(granted)
         self.told.tell(held.monitor, outcome)
         self.told.retrain(held.monitor, outcome, lambda: self.moved(name))
 
@@ -338,25 +341,19 @@ class Monitors:
             for entry in page.entries:
                 if entry.replica == self._node:
                     continue
-                one = _decoded(entry.body)
-                if isinstance(one, Answers):
-                    answers[one.node, one.run, one.version, one.variant] = one.buckets
-                    continue
-                key = (one.node, one.run, Series(name, one.version, one.variant, one.plan))
-                parts = [*held.parts.pop(key, []), one] if one.part else [one]
-                if len(parts) < one.parts:
-                    held.parts[key] = parts
-                else:
-                    vectors[key] = joined(parts)
+                try:
+                    hear(name, held, entry.body, vectors, answers)
+                except UNREADABLE as error:
+                    unreadable(held, name, "drift", entry.replica, error)
             if len(page.entries) < PAGE:
                 return
 
-    async def _save(self, name: str, held: Held, outcome: Outcome, lease: Lease | None) -> bool:
-        """Write everything in one step; False = another node leads by now."""
+    async def _save(self, name: str, held: Held, granted: Granted | None, lease: Lease | None) -> bool:
+        """Write everything in one step; False = another node leads by now. Args: granted: in this turn."""
         audit = None
-        if outcome.lease is not None:
-            audit = {"actor": "monitor", "what": f"lease {outcome.lease.level}", "reason": outcome.lease.reason,
-                     "evidence": outcome.lease.evidence_id}  # fmt: skip
+        if granted is not None:
+            audit = {"actor": "monitor", "what": f"lease {granted.level}", "reason": granted.reason,
+                     "evidence": granted.evidence_id}  # fmt: skip
         try:
             document = await self._store.put(
                 STATE, name, encoded_state(held), expected=held.state_revision, audit=audit, fence=lease
@@ -430,7 +427,12 @@ class Monitors:
             page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
             held.labels_cursor = page.cursor
             for entry in page.entries:
-                for late in msgspec.msgpack.decode(entry.body, type=list[Late]):
+                try:
+                    batch = msgspec.msgpack.decode(entry.body, type=list[Late])
+                except UNREADABLE as error:
+                    unreadable(held, name, "labels", entry.replica, error)
+                    continue
+                for late in batch:
                     for item in late.labels:
                         held.monitor.label(late.version, item, now_ms)
             held.moved = held.moved or bool(page.entries)
@@ -471,11 +473,3 @@ class Monitors:
     def leads(self) -> bool:
         """Whether this node judges."""
         return self._led
-
-
-def _decoded(body: bytes) -> Totals | Answers:
-    """An entry of the stream: an array of ten is Totals, of five Answers."""
-    found = msgspec.msgpack.decode(body)
-    if len(found) == len(Answers.__struct_fields__):
-        return msgspec.convert(found, Answers)
-    return msgspec.convert(found, Totals)

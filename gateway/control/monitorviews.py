@@ -219,6 +219,8 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
     into.add("monitor_deltas_duplicated", name, "-", "-", 0)
     for outcome, count in monitor.requests.counts.items():
         into.add("retrain_requests", name, "-", "-", outcome, count)
+    for action, count in held.actions.items():
+        into.add("rollout_actions", name, *action, count)
     raised = {(alarm, severity): 0 for alarm in worst_states(held) for severity in SEVERITIES[1:]} | dict(alerts)
     for (signal, severity), count in raised.items():
         into.add("alerts", name, "-", "-", signal, severity, count)

@@ -66,10 +66,10 @@ def until_watched(tree: Tree, name: str = NAME, versions: Sequence[int] = (1,)) 
     """Wait until workers count these versions' rows."""
     wanted = {str(version) for version in versions}
     tree.until("a monitor", lambda: set(seen(tree, name)["versions"]) >= wanted and seen(tree, name)["leads"])
-    tree.until("they count", lambda: _all_count(tree, name, versions))
+    tree.until("they count", lambda: counts(tree, name, versions))
 
 
-def _all_count(tree: Tree, name: str, versions: Sequence[int]) -> bool:
+def counts(tree: Tree, name: str, versions: Sequence[int]) -> bool:
     """Each worker has a place for these versions' counts: then its page shows it, and its snapshot is the newest."""
     status, body = tree.get("/metrics", admin=True)
     assert status == 200, body

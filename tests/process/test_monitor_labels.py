@@ -1,4 +1,4 @@
-"""Labels that come late, twice and changed, on a running gateway: exact counts, and retraining only when they tell."""
+"""Labels that come later: counted exactly, a drop that they prove, and a training asked for because of it."""
 
 import base64
 import json
