@@ -87,6 +87,8 @@ def model_yaml() -> str:
         "version_policy": {"all": True},
         "aliases": {"stable": 1, "candidate": 2},
         "feature_names": {INPUT: list(FEATURE_NAMES)},
+        # A run of microseconds is ended after 100 ms by default; a machine that others use may stand still for longer.
+        "execution": {"watchdog_ms": 1000},
     }
     return yaml.safe_dump(settings, sort_keys=False)
 
