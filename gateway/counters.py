@@ -122,7 +122,8 @@ def parts(buffer: memoryview) -> tuple["CounterPage", memoryview]:
 DRIFT: Final = "drift"
 """Laid out as `gateway.monitor.plan` says."""
 DRIFT_TAKEN: Final = "drift-taken"
-"""One value: rows that were noted, counted or not."""
+DRIFT_TAKEN_VALUES: Final = 2
+"""Rows that were noted, counted or not; and a number that is odd while the counts beside it are being changed."""
 
 
 class CounterPage:

@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 import numpy as np
 
 from gateway.control.messages import Watched
-from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
+from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, CounterPage
 from gateway.errors import refusal
 from gateway.exchange import JSON, Exchange
 from gateway.logs import RequestLog
@@ -89,8 +89,9 @@ class Codec:
             return
         plan, runtime = self._counter.plan, self.runtime
         place = (runtime.name, runtime.version_text, variant, plan.id)
-        counts, taken = self._page.block(DRIFT, place, plan.size), self._page.block(DRIFT_TAKEN, place, 1)
-        if len(counts) == plan.size and len(taken) == 1:
+        counts = self._page.block(DRIFT, place, plan.size)
+        taken = self._page.block(DRIFT_TAKEN, place, DRIFT_TAKEN_VALUES)
+        if len(counts) == plan.size and len(taken) == DRIFT_TAKEN_VALUES:
             header = self.watched.header.encode()
             values = np.frombuffer(counts, np.int64)
             self.taps[variant] = Tap(self._counter, values, taken, runtime.signature, header)

@@ -62,7 +62,7 @@ def tap_costs(counter: Counter) -> tuple[float, float, float]:
     page = CounterPage(memoryview(bytearray(1 << 22)))
     place = ("m", "1", "-", "")
     counts = np.frombuffer(page.block(DRIFT, place, counter.plan.size), np.int64)
-    tap = Tap(counter, counts, page.block(DRIFT_TAKEN, place, 1), signature)
+    tap = Tap(counter, counts, page.block(DRIFT_TAKEN, place, 2), signature)
     batches = [([Job() for _ in range(BATCH)], *rows(BATCH)) for _ in range(100)]
 
     def take() -> int:

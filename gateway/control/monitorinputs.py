@@ -22,6 +22,8 @@ PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
 MOST_PLACES: Final = 8_000_000
 """A page of counts has no more."""
+LOOKS: Final = 10_000
+"""At a vector that is being changed: about 2 ms, then it waits for the next round."""
 TRUE: Final = ("true", "yes")
 
 
@@ -75,6 +77,36 @@ def totals_of(pages: Iterable[CounterPage]) -> dict[Series, Counts]:
                 known = found.get(series)
                 found[series] = values.copy() if known is None or known.shape != values.shape else known + values
     return found
+
+
+def settled_totals(living: Iterable[CounterPage], finals: CounterPage) -> dict[Series, Counts]:
+    """As `totals_of`, without a series that a worker does not cease to change: it is whole at the next look."""
+    found = totals_of([finals])
+    unsettled: set[Series] = set()
+    for page in living:
+        blocks = {key: block for key, block in page.blocks() if key[0] in (DRIFT, DRIFT_TAKEN) and len(key) == 5}
+        for key, block in blocks.items():
+            if key[0] != DRIFT:
+                continue
+            series, values = Series(*key[1:]), _settled(block, blocks.get((DRIFT_TAKEN, *key[1:])))
+            if values is None:
+                unsettled.add(series)
+                continue
+            known = found.get(series)
+            found[series] = values if known is None or known.shape != values.shape else known + values
+    return {series: counts for series, counts in found.items() if series not in unsettled}
+
+
+def _settled(block: memoryview, taken: memoryview | None) -> Counts | None:
+    """A copy that was not changed meanwhile. A worker counts for a millisecond at a time."""
+    for _ in range(LOOKS):
+        before = taken[1] if taken is not None else 1
+        if before & 1:
+            continue
+        values = np.frombuffer(block, np.int64).copy()
+        if taken is not None and taken[1] == before:
+            return values
+    return None
 
 
 def lost_of(page: CounterPage) -> dict[Series, int]:

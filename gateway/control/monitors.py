@@ -26,9 +26,9 @@ from gateway.control.monitorinputs import (
     Series,
     buckets_of,
     labels_of,
+    settled_totals,
     slow_of,
     split,
-    totals_of,
 )
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
@@ -128,21 +128,27 @@ class Monitors:
         async with self._busy:
             await self._documents()
             await self._watch()
-            await self._send_labels()
+            try:
+                await self._send_labels()
+            except StoreAway as error:
+                self.away = error.message  # they wait
             leads = self._lease() is not None
             if leads and not self._led:
                 await self._take_over()
             self._led = leads
             living, finals = self._pages()
-            totals = totals_of([finals, *living.values()])
+            totals = settled_totals(living.values(), finals)
             answers = self._answers()
             for name, held in list(self.held.items()):
                 mine = {series: counts for series, counts in totals.items() if series.model == name}
                 spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
-                if leads:
-                    await self._lead(name, held, mine, spoken)
-                else:
-                    await self._send(name, mine, spoken)
+                try:
+                    await (self._lead(name, held, mine, spoken) if leads else self._send(name, mine, spoken))
+                except ServingError:
+                    raise
+                except Exception:
+                    # One model's monitor must not end that of the others, nor control with its rollouts.
+                    _log.exception("monitor_failed", extra={"facts": {"model": name}})
 
     def _answers(self) -> dict[tuple[str, str, str], list[int]]:
         return {place: buckets_of(values) for place, values in self._served().models.items()}

@@ -33,8 +33,8 @@ class Tap:
     Args:
         counter: of the version's plan.
         counts: [plan.size] in the worker's page.
-        taken: one int64 in the page: rows noted, before they are counted. What a killed worker had noted and not
-            counted is the difference.
+        taken: two int64 in the page: rows noted, before they are counted (what a killed worker had noted and not
+            counted is the difference), and a number that is odd while it counts.
         header: lower-case name of the header that names a row's group; b"" = none.
     """
 
@@ -146,7 +146,12 @@ class Tap:
         if not self._signature.batched:
             inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
             outputs = [array.reshape(1, -1) for array in outputs]
-        self._counter.count(inputs, outputs, groups, self.counts)
+        # Odd while the counts are in motion: control never takes half a slice into a window.
+        self._taken[1] += 1
+        try:
+            self._counter.count(inputs, outputs, groups, self.counts)
+        finally:
+            self._taken[1] += 1
 
 
 def _headers(job: Job) -> Mapping[bytes, bytes]:

@@ -16,6 +16,7 @@ from gateway.control.monitorinputs import (
     label_of,
     labels_of,
     lost_of,
+    settled_totals,
     slow_of,
     split,
     totals_of,
@@ -34,13 +35,25 @@ PLACE = ("m", "1", "-", "0123456789abcdef")
 def page_with(rows: int, taken: int, size: int = 8) -> CounterPage:
     page = CounterPage(memoryview(bytearray(1 << 20)))
     page.block(DRIFT, PLACE, size)[0] = rows
-    page.block(DRIFT_TAKEN, PLACE, 1)[0] = taken
+    page.block(DRIFT_TAKEN, PLACE, 2)[0] = taken
     return page
 
 
 def test_totals_are_sums_over_pages() -> None:
     found = totals_of([page_with(3, 3), page_with(4, 4)])
     assert {series: counts[0] for series, counts in found.items()} == {Series(*PLACE): 7}
+
+
+def test_half_a_slice_is_in_no_window() -> None:
+    counting, still = page_with(3, 3), page_with(4, 4)
+    finals = page_with(1, 1)
+    assert settled_totals([counting, still], finals)[Series(*PLACE)][0] == 8
+    counting.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
+    assert settled_totals([counting, still], finals) == {}, "neither half nor the others without it"
+    counting.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
+    assert settled_totals([counting, still], finals)[Series(*PLACE)][0] == 8
+    finals.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
+    assert settled_totals([still], finals)[Series(*PLACE)][0] == 5, "who died while counting changes nothing any more"
 
 
 def test_what_a_dead_worker_had_not_counted_is_known() -> None:

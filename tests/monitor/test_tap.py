@@ -34,7 +34,7 @@ SIGNATURE = Signature(
 def tap_of(plan: CountPlan, signature: Signature = SIGNATURE) -> Tap:
     page = CounterPage(memoryview(bytearray(1 << 20)))
     counts = np.frombuffer(page.block(DRIFT, ("m", "1", "-", plan.id), plan.size), np.int64)
-    return Tap(Counter(plan), counts, page.block(DRIFT_TAKEN, ("m", "1", "-", plan.id), 1), signature, b"x-group")
+    return Tap(Counter(plan), counts, page.block(DRIFT_TAKEN, ("m", "1", "-", plan.id), 2), signature, b"x-group")
 
 
 def job(rows: Any, group: bytes | None = None) -> Job:
