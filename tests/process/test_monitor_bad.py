@@ -141,6 +141,7 @@ def test_a_reference_that_cannot_be_used_is_told_and_a_good_one_taken(tmp_path: 
         assert tree.logged("control_failed") == []
 
 
+@pytest.mark.sim
 def test_rows_that_are_wrong(tmp_path: Path) -> None:
     with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
         put(tree, window={"rows": 2_500})
@@ -300,6 +301,7 @@ def test_models_of_every_kind_are_counted(zoo: Tree) -> None:
     assert zoo.logged("control_failed") == []
 
 
+@pytest.mark.sim
 def test_a_version_that_is_loaded_anew_and_a_reference_that_is_replaced_while_rows_come(tmp_path: Path) -> None:
     folder = monitored.repository(tmp_path)
     path = folder / NAME / "1" / FILE_NAME

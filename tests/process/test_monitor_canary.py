@@ -147,6 +147,7 @@ def test_a_policys_signal_rolls_back_or_holds(tmp_path: Path) -> None:
         assert (found["phase"], found["step"], found["slots"]) == ("BAKING", 0, 5000)
 
 
+@pytest.mark.sim
 def test_a_policys_signal_outside_alpha_rolls_back(tmp_path: Path) -> None:
     with gateway(tmp_path) as tree:
         start(tree, signals=[{"metric": "output_drift", "outsideAlpha": True}])
@@ -170,6 +171,7 @@ def test_a_world_that_shifts_is_told_and_stops_no_rollout(tmp_path: Path) -> Non
         assert (found["holding"], told["leases"]) == ({}, []), "nobody is to blame"
 
 
+@pytest.mark.sim
 def test_a_canary_that_differs_on_purpose_is_no_drift(tmp_path: Path) -> None:
     with gateway(tmp_path, own=True) as tree:
         start(tree, on_drift="rollback", signals=[{"metric": "output_drift", "outsideAlpha": True}])

@@ -52,7 +52,7 @@ def through(tree: Tree, window: int, before: int, senders: list[Sender]) -> None
     assert max(told[before:]) < min(told[:before])
 
 
-@pytest.mark.parametrize("window", [1_000, 2_500])
+@pytest.mark.parametrize("window", [pytest.param(1_000, marks=pytest.mark.sim), 2_500])
 def test_one_worker(tmp_path: Path, window: int) -> None:
     with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
         put(tree, window={"rows": window})
@@ -77,6 +77,7 @@ def test_two_workers_in_no_order(tmp_path: Path) -> None:
             sender.close()
 
 
+@pytest.mark.sim
 def test_it_is_over_when_the_world_is_as_before(tmp_path: Path) -> None:
     with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
         put(tree, window={"rows": 1_000})

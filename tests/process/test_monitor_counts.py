@@ -96,7 +96,7 @@ def test_every_form_of_request_on_many_connections(tmp_path: Path) -> None:
 def test_a_killed_worker_loses_no_row_unseen(tmp_path: Path) -> None:
     with gateway(tmp_path) as tree:
         bodies = [as_json(BEFORE[at : at + 1]) for at in range(500)]
-        for _ in range(3):
+        for _ in range(2):
             crowd = Crowd(tree.port, NAME, lambda rng: bodies[rng.randrange(500)], callers=6)
             before = sum(told(tree))
             with crowd:
@@ -117,6 +117,7 @@ def test_a_killed_worker_loses_no_row_unseen(tmp_path: Path) -> None:
             consistent(until_counted(tree, observed))
 
 
+@pytest.mark.sim
 def test_a_killed_control_counts_nothing_twice_and_nothing_not_at_all(tmp_path: Path) -> None:
     with gateway(tmp_path) as tree:
         sender, sent = Sender(tree), 0
@@ -168,6 +169,7 @@ def test_control_is_killed_while_windows_close_and_an_incident_is_open(tmp_path:
         sender.close()
 
 
+@pytest.mark.sim
 def test_a_control_that_stands_still_hinders_nobody(tmp_path: Path) -> None:
     with gateway(tmp_path) as tree:
         bodies = [as_json(BEFORE[at : at + 1]) for at in range(500)]

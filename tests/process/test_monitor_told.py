@@ -47,7 +47,7 @@ def mixed(share: float, rows: int) -> "np.ndarray[Any, Any]":
     return np.concatenate([GOOD[: int(share * rows)], POOR[: rows - int(share * rows)]])
 
 
-@pytest.mark.parametrize("sticky", [False, True])
+@pytest.mark.parametrize("sticky", [pytest.param(False, marks=pytest.mark.sim), True])
 def test_a_group_that_is_accepted_less(tmp_path: Path, sticky: bool) -> None:
     folder = monitored.repository(tmp_path, (1, 2) if sticky else (1,), "version_policy: {all: true}\n")
     if sticky:
