@@ -1,4 +1,4 @@
-"""Policy documents on the command line: read from files, checked offline, compared, written as YAML."""
+"""Documents on the command line: read from files, checked offline, compared, written as YAML."""
 
 import sys
 from pathlib import Path
@@ -41,17 +41,21 @@ def problems_of(text: str) -> list[dict[str, Any]]:
     import dataclasses
 
     from gateway.control.reading import read_policy
+    from gateway.monitordocument import read_monitor
 
-    return [dataclasses.asdict(one) | {"text": str(one)} for one in read_policy(text).problems]
+    read = read_policy(text)
+    is_monitor = isinstance(read.document, dict) and read.document.get("kind") == "Monitor"
+    problems = read_monitor(text).problems if is_monitor else read.problems
+    return [dataclasses.asdict(one) | {"text": str(one)} for one in problems]
 
 
 def validate(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Policy documents in YAML; - = standard input.")
+        list[str], typer.Argument(metavar="FILE...", help="TrafficPolicy and Monitor documents; - = standard input.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Check policy documents without a server; exit 3 when one is wrong, with every problem, its line and its path."""
+    """Check documents without a server; exit 3 when one is wrong, with every problem, its line and its path."""
     found = {file: problems_of(text_of(file)) for file in files}
     if as_json:
         print_json([{"file": file, "ok": not problems, "problems": problems} for file, problems in found.items()])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.cli.documents import problems_of
 from gateway.monitor import settings
 from gateway.monitor.settings import DAY_MS, Monitor, PolicyError, defaults, parse, resolved
 from runtimes.registry import strictyaml
@@ -133,3 +134,10 @@ def test_the_schema_describes_every_field_in_the_words_of_the_document() -> None
     assert found["$defs"]["Window"]["properties"]["time"]["pattern"]
     assert {"enum": ["model", "champion"]} in found["$defs"]["Spec"]["properties"]["reference"]["anyOf"]
     assert isinstance(defaults("credit"), Monitor)
+
+
+def test_validate_knows_monitors_and_gives_the_line_of_what_is_wrong() -> None:
+    head = "apiVersion: tidegate/v1\nkind: Monitor\nmetadata: {name: credit}\n"
+    assert problems_of(head + "spec:\n  min_rows: 300\n") == []
+    [problem] = problems_of(head + "spec:\n  min_rowz: 300\n")
+    assert (problem["line"], problem["path"]) == (5, "spec.min_rowz")
