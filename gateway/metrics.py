@@ -46,7 +46,7 @@ from gateway.counters import (
     WORKER_FIELDS,
 )
 from gateway.monitor.facts import MonitorFacts, bounded
-from gateway.shadow import COMPARED, DISAGREED, DROPPED, FAILED
+from gateway.shadowfields import COMPARED, DISAGREED, DROPPED, FAILED
 from gateway.tally import BAD, FALLBACK, NEUTRAL, OK, ROUTED, SLOW
 from router.rollout.status import Phase
 

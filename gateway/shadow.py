@@ -16,21 +16,26 @@ from gateway.counters import CounterPage
 from gateway.exchange import Exchange
 from gateway.meter import Meter
 from gateway.served import Codec, ServedVersion
+from gateway.shadowfields import (
+    ARGMAX,
+    COMPARED,
+    DISAGREED,
+    DROPPED,
+    FAILED,
+    FIELDS,
+    MICRO,
+    ROWS,
+    SHIFT,
+    SHIFT_BINS,
+    SHIFT_SQUARED,
+    SHIFTS,
+    TOLERANCE,
+    TOPK,
+)
 from runtimes.batching.job import DONE
 from runtimes.errors import ServingError
 from runtimes.tensors import Array, Signature, f32_from_bf16
 
-SHIFT_BINS: Final = 21
-"""Of the score's shift: from -1 to 1 in steps of 0.1, clipped; the middle one is no shift."""
-MICRO: Final = 1_000_000
-FIELDS: Final = (
-    "compared", "disagreed", "failed", "dropped", "rows", "argmax", "tolerance", "topk", "shift_micro",
-    "shift_squared_micro", *(f"shift_{i}" for i in range(SHIFT_BINS)),
-)  # fmt: skip
-"""Requests compared, and of those that disagreed; that failed in the shadow; that were not tried. Then rows: compared,
-of another argmax, outside the tolerance, of another top k; sums of the score's shift and its square in millionths; its
-histogram."""
-COMPARED, DISAGREED, FAILED, DROPPED, ROWS, ARGMAX, TOLERANCE, TOPK, SHIFT, SHIFT_SQUARED, SHIFTS = range(11)
 Floats = npt.NDArray[np.float64]
 _SHARE: Final = 0.2
 """Of the loop's time, for all executions of shadows on this worker."""

@@ -12,8 +12,8 @@ from typing import Any, Final
 from gateway.control.intake import Delta
 from gateway.control.trail import Trail
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
-from gateway.shadow import COMPARED, DISAGREED
-from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import COMPARED, DISAGREED
+from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.planning import Guardrail as Plan

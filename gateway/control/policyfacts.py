@@ -10,7 +10,7 @@ from gateway.control.documents import Kept
 from gateway.control.messages import Status
 from gateway.control.showing import guardrails, weights
 from gateway.counters import CounterPage
-from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS, UNCOUNTED, tallies
 from router.rollout.status import ACTIVE
 

@@ -8,12 +8,12 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import uvicorn
 
 from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
@@ -24,17 +24,13 @@ from gateway.control.policyfacts import TrafficFacts
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
 from gateway.control.service import Service, Settings
 from gateway.control.traffic import Traffic, open_traffic
-from gateway.counters import CRASHES, MODEL_VALUES, WORKER_FIELDS, CounterPage
-from gateway.http.admin import build_admin
-from gateway.http.door import Door
+from gateway.counters import CRASHES, MODEL_VALUES, CounterPage
 from gateway.http.gate import Gate
-from gateway.http.guarded import GuardedProtocol
 from gateway.http.limits import admin_limits
 from gateway.http.origin import Names
 from gateway.keyfile import KeyFile
 from gateway.keys import KeyFacts
 from gateway.lifeline import HUNG, Message
-from gateway.logs import request_log
 from gateway.metrics import MetricsPage, Node
 from gateway.store.base import StoreAway, StoreUnusable
 from gateway.supervisor import REFUSED
@@ -42,6 +38,7 @@ from runtimes.registry.cache import ModelCache
 from runtimes.registry.directory import DirectorySource
 from runtimes.registry.probe import probe
 
+ADMIN_BACKLOG: Final = 128
 _STATE_FILE: Final = "control.state"
 _LIBRARIES: Final = ("onnxruntime", "numpy", "uvicorn", "starlette")
 _log: Final = logging.getLogger(__name__)
@@ -209,6 +206,8 @@ class Control:
 
     def start(self, admin: socket.socket | None) -> None:
         """Open the store, look at the repository, serve the admin port."""
+        if admin is not None:
+            admin.listen(ADMIN_BACKLOG)  # who calls before it is served waits and is not refused
         self._spawn(self._begin(admin))
 
     async def _begin(self, admin: socket.socket | None) -> None:
@@ -245,32 +244,18 @@ class Control:
             self._spawn(self._serve_admin(admin, traffic))
 
     async def _serve_admin(self, admin: socket.socket, traffic: Traffic) -> None:
-        # Its connections are not those of the metrics page, which counts what workers do.
-        counts = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q")
-        call_later = asyncio.get_running_loop().call_later
-        door = Door(self._admin_limits, counts, request_log(), call_later=call_later)
-        door.start()
-        body_bytes = self._admin_limits.json_body_bytes
-        app = build_admin(
-            self.service, traffic, self._keys, self._admin_facts, body_bytes, gate=self._gate, names=self._names
+        # In a thread: the models' first snapshot does not wait for a tenth of a second of imports.
+        module = await asyncio.to_thread(import_module, "gateway.http.adminserver")
+        await module.serve_admin(
+            admin,
+            self.service,
+            traffic,
+            self._keys,
+            self._admin_facts,
+            self._admin_limits,
+            gate=self._gate,
+            names=self._names,
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=partial(GuardedProtocol, door),  # type: ignore[arg-type]  # any factory of protocols will do
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-            )
-        )
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup(sockets=[admin])
-        await server.main_loop()
 
     async def heard(self, message: Message, descriptors: list[int]) -> None:
         """Act on a word of the supervisor; the descriptors are ours."""

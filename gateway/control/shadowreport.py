@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from gateway.control.traffic import Traffic
 from gateway.counters import CounterPage
-from gateway.shadow import (
+from gateway.shadowfields import (
     ARGMAX,
     COMPARED,
     DISAGREED,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.control.documents import Kept
-from gateway.shadow import COMPARED, DISAGREED
+from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
 from router.evidence.eprocess import EventShare, log_threshold

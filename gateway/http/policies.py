@@ -20,7 +20,7 @@ from gateway.errors import HttpError, error_body, status_of
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
 from gateway.http.reply import Reply, json_reply, request_id_of
-from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
 from router.policy import parse
 from router.rollout.observed import Command, CommandKind

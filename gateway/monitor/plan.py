@@ -20,6 +20,8 @@ QUALITY: Final = ("missing", "below", "above", "infinite", "unseen", "type_error
 read as the feature's kind."""
 MISSING, BELOW, ABOVE, INFINITE, UNSEEN, TYPE_ERROR = range(len(QUALITY))
 SCORE_BINS: Final = 1000
+LABEL_BINS: Final = 250
+"""Score bins of labels: a prediction id has one byte for it, and 255 there means unknown."""
 CALIBRATED_UNIT: Final = 2.0**-32
 ROWS, SKIPPED, HEAD = 0, 1, 2
 """Places of the first two counts, and where features begin."""

@@ -22,11 +22,9 @@ import numpy as np
 
 from gateway.monitor.cbpe import MIN_ROWS, Performance
 from gateway.monitor.confusion import Counts, Table, counted, metrics, standard_errors
-from gateway.monitor.plan import SCORE_BINS
+from gateway.monitor.plan import LABEL_BINS, SCORE_BINS
 from router.evidence.quantiles import log_edges, quantile_of_histogram
 
-LABEL_BINS: Final = 250
-"""Score bins of labels: a prediction id has one byte for it, and 255 there means unknown."""
 MIN_COVERAGE: Final = 0.6
 LEAST_CLASS: Final = 30
 """Labels that a decision class needs before anything is said of it alone."""

@@ -12,8 +12,7 @@ from typing import Final
 import numpy as np
 
 from gateway.monitor.counting import Counter, Counts
-from gateway.monitor.plan import SKIPPED
-from gateway.monitor.realised import LABEL_BINS
+from gateway.monitor.plan import LABEL_BINS, SKIPPED
 from gateway.predictions import NO_MARK, mark
 from runtimes.batching.gather import gather, rejoin
 from runtimes.batching.job import Job

@@ -9,8 +9,8 @@ import pytest
 from gateway.control.intake import Delta
 from gateway.control.judge import MOST_NOTES, Judge
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
-from gateway.shadow import COMPARED, DISAGREED
-from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import COMPARED, DISAGREED
+from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW
 from router.policy import parse
 from router.rollout_document import Analysis

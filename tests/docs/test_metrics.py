@@ -13,7 +13,7 @@ from gateway.control.policyfacts import PolicyFacts, TrafficFacts
 from gateway.counters import MODEL_VALUES, WORKER_FIELDS
 from gateway.metrics import MetricsPage, Node
 from gateway.monitor.facts import FAMILIES, MonitorFacts
-from gateway.shadow import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
 from tests.docs.tables import DOCS, code, rows
 

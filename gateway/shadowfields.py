@@ -1,0 +1,15 @@
+"""Layout of a shadow's counts: written by `gateway.shadow` in workers, read by control, which executes nothing."""
+
+from typing import Final
+
+SHIFT_BINS: Final = 21
+"""Of the score's shift: from -1 to 1 in steps of 0.1, clipped; the middle one is no shift."""
+MICRO: Final = 1_000_000
+FIELDS: Final = (
+    "compared", "disagreed", "failed", "dropped", "rows", "argmax", "tolerance", "topk", "shift_micro",
+    "shift_squared_micro", *(f"shift_{i}" for i in range(SHIFT_BINS)),
+)  # fmt: skip
+"""Requests compared, and of those that disagreed; that failed in the shadow; that were not tried. Then rows: compared,
+of another argmax, outside the tolerance, of another top k; sums of the score's shift and its square in millionths; its
+histogram."""
+COMPARED, DISAGREED, FAILED, DROPPED, ROWS, ARGMAX, TOLERANCE, TOPK, SHIFT, SHIFT_SQUARED, SHIFTS = range(11)
