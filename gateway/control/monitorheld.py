@@ -42,6 +42,8 @@ class Held:
         problems: version -> why it is not watched.
         state_revision: of the saved state, for the next compare-and-set.
         parts: of vectors that have not come whole.
+        missed: entries that the store dropped, or that could not be read; duplicated: those that added nothing.
+        over: node -> starts of it before its last one.
         fresh_ms: when counts last came.
         actions: leases that were granted here, by version, variant, level and verdict.
     """
@@ -57,6 +59,8 @@ class Held:
     cursor: int = 0
     labels_cursor: int = 0
     missed: int = 0
+    duplicated: int = 0
+    over: dict[str, list[str]] = field(default_factory=dict)
     state_revision: int = 0
     saved_ms: int = 0
     moved: bool = False
@@ -80,6 +84,8 @@ def encoded_state(held: Held) -> bytes:
         "cursor": held.cursor,
         "labels_cursor": held.labels_cursor,
         "missed": held.missed,
+        "duplicated": held.duplicated,
+        "over": held.over,
     }
     return zlib.compress(msgspec.msgpack.encode(state), 1)
 
@@ -92,7 +98,7 @@ def restore_state(held: Held, body: bytes) -> str:
         held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
         held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
         held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
-        held.missed = state["missed"]
+        held.missed, held.duplicated, held.over = state["missed"], state["duplicated"], state["over"]
     except (msgspec.MsgspecError, ValueError, KeyError, TypeError, zlib.error) as error:
         return str(error)[:200] or type(error).__name__
     return ""

@@ -19,7 +19,7 @@ import msgspec
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.messages import WantedModel, Watched
-from gateway.control.monitorheard import UNREADABLE, hear, unreadable
+from gateway.control.monitorheard import UNREADABLE, hear, taken, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitorinputs import (
     Answers,
@@ -270,7 +270,7 @@ class Monitors:
             await self._labels(name, held, now_ms)
         except StoreAway as error:
             self.away = error.message
-        deltas = self._grown(held, vectors)
+        deltas = taken(held, vectors, self._node)
         self._hear_answers(held, answers, now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
@@ -298,29 +298,6 @@ class Monitors:
         held.routing = routing
         route = self._service.snapshot.routes.get(name)
         return roles_of(kept, route, changed_s)
-
-    def _grown(self, held: Held, vectors: Mapping[tuple[str, str, Series], Counts]) -> list[tuple[str, str, Counts]]:
-        """What has come since the last turn, of references that are in force."""
-        found = []
-        for key, counts in vectors.items():
-            node, run, series = key
-            watching = held.monitor.versions.get(series.version)
-            if watching is None or watching.reference.id != series.plan or len(counts) != watching.reference.plan.size:
-                continue
-            seen = held.seen.get(key)
-            if seen is None:
-                self._forget_older(held, node, run)
-            delta = counts if seen is None else counts - seen
-            if delta.any():
-                held.seen[key] = counts
-                found.append((series.version, series.variant, delta))
-        return found
-
-    @staticmethod
-    def _forget_older(held: Held, node: str, run: str) -> None:
-        """A node that was started anew counts from nothing."""
-        held.seen = {key: value for key, value in held.seen.items() if key[0] != node or key[1] == run}
-        held.answers = {key: value for key, value in held.answers.items() if key[0] != node or key[1] == run}
 
     def _hear_answers(self, held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
         latency = held.spec.latency
@@ -406,7 +383,11 @@ class Monitors:
     def labelled(self, name: str, rows: Sequence[tuple[Mapping[str, Any], str, Any, FeedbackOutcome]]) -> None:
         """Feedback that the ledger has taken; labels among it go to who leads."""
         held = self.held.get(name)
-        if held is None or len(self._waiting) >= WAITING:
+        if held is None:
+            return
+        if len(self._waiting) >= WAITING:
+            held.missed += len(rows)
+            _log.error("monitor_labels_dropped", extra={"facts": {"model": name, "rows": len(rows)}})
             return
         kept = self._policies.kept.get(name)
         variants = [pin.variant for pin in kept.record.variants] if kept is not None else []

@@ -216,7 +216,7 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
     if held.fresh_ms:
         into.add("monitor_lag_seconds", name, "-", "-", (now_ms - held.fresh_ms) / 1000)
     into.add("monitor_deltas_gap", name, "-", "-", held.missed)
-    into.add("monitor_deltas_duplicated", name, "-", "-", 0)
+    into.add("monitor_deltas_duplicated", name, "-", "-", held.duplicated)
     for outcome, count in monitor.requests.counts.items():
         into.add("retrain_requests", name, "-", "-", outcome, count)
     for action, count in held.actions.items():
