@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.documents import as_yaml, difference, text_of
+from gateway.cli.following import follow
 from gateway.cli.monitor import Document, app, explain_offline, print_explained
 from gateway.cli.output import Failure, Json, print, print_json, print_table
 from gateway.cli.policy import Reason, url_of, when
@@ -19,8 +19,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model that is wat
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="Key of a request, or its first letters.")]
 SECTION = "monitors"
 _LOOK_S = 0.5
-_PATIENCE_S = 30.0
-"""A control that was killed is back long before."""
 _LOOKS = 20
 """Until settings are in force."""
 
@@ -75,8 +73,9 @@ def status(
 
     url = url_of(admin, name, section=SECTION)
     if watch:
-        live = sys.stdout.isatty() and not as_json
-        shown = _follow_live(url, check) if live else _follow_lines(url, check, as_json)
+        from gateway.cli import monitor_view
+
+        shown = follow(url, lambda shown: check and shown["incident"] is not None, monitor_view, as_json)
     else:
         shown = call("GET", url).json()
         if as_json:
@@ -89,58 +88,6 @@ def status(
             Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(render(shown, time.time()))
     if check and shown["incident"] is not None:
         raise Failure(f"{name} has an open incident: {headline(shown)}", 3)
-
-
-def _looks(url: str, check: bool) -> Iterator[tuple[dict[str, Any], str]]:
-    """The monitor again and again, with "" or why it cannot be had just now; with `check` until an incident is open."""
-    shown: dict[str, Any] = call("GET", url).json()
-    away_since: float | None = None
-    trouble, clock = "", threading.Event()
-    while True:
-        yield shown, trouble
-        if check and not trouble and shown["incident"] is not None:
-            return
-        clock.wait(_LOOK_S)
-        try:
-            shown, trouble, away_since = call("GET", url).json(), "", None
-        except Failure as failure:
-            if isinstance(failure, Refused) and failure.status < 500:
-                raise
-            away_since = time.monotonic() if away_since is None else away_since
-            if time.monotonic() - away_since > _PATIENCE_S:
-                raise
-            trouble = failure.message
-
-
-def _follow_live(url: str, check: bool) -> dict[str, Any]:
-    """In a terminal: one picture that changes."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from gateway.cli.monitor_view import render
-
-    console = Console(highlight=False)
-    shown: dict[str, Any] = {}
-    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
-        for shown, trouble in _looks(url, check):
-            live.update(render(shown, time.time(), trouble), refresh=True)
-    return shown
-
-
-def _follow_lines(url: str, check: bool, as_json: bool) -> dict[str, Any]:
-    """In a pipe: a line for each change."""
-    import json
-
-    from gateway.cli.monitor_view import line, place
-
-    shown: dict[str, Any] = {}
-    before: object = None
-    for shown, trouble in _looks(url, check):
-        now = (place(shown), trouble)
-        if now != before:
-            print(json.dumps(shown) if as_json else line(shown, time.time(), trouble))
-        before = now
-    return shown
 
 
 # ---- why ----

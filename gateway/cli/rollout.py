@@ -1,19 +1,16 @@
 """`tidegate rollout ...`: where a rollout stands, what it waits for, and what people may tell it."""
 
-import threading
 import time
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.client import AdminUrl, Refused, admin_url, call
+from gateway.cli.client import AdminUrl, admin_url, call
+from gateway.cli.following import follow
 from gateway.cli.output import Failure, Json, print, print_json, print_table
 from gateway.cli.policy import Name, Reason, percent, url_of
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-_LOOK_S = 0.5
-_PATIENCE_S = 30.0
-"""A control that was killed is back long before."""
 AT_REST = ("IDLE", "PROMOTED", "ROLLED_BACK")
 
 
@@ -68,61 +65,11 @@ def status(
 
             Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(render(shown, time.time()))
         return
-    last = _follow_live(url) if sys.stdout.isatty() and not as_json else _follow_lines(url, as_json)
+    from gateway.cli import rollout_view
+
+    last = follow(url, lambda shown: shown["state"] in AT_REST, rollout_view, as_json)
     if last["state"] == "ROLLED_BACK":
         raise Failure(f"{name} was rolled back: {last['reason']}", 3)
-
-
-def _looks(url: str) -> Any:
-    """The rollout again and again, with "" or why it cannot be had just now; ends when it is at rest."""
-    shown: dict[str, Any] = call("GET", url).json()
-    away_since: float | None = None
-    trouble, clock = "", threading.Event()
-    while True:
-        yield shown, trouble
-        if not trouble and shown["state"] in AT_REST:
-            return
-        clock.wait(_LOOK_S)
-        try:
-            shown, trouble, away_since = call("GET", url).json(), "", None
-        except Failure as failure:
-            if isinstance(failure, Refused) and failure.status < 500:
-                raise
-            away_since = time.monotonic() if away_since is None else away_since
-            if time.monotonic() - away_since > _PATIENCE_S:
-                raise
-            trouble = failure.message
-
-
-def _follow_live(url: str) -> dict[str, Any]:
-    """In a terminal: one picture that changes."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from gateway.cli.rollout_view import render
-
-    console = Console(highlight=False)
-    shown: dict[str, Any] = {}
-    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
-        for shown, trouble in _looks(url):
-            live.update(render(shown, time.time(), trouble), refresh=True)
-    return shown
-
-
-def _follow_lines(url: str, as_json: bool) -> dict[str, Any]:
-    """In a pipe: a line for each change."""
-    import json
-
-    from gateway.cli.rollout_view import line, place
-
-    shown: dict[str, Any] = {}
-    before: object = None
-    for shown, trouble in _looks(url):
-        now = (place(shown), trouble)
-        if now != before:
-            print(json.dumps(shown) if as_json else line(shown, time.time(), trouble))
-        before = now
-    return shown
 
 
 @app.command("approve")
