@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.monitor import compat, distances, families, reconstruction, significance
+from gateway.monitor import distances, families, reconstruction, significance
 from gateway.monitor.adwin import Adwin
-from tests.parity import streams
+from tests.parity import compat, streams
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "parity" / "golden.json").read_text())
 CASES = {case.name: case for case in streams.cases()}

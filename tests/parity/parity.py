@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateway.monitor import compat, reconstruction
-from tests.parity import streams
+from gateway.monitor import reconstruction
+from tests.parity import compat, streams
 
 os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
 GOLDEN = Path(__file__).with_name("golden.json")
