@@ -28,6 +28,7 @@ _RETRY_S: Final = 2.0
 _ORDER: Final = ("replaced", "new", "expired", "duplicate")
 
 Facts = Mapping[str, Any]
+Labelled = Callable[[str, Sequence[tuple[Facts, str, Any, FeedbackOutcome]]], None]
 
 
 class FeedbackDesk:
@@ -36,7 +37,8 @@ class FeedbackDesk:
     Args:
         node: this node's name.
         loaded: (model name, digest) of every version that is wanted here.
-        labelled: told of rows that the ledger took: (model name, [(facts, slot, value, outcome)]).
+        labelled: told of rows that the ledger took: (model name, [(facts, slot, value, outcome)]); None = not yet, and
+            nothing is taken.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class FeedbackDesk:
         node: str,
         now_ms: Callable[[], int],
         loaded: Callable[[], Iterable[tuple[str, str]]],
-        labelled: Callable[[str, Sequence[tuple[Facts, str, Any, FeedbackOutcome]]], None] = lambda name, rows: None,
+        labelled: Labelled | None = lambda name, rows: None,
     ) -> None:
-        self._labelled = labelled
+        self.labelled = labelled
         self._store = store
         self._policies = policies
         self._experiments = experiments
@@ -122,13 +124,14 @@ class FeedbackDesk:
     # ---- keeping ----
 
     async def _keep(self, name: str, items: Sequence[Facts], actor: str) -> list[str]:
-        if not self._experiments.loaded:
-            raise StoreAway("what experiments there are is not known yet")
+        labelled = self.labelled
+        if not self._experiments.loaded or labelled is None:
+            raise StoreAway("what experiments and monitors there are is not known yet")
         rows = [(item, slot, value) for item in items for slot, value in item["slots"].items()]
         told: list[FeedbackOutcome] = []
         for at in range(0, len(rows), _ROWS):
             told += await self._store.feedback_put(name, [_row(*row) for row in rows[at : at + _ROWS]])
-        self._labelled(name, [(*row, outcome) for row, outcome in zip(rows, told, strict=True)])
+        labelled(name, [(*row, outcome) for row, outcome in zip(rows, told, strict=True)])
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]

@@ -167,6 +167,7 @@ class Control:
         _log.error("worker_crashed", extra={"facts": facts})
 
     def _render(self, service: Service) -> bytes:
+        monitoring = self.traffic.monitoring if self.traffic is not None else None
         return self._page.render(
             Node(
                 self.totals(),
@@ -175,8 +176,8 @@ class Control:
                 self._build,
                 bool(service.source_problem),
                 self.traffic.facts() if self.traffic is not None else TrafficFacts(),
-                self.traffic.monitor_facts() if self.traffic is not None else None,
-                self.traffic.monitors.features() if self.traffic is not None else {},
+                monitoring.facts() if monitoring is not None else None,
+                monitoring.monitors.features() if monitoring is not None else {},
             )
         )
 
@@ -237,14 +238,18 @@ class Control:
             self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
         self._spawn(traffic.experiments.run())
-        self._spawn(traffic.monitors.run())
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
+        self._spawn(self._go_on(admin, traffic))
+
+    async def _go_on(self, admin: socket.socket | None, traffic: Traffic) -> None:
+        """What models and traffic do not wait for; imported in a thread, for a fifth of a second each."""
+        monitoring = await traffic.watch()
+        self._spawn(monitoring.monitors.run())
         if admin is not None:
-            self._spawn(self._serve_admin(admin, traffic))
+            await self._serve_admin(admin, traffic)
 
     async def _serve_admin(self, admin: socket.socket, traffic: Traffic) -> None:
-        # In a thread: the models' first snapshot does not wait for a tenth of a second of imports.
         module = await asyncio.to_thread(import_module, "gateway.http.adminserver")
         await module.serve_admin(
             admin,
@@ -287,8 +292,8 @@ class Control:
 
     async def finish(self) -> None:
         """Save what the store has not yet of this process tree, whose counts go with it."""
-        if self.traffic is not None:
-            await self.traffic.monitors.finish()
+        if self.traffic is not None and self.traffic.monitoring is not None:
+            await self.traffic.monitoring.monitors.finish()
 
     async def close(self) -> None:
         """End what runs."""

@@ -5,8 +5,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.config import Alerts
 from gateway.control.alerts import Webhook, read_secret
@@ -18,11 +19,6 @@ from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import PolicyFolder
 from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
-from gateway.control.monitordesk import MonitorDesk
-from gateway.control.monitorinputs import lost_of, totals_of
-from gateway.control.monitors import Monitors
-from gateway.control.monitortold import Told
-from gateway.control.monitorviews import facts as monitor_facts
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
 from gateway.control.policyfacts import TrafficFacts, counted, facts_of
@@ -30,10 +26,12 @@ from gateway.control.rates import TICK_S, RequestRates
 from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
 from gateway.control.service import Service
-from gateway.counters import WORKER_INDEX, CounterPage
-from gateway.monitor.facts import MonitorFacts
+from gateway.counters import CounterPage
 from gateway.store.base import Store
 from gateway.store.opening import open_store
+
+if TYPE_CHECKING:
+    from gateway.control.monitoring import Monitoring
 
 _NODE_FILE: Final = "node.id"
 NOT_AUDITED: Final = frozenset({"started", "approval", "warning", "rolled_back"})
@@ -51,7 +49,10 @@ class Traffic:
         pages: those of living workers by start id, and the finals.
         folder: of policies, which is followed; None = there is none.
         webhook: told of every decision; None = nobody is.
-        told: who is told of what monitors find; None = the webhook and the log.
+        secret: signs events; b"" = there is none.
+
+    Attributes:
+        monitoring: the drift monitor; None until `watch` has put it together.
     """
 
     def __init__(
@@ -65,13 +66,12 @@ class Traffic:
         totals: Callable[[], Totals],
         folder: Path | None = None,
         webhook: Webhook | None = None,
-        told: Told | None = None,
+        secret: bytes = b"",
     ) -> None:
         self.store = store
         self.pages = pages
         self.webhook = webhook
         self._service = service
-        self._totals = totals
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
@@ -98,36 +98,22 @@ class Traffic:
             latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
         )
         self.data.forgetters.append(self.experiments.forget)
-        told = told or Told(webhook, b"", source=f"/tidegate/{node}", now_s=time.time)
-        self.monitors = self._monitors(node, run, told)
-        self.monitor_desk = MonitorDesk(store, self.monitors, now_ms=_now_ms, can_sign=lambda: told.can_sign)
-        self.rollouts.drift = self.monitors.drift
+        self.monitoring: Monitoring | None = None
+        self._watcher = {"node": node, "run": run, "secret": secret, "totals": totals}
         self.feedback = FeedbackDesk(
-            store,
-            self.policies,
-            self.experiments,
-            node=node,
-            now_ms=_now_ms,
-            loaded=self._loaded,
-            labelled=self.monitors.labelled,
+            store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded, labelled=None
         )
         self.policies.taken = self.experiments.taken
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
 
-    def _monitors(self, node: str, run: str, told: Told) -> Monitors:
-        return Monitors(
-            self.store,
-            self._service,
-            self.policies,
-            node=node,
-            run=run,
-            pages=self.pages,
-            served=self._totals,
-            lease=lambda: self.rollouts.lease,
-            told=told,
-            now_ms=_now_ms,
-        )
+    async def watch(self) -> "Monitoring":
+        """Put the drift monitor together; until then feedback waits, and no canary drifts."""
+        module = await asyncio.to_thread(import_module, "gateway.control.monitoring")
+        found: Monitoring = module.Monitoring(self, self._service, **self._watcher)
+        self.rollouts.drift, self.feedback.labelled = found.monitors.drift, found.monitors.labelled
+        self.monitoring = found
+        return found
 
     def _loaded(self) -> Iterable[tuple[str, str]]:
         return ((model.name, model.digest) for model in self._service.snapshot.models)
@@ -179,24 +165,6 @@ class Traffic:
             self.folder.refused if self.folder is not None else 0,
         )
 
-    def monitor_facts(self) -> MonitorFacts | None:
-        """For the metrics page; None = nothing is watched."""
-        living, finals = self.pages()
-        monitors, now_ms = self.monitors, _now_ms()
-        counted_now = totals_of([finals, *living.values()])
-        if not monitors.held and not counted_now:
-            return None
-        return monitor_facts(
-            monitors.held,
-            counted_now,
-            lost_of(finals),
-            {name: monitors.told.counts(name) for name in monitors.held},
-            dropped=monitors.told.dropped,
-            overhead_s=int(self._totals().workers[WORKER_INDEX["monitor_ns_total"]]) / 1e9,
-            leads=monitors.leads,
-            now_ms=now_ms,
-        )
-
     async def measure(self) -> None:
         """Keep the rates of requests, which plans are made with, for ever. Cancel: at once."""
         while True:
@@ -206,7 +174,8 @@ class Traffic:
     async def close(self) -> None:
         """Let go of the store."""
         await self.experiments.close()
-        self.monitors.told.close()
+        if self.monitoring is not None:
+            self.monitoring.told.close()
         await self.store.close()
 
 
@@ -227,9 +196,8 @@ async def open_traffic(
     if alerts is not None and alerts.webhook_url:
         webhook = Webhook(alerts.webhook_url, secret, source=source, now_s=time.time)
     store = await open_store(url, data_dir)
-    told = Told(webhook, secret, source=source, now_s=time.time)
     traffic = Traffic(
-        store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook, told=told
+        store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook, secret=secret
     )
     await traffic.policies.open()
     return traffic

@@ -144,7 +144,7 @@ def build_admin(
         *policy_routes(service, traffic, body_bytes),
         *store_routes(traffic, body_bytes),
         *experiment_routes(traffic),
-        *monitor_routes(traffic.monitor_desk, body_bytes),
+        *monitor_routes(traffic, body_bytes),
         *audit_routes(traffic, body_bytes),
         Route("/admin/v1/keys", admin.keys),
         Route("/admin/v1/keys", admin.create_key, methods=["POST"]),

@@ -100,11 +100,11 @@ class AuditEndpoints:
 
     async def alerts(self, request: Request) -> Reply:
         """How the webhook fares, with its dead letters, and those whom monitors tell."""
-        webhook = self._traffic.webhook
+        webhook, monitoring = self._traffic.webhook, self._traffic.monitoring
         return json_reply(
             {
                 "webhook": webhook.status() if webhook is not None else None,
-                "monitors": self._traffic.monitors.told.status(),
+                "monitors": monitoring.told.status() if monitoring is not None else [],
             }
         )
 

@@ -14,6 +14,7 @@ from gateway.control.monitorpage import page_of
 from gateway.control.monitors import Monitors
 from gateway.control.monitorviews import explanation, in_short, view
 from gateway.control.reading import name_in
+from gateway.control.traffic import Traffic
 from gateway.errors import HttpError
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
@@ -34,9 +35,14 @@ class MonitorEndpoints:
         most: bytes of a body.
     """
 
-    def __init__(self, desk: MonitorDesk, most: int) -> None:
-        self._desk = desk
+    def __init__(self, traffic: Traffic, most: int) -> None:
+        self._traffic = traffic
         self._most = most
+
+    @property
+    def _desk(self) -> MonitorDesk:
+        assert self._traffic.monitoring is not None, "the port is served once there is a monitor"
+        return self._traffic.monitoring.desk
 
     @property
     def _monitors(self) -> Monitors:
@@ -137,9 +143,9 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def monitor_routes(desk: MonitorDesk, most: int) -> list[Route]:
+def monitor_routes(traffic: Traffic, most: int) -> list[Route]:
     """Routes of the admin port."""
-    endpoints = MonitorEndpoints(desk, most)
+    endpoints = MonitorEndpoints(traffic, most)
     one = "/admin/v1/monitors/{name}"
     return [
         Route("/admin/v1/monitors", endpoints.listed),

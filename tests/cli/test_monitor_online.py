@@ -133,7 +133,8 @@ def test_a_pipe_gets_a_line_for_each_change_and_the_end_is_a_gate(drifted: tuple
 def test_a_terminal_has_one_picture_until_it_is_left(drifted: tuple[str, Tree]) -> None:
     tree, seen = drifted[1], []
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    # High enough for an incident of every signal: what is beyond the edge is cut.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 120, 120, 0, 0))
     environment = os.environ | {"TIDEGATE_ADMIN_URL": f"http://127.0.0.1:{tree.admin_port}", "TERM": "xterm-256color"}
 
     def drain() -> None:
