@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 import redis
 
-from gateway.store.base import Limits, Store
+from gateway.store.base import Feedback, Limits, Store
 from gateway.store.redisstore import RedisStore, open_redis
 from gateway.store.sqlite import SqliteStore, open_sqlite
 
@@ -195,3 +195,10 @@ def on_a_store(limits: Limits | None = None) -> Callable[..., Callable[[Place], 
         return test
 
     return decorate
+
+
+def row(
+    store_now_ms: int, prediction: str, body: bytes = b"1", slot: str = "label", unit: str = "u", left_ms: int = 60_000
+) -> Feedback:
+    """A row of feedback, by the store's clock."""
+    return Feedback(prediction, slot, unit, body, store_now_ms + left_ms)
