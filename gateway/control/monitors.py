@@ -66,6 +66,9 @@ class Monitors:
         lease: that of the rollouts; None = another node leads.
         told: those who are told of incidents.
         served: the node's totals of answers.
+
+    Attributes:
+        loaded: documents have been read: what people want is known.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Monitors:
         now_ms: Callable[[], int],
     ) -> None:
         self.held: dict[str, Held] = {}
+        self.loaded = False
         self.away = ""
         self.told = told
         self._store = store
@@ -127,6 +131,8 @@ class Monitors:
         """One round."""
         async with self._busy:
             await self._documents()
+            if not self.loaded:
+                return  # By the defaults workers might count other groups: they go on as the last control told them.
             await self._watch()
             try:
                 await self._send_labels()
@@ -162,7 +168,7 @@ class Monitors:
         except StoreAway as error:
             self.away = error.message
             return
-        self.away = ""
+        self.away, self.loaded = "", True
         for name, document in found.items():
             held = self.held.get(name)
             if held is not None and held.revision == document.revision:
