@@ -32,7 +32,7 @@ from gateway.control.monitorinputs import (
 )
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
-from gateway.control.plans import NO_DRIFT, Drift
+from gateway.control.plans import NOTHING_KNOWN, Drift
 from gateway.control.policies import Policies
 from gateway.control.references import References
 from gateway.control.service import Service
@@ -100,8 +100,9 @@ class Monitors:
         self._references = References()
         self._sequence = 0
         self._epoch = now_ms()
-        self._led = False
+        self._led = self._speaks = False
         self._waiting: list[tuple[str, Late]] = []
+        self._pending: tuple[str, int, bytes] | None = None
         self._sent: dict[Series, Counts] = {}
         self._sent_answers: dict[tuple[str, str], list[int]] = {}
         self._busy = asyncio.Lock()
@@ -141,7 +142,9 @@ class Monitors:
             leads = self._lease() is not None
             if leads and not self._led:
                 await self._take_over()
-            self._led = leads
+            if self._speaks and not leads:
+                self.told.fall_silent()
+            self._led = self._speaks = leads
             living, finals = self._pages()
             totals = settled_totals(living.values(), finals)
             answers = self._answers()
@@ -349,8 +352,7 @@ class Monitors:
             )
         except (Stale, Fenced) as error:
             _log.warning("monitor_write_lost", extra={"facts": {"model": name, "reason": error.message}})
-            held.seen, held.answers = {}, {}
-            self._led = False
+            self._led = False  # what the other wrote is read before anything more is counted
             return False
         except StoreAway as error:
             self.away = error.message
@@ -408,12 +410,18 @@ class Monitors:
                 self._waiting.append((name, Late(versions[0], tuple(found))))
 
     async def _send_labels(self) -> None:
-        while self._waiting:
-            name = self._waiting[0][0]
-            batch = [one for other, one in self._waiting[:PAGE] if other == name]
-            await self._append(f"labels/{name}", msgspec.msgpack.encode(batch))
-            kept = [(other, one) for other, one in self._waiting[:PAGE] if other != name]
-            self._waiting = kept + self._waiting[PAGE:]
+        """Into the streams. What the store may have taken, or not, is sent again under its number: it counts once."""
+        while self._waiting or self._pending is not None:
+            if self._pending is None:
+                name = self._waiting[0][0]
+                batch = [one for other, one in self._waiting[:PAGE] if other == name]
+                kept = [(other, one) for other, one in self._waiting[:PAGE] if other != name]
+                self._waiting = kept + self._waiting[PAGE:]
+                self._sequence += 1
+                self._pending = (f"labels/{name}", self._sequence, msgspec.msgpack.encode(batch))
+            stream, sequence, body = self._pending
+            await self._store.stream_append(stream, self._node, self._epoch, sequence, body)
+            self._pending = None
 
     async def _labels(self, name: str, held: Held, now_ms: int) -> None:
         while True:
@@ -445,14 +453,14 @@ class Monitors:
         """What this monitor says of a rollout's canary, to who carries the rollout on."""
         held = self.held.get(name)
         if held is None or not self._led:
-            return NO_DRIFT
+            return NOTHING_KNOWN
         now_s = self._now_ms() / 1000
         lease = held.monitor.lease(held.roles, now_s)
         found = None
         if lease is not None:
             do: Literal["hold", "rollback"] = "rollback" if lease.level == "rollback" else "hold"
             found = MonitorLease(do=do, reason=lease.reason, evidence=lease.evidence_id)
-        return Drift(held.monitor.signals(now_s), found)
+        return Drift(held.monitor.signals(now_s), held.monitor.unknown(now_s), found)
 
     def features(self) -> dict[str, list[str]]:
         """Names of each model's features, in the order of its newest plan: those that get series of their own."""

@@ -66,6 +66,11 @@ class Told:
         monitor.requests = retrain.delivered(monitor.requests, key, ok=ok, note=note, now_s=self._now_s())
         changed()
 
+    def fall_silent(self) -> None:
+        """Another node leads: whether an alert is still on is for that one to say."""
+        for one in self._alertmanagers.values():
+            one.leave()
+
     def counts(self, name: str) -> Mapping[tuple[Any, Any], int]:
         """(signal, severity) -> alerts of a model so far."""
         known = self._outlets.get(name)

@@ -23,21 +23,24 @@ class Drift:
 
     Attributes:
         signals: metrics that speak against it: input_drift, output_drift.
+        unknown: metrics that it has no verdict on.
         lease: what the monitor itself may do, and why; None = nothing.
     """
 
     signals: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
     lease: MonitorLease | None = None
 
 
-NO_DRIFT = Drift()
+NOTHING_KNOWN = Drift(unknown=frozenset({"input_drift", "output_drift"}))
+"""Without a monitor: missing data is no clean bill."""
 
 
-def drifting(policy: TrafficPolicy, drift: Drift) -> list[str]:
-    """Names of the policy's signals that the monitor speaks for."""
+def signals_on(policy: TrafficPolicy, metrics: frozenset[str]) -> tuple[str, ...]:
+    """Names of the policy's signals on these metrics."""
     rollout = policy.spec.rollout
     signals = rollout.analysis.signals if rollout is not None else ()
-    return [signal.label for signal in signals if signal.metric in drift.signals]
+    return tuple(signal.label for signal in signals if signal.metric in metrics)
 
 
 def not_offered(policy: TrafficPolicy) -> list[str]:

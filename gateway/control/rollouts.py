@@ -19,7 +19,7 @@ from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
-from gateway.control.plans import NO_DRIFT, Drift, drifting, latency_quantile, rollout_spec, window_open
+from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile, rollout_spec, signals_on, window_open
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
@@ -118,7 +118,7 @@ class Rollouts:
         self._cleared_ms: dict[str, int] = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
-        self.drift: Callable[[str], Drift] = lambda name: NO_DRIFT
+        self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
         self.ticked = asyncio.Event()
 
     @property
@@ -371,7 +371,8 @@ class Rollouts:
             srm_p=judge.ratio.min_p if judge is not None else 1.0,
             expected_canary=int(weight * routed),
             seen_canary=judge.routed(judge.canary) if judge is not None else 0,
-            signals=(*(judge.signals() if judge is not None else ()), *drifting(kept.policy, drift)),
+            signals=(*(judge.signals() if judge is not None else ()), *signals_on(kept.policy, drift.signals)),
+            unknown=signals_on(kept.policy, drift.unknown),
             monitor=drift.lease,
             canary_ready=bool(here) and all(canary_digest in report.ready for report in here.values()),
             canary_failed=failed[0] if failed else "",

@@ -117,6 +117,7 @@ class Alertmanager:
         self._send = send
         self._pause = pause
         self._on: dict[str, tuple[Alert, ...]] = {}
+        self._left = 0
         self._changed = asyncio.Event()
         self.dropped = 0
 
@@ -133,6 +134,14 @@ class Alertmanager:
             self._on.pop(model, None)
         if {alert.key for alert in before} != {alert.key for alert in alerts}:
             self._changed.set()
+
+    def leave(self) -> None:
+        """Say no more of any alert, neither that it is on nor that it is over; what nobody sends ends by itself."""
+        self._left += 1
+        self._on.clear()
+        for target in self._targets:
+            target.known.clear()
+            target.ended_s.clear()
 
     async def run(self) -> None:
         """Send for ever. Cancel: at once; what is on ends by itself within five minutes."""
@@ -152,7 +161,7 @@ class Alertmanager:
     async def _push(self, target: _Target) -> None:
         on = {alert.key: alert for alerts in self._on.values() for alert in alerts}
         alerts = target.body(on, self._now_s())
-        over = list(target.ended_s)
+        over, left = list(target.ended_s), self._left
         if not alerts:
             return
         body = json.dumps(alerts, separators=(",", ":")).encode()
@@ -166,7 +175,8 @@ class Alertmanager:
                 reason = str(error)[:200]
                 continue
             if 200 <= status < 300:
-                target.took(on, over)
+                if left == self._left:
+                    target.took(on, over)
                 target.counts["delivered"] += 1
                 target.reason = ""
                 return

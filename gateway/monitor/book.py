@@ -267,6 +267,17 @@ class ModelMonitor:
                 found.add("input_drift")
         return frozenset(found)
 
+    def unknown(self, now_s: float) -> frozenset[str]:
+        """Signals of a policy on which there is no verdict now: too few rows, no reference, or none for a long time."""
+        if self._canary is None:
+            return frozenset({"input_drift", "output_drift"})
+        canary = self.board.arm(*self._canary, now_s)
+        states = {
+            "input_drift": (canary.state("inputs"), self._pair.inputs.state),
+            "output_drift": (canary.state("outputs"), self._pair.outputs.state),
+        }
+        return frozenset(name for name, pair in states.items() if {"unknown", "insufficient"} & set(pair))
+
     # ---- retraining ----
 
     def _retraining(

@@ -100,6 +100,9 @@ def _evidence(spec: RolloutSpec, status: RolloutStatus, observed: Observed, *, p
     step = spec.steps[status.step]
     full = leads_to_everybody(spec, status) and not status.cleared
     verdicts = verdicts_of(status, observed)
+    for signal in spec.signals if step.is_analysed else ():
+        if signal.name in observed.unknown:
+            yield f"signal {signal.name}: the monitor has no verdict on the canary yet"
     for guardrail in spec.guardrails:
         speaks = _speaks(guardrail, step)
         if not (speaks or full):

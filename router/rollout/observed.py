@@ -89,6 +89,7 @@ class Observed(Struct, frozen=True, kw_only=True):
         srm_p: running p-value of the sample ratio.
         expected_canary, seen_canary: requests that the weights in force promised the canary, and those that came.
         signals: names of the policy's signals that speak against the canary now.
+        unknown: names of those on which the drift monitor has no verdict now.
         monitor: the drift monitor's own lease.
         canary_ready: the status's `canary_digest` is READY in every live worker, warmed up.
         canary_failed: why it cannot be loaded; "" = it can, or is on its way.
@@ -118,6 +119,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     expected_canary: int = 0
     seen_canary: int = 0
     signals: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     monitor: MonitorLease | None = None
     canary_ready: bool = False
     canary_failed: str = ""

@@ -95,6 +95,21 @@ def test_what_is_on_is_sent_again_and_its_end_once():
     ]
 
 
+def test_who_leads_no_more_says_neither_that_it_is_on_nor_that_it_is_over():
+    clock = Clock()
+    with Server() as server:
+        manager = sender(clock, server.url)
+        manager.set("credit", (alert(),))
+        push(manager)
+        manager.leave()
+        clock.now_s += 60.0
+        push(manager)
+        assert len(server.asked) == 1
+        manager.set("credit", (alert(),))
+        push(manager)
+    assert len(server.asked) == 2, "it leads again"
+
+
 def test_the_end_is_sent_until_it_is_taken_or_has_come_by_itself():
     clock = Clock()
     with Server() as server:

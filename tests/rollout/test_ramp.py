@@ -101,6 +101,7 @@ HOLDS: list[tuple[dict[str, Any], str]] = [
         "guardrail error_rate would have found no harm at all in this step; minDetect is 3x",
     ),
     ({"signals": ("queue_wait",)}, "signal queue_wait"),
+    ({"unknown": ("queue_wait",)}, "signal queue_wait: the monitor has no verdict on the canary yet"),
     ({"srm_p": 0.0009}, "srm: the arms do not have the units that the weights promise (p = 0.0009)"),
     ({"srm_p": float("nan")}, "srm: the arms do not have the units that the weights promise (p = nan)"),
     ({"expected_canary": 10, "seen_canary": 0}, "noTraffic: 10 canary requests were expected and none came"),

@@ -1,0 +1,123 @@
+"""The loop of monitors: labels go out once however the store fails; where there is no verdict, it says so."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway.control.counts import Totals
+from gateway.control.monitorheld import Held, Late
+from gateway.control.monitors import Monitors
+from gateway.monitor.book import ModelMonitor, Roles
+from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
+from gateway.monitor.realised import Labelled
+from gateway.monitor.reference import Binding, Reference, identified
+from gateway.monitor.settings import Spec, Window
+from gateway.store.base import StoreAway
+from gateway.store.sqlite import open_sqlite
+
+PLAN = CountPlan("", (FeaturePlan("a", "numeric", 0, 0, (0.0, 0.25, 0.5, 0.75, 1.0)),), ScorePlan(0, -1, "probability"))
+LABEL = Labelled(0.0, 1.0, "-", 0, 1, 9, 1)
+STABLE, CANARY = ("1", "stable"), ("2", "canary")
+
+
+class Torn:
+    """A real store whose answer to an append is lost, after it was done."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.losses = 2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def stream_append(self, *entry: Any) -> bool:
+        found: bool = await self._store.stream_append(*entry)
+        if self.losses:
+            self.losses -= 1
+            raise StoreAway("the answer was lost")
+        return found
+
+
+def monitors_on(store: Any) -> Monitors:
+    nothing: Any = None
+    return Monitors(
+        store,
+        nothing,
+        nothing,
+        node="n",
+        run="r",
+        pages=lambda: ({}, nothing),
+        served=lambda: Totals({}, np.zeros(0, np.int64), np.zeros(0, np.int64)),
+        lease=lambda: None,
+        told=nothing,
+        now_ms=lambda: 1_000,
+    )
+
+
+def test_labels_whose_answer_was_lost_count_once(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_sqlite(tmp_path / "store.db")
+        monitors = monitors_on(Torn(store))
+        monitors._waiting = [
+            ("m", Late("1", (LABEL,))),
+            ("other", Late("1", (LABEL, LABEL))),
+            ("m", Late("2", (LABEL,))),
+        ]
+        for _ in range(2):
+            with pytest.raises(StoreAway):
+                await monitors._send_labels()
+        await monitors._send_labels()
+        for name, labels in (("m", 2), ("other", 2)):
+            entries = (await store.stream_read(f"labels/{name}")).entries
+            batches = [msgspec.msgpack.decode(entry.body, type=list[Late]) for entry in entries]
+            assert sum(len(late.labels) for batch in batches for late in batch) == labels
+        await store.close()
+
+    asyncio.run(scene())
+
+
+# ---- what is not known ----
+
+
+def counts(rng: np.random.Generator, rows: int) -> Counts:
+    vector = empty(PLAN)
+    Counter(PLAN).count([rng.random((rows, 1))], [rng.random((rows, 1))], np.zeros(rows, np.int64), vector)
+    return vector
+
+
+def references(rng: np.random.Generator) -> dict[str, Reference]:
+    held_out = counts(rng, 50_000)
+    return {version: identified(Reference(PLAN, held_out, Binding(version, (), ()))) for version in ("1", "2")}
+
+
+def test_a_canary_without_enough_rows_has_no_verdict_and_gets_one_with_them() -> None:
+    rng = np.random.default_rng(7)
+    monitor = ModelMonitor("m", Spec(window=Window(rows=1_000)))
+    monitor.watch(references(rng))
+    roles = Roles(champion=STABLE, canary=CANARY, live=frozenset({STABLE, CANARY}))
+    every = frozenset({"input_drift", "output_drift"})
+    assert monitor.unknown(0.0) == every
+    now_ms = 0
+    for _ in range(3):
+        now_ms += 60_000
+        monitor.turn([(*STABLE, counts(rng, 1_000)), (*CANARY, counts(rng, 50))], roles, now_ms)
+    assert monitor.unknown(now_ms / 1000) == every, "stable has its verdicts, the canary has few rows"
+    for _ in range(2):
+        now_ms += 60_000
+        monitor.turn([(*STABLE, counts(rng, 1_000)), (*CANARY, counts(rng, 1_000))], roles, now_ms)
+    assert monitor.unknown(now_ms / 1000) == frozenset()
+    now_ms += 3_600_000
+    monitor.turn([], roles, now_ms)
+    assert monitor.unknown(now_ms / 1000) == every, "an old verdict is none"
+
+
+def test_without_a_monitor_nothing_is_known() -> None:
+    monitors = monitors_on(None)
+    assert monitors.drift("m").unknown == {"input_drift", "output_drift"}
+    monitors.held["m"] = Held(Spec(), ModelMonitor("m", Spec()))
+    assert monitors.drift("m").unknown == {"input_drift", "output_drift"}, "another node leads"
