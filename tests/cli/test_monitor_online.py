@@ -10,6 +10,7 @@ import subprocess
 import termios
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,11 @@ def test_a_terminal_has_one_picture_until_it_is_left(drifted: tuple[str, Tree]) 
                 return
 
     command = [TIDEGATE, "monitor", "status", NAME, "--watch"]
-    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as watching:
+    # As a shell starts it: whoever runs these tests in the background may ignore Ctrl-C, and that is inherited.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=heeds
+    ) as watching:
         os.close(theirs)
         reader = threading.Thread(target=drain)
         reader.start()
