@@ -13,6 +13,7 @@ from typing import Final, cast
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog, Facts
 from gateway.exchange import Exchange, Placed
+from gateway.monitor.plan import LABEL_BINS
 from gateway.predictions import NO_MARK, Signer
 from gateway.predictions import UNCOUNTED as UNCOUNTED_ID
 from gateway.served import Codec, ServedVersion
@@ -30,6 +31,7 @@ from gateway.tally import (
     UNCOUNTED,
     NoteRing,
     place_of,
+    score_flags,
     tally,
 )
 from router.compiled import REFUSED, CompiledPolicy
@@ -45,6 +47,10 @@ ATTEMPT_SHARE: Final = 0.6
 FALLBACK_SHARE: Final = 0.2
 """Fallbacks over answers of stable; above it the canary is zeroed here."""
 _TOKENS: Final = 20.0
+_SCORE_FLAGS: Final = [score_flags((place + 0.5) / LABEL_BINS) for place in range(LABEL_BINS)] + [0] * (
+    256 - LABEL_BINS
+)
+"""By the score bin of an id: what a note says of it."""
 _PLACED: Final = 16_384
 """Units kept per revision with their places, about 4 MiB; when full, all are forgotten."""
 CONSECUTIVE: Final = 20
@@ -130,9 +136,9 @@ class Arm:
                 counts = job.tally
                 assert counts is not None, "a request counts once"
                 counts[SLOW] += 1
-                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN), place, unit)
+                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8]), place, unit)
             elif not unit & mask:
-                self._ring.write(NOTE_SEEN, place, unit)
+                self._ring.write(NOTE_SEEN | _SCORE_FLAGS[marked >> 8], place, unit)
         _count_ok(jobs)
         if self._decisions is not None:
             self._decisions.answered(self.facts, self.outputs, jobs, outputs, now)

@@ -22,7 +22,10 @@ ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
 """routed = ok + bad + neutral once all are finished; slow are some of the ok, fallback some of the bad."""
 
 NOTE_BAD, NOTE_SLOW, NOTE_SEEN = 1, 2, 4
-"""What happened to the request: flags."""
+"""What happened to the request: flags. The five bits above them hold one more than the bin of its score; 0 = none."""
+NOTE_SCORES: Final = 16
+"""Equal bins of a probability that notes tell."""
+_SCORE_SHIFT: Final = 3
 
 RING_NOTES: Final = 16_384
 """256 KiB. At 250 ms between reads: 65,000 erring requests per second."""
@@ -98,6 +101,16 @@ def place_of(number: int, revision: int, stratum: int, variant: int) -> int:
 
 def _note(what: int, unit: int) -> Note:
     return Note(what & 0xFF, what >> 46, what >> 22 & REVISION_MASK, what >> 15 & 0x7F, what >> 8 & 0x7F, unit)
+
+
+def score_flags(score: float) -> int:
+    """The bin of a score in [0, 1], as flags of a note."""
+    return (min(int(score * NOTE_SCORES), NOTE_SCORES - 1) + 1) << _SCORE_SHIFT
+
+
+def score_of(flags: int) -> int | None:
+    """Bin of the score; None = it is not known."""
+    return (flags >> _SCORE_SHIFT) - 1 if flags >> _SCORE_SHIFT else None
 
 
 def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:

@@ -26,9 +26,16 @@ _OF_MONITOR: Final = frozenset({"input_drift", "output_drift"})
 """The drift monitor says when these speak against the canary: no statistics of the rollout's own, so signals only."""
 _WITH_QUANTILE: Final = frozenset({"latency", "queue_wait"})
 Metric = Literal[
-    "error_rate", "latency", "shadow_disagreement", "queue_wait", "compute_time", "input_drift", "output_drift"
+    "error_rate",
+    "latency",
+    "output_shift",
+    "shadow_disagreement",
+    "queue_wait",
+    "compute_time",
+    "input_drift",
+    "output_drift",
 ]
-_GUARDRAILS: Final = frozenset({"error_rate", "latency", "shadow_disagreement"})
+_GUARDRAILS: Final = frozenset({"error_rate", "latency", "output_shift", "shadow_disagreement"})
 
 
 class Approval(Section, frozen=True):
@@ -163,7 +170,11 @@ class Guardrail(Metrics, frozen=True):
         """As any metric, and fit to end a rollout."""
         yield from super().check()
         if self.metric in _OF_MONITOR:
-            yield "metric", f"{self.metric} is outside the budget for false rollbacks: it can be a signal, not more"
+            better = "; the guardrail on outputs is output_shift" if self.metric == "output_drift" else ""
+            yield (
+                "metric",
+                f"{self.metric} is outside the budget for false rollbacks: it can be a signal, not more{better}",
+            )
         elif self.metric not in _GUARDRAILS:
             yield "metric", f"{self.metric} differs with the share of traffic by itself: it can be a signal, not more"
 
@@ -176,6 +187,12 @@ class Signal(Metrics, frozen=True):
     """
 
     outside_alpha: bool = False
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """As any metric, and fit to hold a rollout."""
+        yield from super().check()
+        if self.metric == "output_shift":
+            yield "metric", "output_shift is a guardrail; what the monitor says of outputs is the signal output_drift"
 
 
 class NoTraffic(Section, frozen=True):

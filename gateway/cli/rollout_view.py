@@ -113,6 +113,10 @@ def _guardrails(rails: list[dict[str, Any]]) -> Table:
 
 
 def _evidence(rail: dict[str, Any]) -> tuple[RenderableType, ...]:
+    if "units" in rail:
+        units = rail["units"]
+        arms = (units["canary"], units["all"] - units["canary"])
+        return *(Text(f"{count:,} scores") for count in arms), _against(rail["harm"], "red"), Text("-")
     if "counts" not in rail:
         compared, disagreed = rail["compared"], rail["disagreed"]
         share = f"{disagreed / compared:.2%}" if compared else "-"

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.control.intake import Delta
+from gateway.control.shift import METRIC as OUTPUT_SHIFT
+from gateway.control.shift import Shift
 from gateway.control.trail import Trail
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
-from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED
+from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED, score_of
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.planning import Guardrail as Plan
 from router.evidence.planning import smallest_detectable
@@ -145,6 +147,9 @@ class Judge:
         watched = [one for one in analysis.signals if one.metric in _NOTES]
         kept = usable["signals"] if usable else {}
         self.signal_rails = {one.label: Rail(one, sticky=sticky, state=kept.get(one.label)) for one in watched}
+        shifts = [rail for rail in analysis.guardrails if rail.metric == OUTPUT_SHIFT]
+        kept = usable.get("shifts", {}) if usable else {}
+        self.shifts = {rail.label: Shift(rail, kept.get(rail.label)) for rail in shifts}
         self.counts: dict[str, list[int]] = dict(usable["counts"]) if usable else {}
         self.step: dict[str, list[int]] = dict(usable["step"]) if usable else {}
         self.sampled = Sampled(usable["sampled"] if usable else None)
@@ -203,6 +208,8 @@ class Judge:
                 found[place] = (found.get(place, (0, 0))[0] + canary, found.get(place, (0, 0))[1] + every)
             for place in {*found, *requests}:
                 self._feed(rail, place, found.get(place, (0, 0)), requests.get(place, 0), weights)
+        for shift in self.shifts.values():
+            shift.close()
 
     def _size_sample(self, notes: int) -> None:
         if notes > MOST_NOTES:
@@ -258,6 +265,10 @@ class Judge:
 
     def _see(self, unit: int, canary: bool, flags: int, weight: float) -> None:
         """A request of a unit in the sample."""
+        score = score_of(flags)
+        if score is not None:
+            for shift in self.shifts.values():
+                shift.see(unit, canary, score, weight)
         first = self.sampled.see(unit, canary, flags)
         # Not by the list: a unit that left it when it was thinned may come back.
         new = self.seen.add(evidence_index(unit))
@@ -285,11 +296,13 @@ class Judge:
         for rail in self._analysis.guardrails:
             if rail.metric in _NOTES:
                 verdict = self._of_events(self.rails[rail.label], weight)
+            elif rail.metric == OUTPUT_SHIFT:
+                verdict = self.shifts[rail.label].verdict(self._analysis, weight, tripped=rail.label in self.tripped)
             else:
                 verdict = self._of_shadow(rail)
             if verdict.tripped and rail.label not in self.tripped:
                 self.tripped.append(rail.label)
-                if rail.metric not in _NOTES:
+                if rail.max is not None:
                     self.shadow_tripped[rail.label] = list(self.shadow[self.canary])
             found[rail.label] = verdict
         return found
@@ -399,6 +412,8 @@ class Judge:
             "beta": self._analysis.beta,
             "guardrails": len(self._analysis.guardrails),
             "rails": {label: rail.evidence() for label, rail in self.rails.items()},
+            "shifts": {label: shift.evidence() for label, shift in self.shifts.items()},
+            "min_detect": self._analysis.min_detect,
             "shadow": self.shadow.get(self.canary),
             "shadow_tripped": self.shadow_tripped,
             "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
@@ -413,6 +428,7 @@ class Judge:
             "since": self.since,
             "visit": self.visit,
             "rails": {label: rail.state() for label, rail in self.rails.items()},
+            "shifts": {label: shift.state() for label, shift in self.shifts.items()},
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},
             "counts": self.counts,
             "step": self.step,

@@ -9,14 +9,19 @@ from gateway.control.documents import Kept, readable
 from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.service import Service
+from gateway.control.shift import METRIC as OUTPUT_SHIFT
+from gateway.control.shift import TYPICAL_SHARE
+from gateway.control.shift import plan as shift_plan
 from gateway.tally import BAD, OK
 from router import slots as tables
 from router.diff import PolicyDiff, compare
-from router.evidence.planning import Guardrail, to_detect, to_promote
+from router.evidence.planning import POWER_80, Guardrail, Requests, to_detect, to_promote
 from router.evidence.promotion import Margin
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
 from router.rollout.spec import identity
+from router.rollout_document import Analysis
+from router.rollout_document import Guardrail as GuardrailDocument
 from runtimes.errors import ServingError
 
 RATIOS: Final = (1.5, 2.0, 3.0, 5.0)
@@ -104,13 +109,29 @@ def live_rates(service: Service, name: str) -> dict[str, Any]:
     }
 
 
+def _planned(
+    rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float
+) -> tuple[dict[str, Requests | None], Requests | None]:
+    """To detect each ratio, and to pass; of `output_shift` units with a score, of the others requests."""
+    kept = len(analysis.guardrails)
+    if rail.metric == OUTPUT_SHIFT:
+        base, guardrail = TYPICAL_SHARE, shift_plan(rail.ratio, analysis.alpha, kept)
+        passes = to_detect(analysis.min_detect, weight, base, guardrail, POWER_80)
+    else:
+        base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
+        guardrail = Guardrail(rail.ratio, analysis.alpha, kept)
+        margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
+        passes = to_promote(1.0, weight, base, margin, analysis.beta)
+    return {f"{ratio:g}x": to_detect(ratio, weight, base, guardrail) for ratio in RATIOS}, passes
+
+
 def steps(policy: TrafficPolicy, rate: float, bad_rate: float) -> list[dict[str, Any]]:
     """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never."""
     rollout = policy.spec.rollout
     if rollout is None:
         return []
     analysis = rollout.analysis
-    rails = [rail for rail in analysis.guardrails if rail.metric in ("error_rate", "latency")]
+    rails = [rail for rail in analysis.guardrails if rail.metric != "shadow_disagreement"]
     found = []
     for at, step in enumerate(rollout.steps):
         slots = step.set_weight_slots
@@ -118,11 +139,7 @@ def steps(policy: TrafficPolicy, rate: float, bad_rate: float) -> list[dict[str,
             continue
         weight = slots / SLOTS
         for rail in rails:
-            base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
-            guardrail = Guardrail(rail.ratio, analysis.alpha, len(analysis.guardrails))
-            detect = {f"{ratio:g}x": to_detect(ratio, weight, base, guardrail) for ratio in RATIOS}
-            margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
-            promote = to_promote(1.0, weight, base, margin, analysis.beta)
+            detect, promote = _planned(rail, analysis, weight, bad_rate)
             found.append(
                 {
                     "step": at + 1,

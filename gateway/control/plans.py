@@ -13,7 +13,12 @@ from router.rollout_document import Analysis, Metrics, Rollout
 from router.rollout_document import Step as DocumentStep
 from router.windows import read_freeze_end, read_weekly
 
-_KINDS: dict[str, Kind] = {"error_rate": "events", "latency": "latency", "shadow_disagreement": "shadow"}
+_KINDS: dict[str, Kind] = {
+    "error_rate": "events",
+    "latency": "latency",
+    "output_shift": "outputs",
+    "shadow_disagreement": "shadow",
+}
 OFFERED_SIGNALS = frozenset({"error_rate", "latency", "input_drift", "output_drift"})
 
 

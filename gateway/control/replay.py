@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.control.shift import detectable, totals
 from gateway.control.units import BITMAP_BITS
 from gateway.store.base import AuditRecord
 from gateway.tally import BAD, OK
@@ -180,6 +181,12 @@ def _leaves_analysis(said: Mapping[str, Any]) -> bool:
 
 def _guardrail(label: str, mark: Mapping[str, Any], evidence: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
     name = f"guardrail {label}"
+    if label in evidence.get("shifts", {}):
+        shift = evidence["shifts"][label]
+        yield from _shift(name, shift, partly)
+        ratio = _seen_shift(shift, evidence)
+        yield _same(f"{name}: log e that was decided on", mark["log_e"], shift["bins"]["peak_log_e"])
+        yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
     if label in evidence["rails"]:
         rail = evidence["rails"][label]
         yield from _harm(name, rail, partly)
@@ -253,6 +260,40 @@ def _harm(name: str, rail: Mapping[str, Any], partly: list[str]) -> Iterator[Che
     yield _same(f"{name}: largest log e", harm["peak_log_e"], _mixture(spans[:peak_spans], peak_rest, harm))
 
 
+def _shift(name: str, shift: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
+    """Scores by bin: every likelihood from the units, and the mean over bins and directions."""
+    bins, sides = shift["bins"], []
+    for at, pair in enumerate(zip(bins["up"], bins["down"], strict=True)):
+        events = {weight: [canary[at], every[at]] for weight, (canary, every) in shift["events"].items()}
+        for side in pair:
+            likely = _log_likelihoods(events, side["null_ratio"], side["ratios"])
+            yield _same(f"{name}: log likelihood ratios of bin {at}", True, _close(side["log_likelihoods"], likely))
+            mixed = [a + b for a, b in zip(likely, side["log_starts"], strict=True)]
+            sides.append(log_add(log_sum(mixed) - math.log(len(mixed)), -math.log(side["starts"] + 1.0)))
+    yield _same(f"{name}: log e", bins["log_e"], log_sum(sides) - math.log(len(sides)))
+    yield _same(f"{name}: largest log e is no smaller", True, bins["peak_log_e"] >= bins["log_e"] - _CLOSE)
+    partly.append(f"{name}: the starts of the mixture are not in the record, their sums are")
+
+
+def _close(recorded: Sequence[float], recomputed: Sequence[float]) -> bool:
+    pairs = zip(recorded, recomputed, strict=True)
+    return all(math.isclose(a, b, rel_tol=_CLOSE, abs_tol=_CLOSE) for a, b in pairs)
+
+
+def _seen_shift(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> float | None:
+    return detectable(shift["events"], evidence["weight"], shift["margin"], evidence["alpha"], evidence["guardrails"])
+
+
+def _shift_state(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
+    if shift["bins"]["peak_log_e"] >= math.log(evidence["guardrails"] / evidence["alpha"]):
+        return "tripped"
+    canary, every = totals(shift["events"])
+    if not 0 < canary < every:
+        return "insufficient"
+    ratio = _seen_shift(shift, evidence)
+    return "passes" if ratio is not None and ratio <= evidence["min_detect"] else "undecided"
+
+
 def _safety(name: str, rail: Mapping[str, Any]) -> Iterator[Check]:
     safety, trail = rail["safety"], rail["trail"]
     if trail["seen"]:
@@ -315,6 +356,8 @@ def _passes(rail: Mapping[str, Any], evidence: Mapping[str, Any]) -> bool:
 
 def _state_of(label: str, evidence: Mapping[str, Any]) -> str:
     """The verdict in a word, by thresholds alpha / K and beta."""
+    if label in evidence.get("shifts", {}):
+        return _shift_state(evidence["shifts"][label], evidence)
     rail = evidence["rails"].get(label)
     if rail is None:
         return _shadow_state(label, evidence)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.control.documents import Kept
+from gateway.control.shift import METRIC as OUTPUT_SHIFT
+from gateway.control.shift import totals
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
@@ -87,7 +89,12 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
     found = []
     for rail in analysis.guardrails:
         mark = record.status.marks.get(rail.label)
-        shown = _of_shadow(rail, rollout.to, judge) if rail.max is not None else _of_events(kept, rail, judge, limits)
+        if rail.metric == OUTPUT_SHIFT:
+            shown = _of_outputs(rail, judge, limits)
+        elif rail.max is not None:
+            shown = _of_shadow(rail, rollout.to, judge)
+        else:
+            shown = _of_events(kept, rail, judge, limits)
         detectable = mark.detectable_ratio if mark else None
         found.append(
             {
@@ -123,6 +130,25 @@ def _of_events(kept: Kept, rail: Guardrail, judge: Mapping[str, Any], limits: Ma
         if safety
         else None,
     }
+
+
+def _of_outputs(rail: Guardrail, judge: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:
+    state = judge.get("shifts", {}).get(rail.label)
+    if not state:
+        return {"units": {"canary": 0, "all": 0}, "bins": None, "harm": None}
+    canary, every = totals(state["events"])
+    bins = state["bins"]
+    return {
+        "units": {"canary": canary, "all": every},
+        "bins": _by_bin(state["events"]),
+        "harm": {"log_e": bins["log_e"], "peak_log_e": bins["peak_log_e"], "threshold": limits["rollback_log_e"]},
+    }
+
+
+def _by_bin(events: Mapping[str, list[list[int]]]) -> dict[str, list[int]]:
+    """Units of all weights by the bin of their score."""
+    found = [[sum(column) for column in zip(*rows, strict=True)] for rows in zip(*events.values(), strict=True)]
+    return dict(zip(("canary", "all"), found, strict=False))
 
 
 def _share(counts: list[int] | None, bad: int) -> dict[str, int]:

@@ -72,15 +72,15 @@ def gateway(tmp_path: Path, *, own: bool = False, by: float = -2.0) -> Iterator[
 
 
 @contextmanager
-def traffic(tree: Tree, rows: "np.ndarray[Any, Any]") -> Iterator[None]:
+def traffic(tree: Tree, rows: "np.ndarray[Any, Any]", rows_each: int = ROWS) -> Iterator[None]:
     """Users ask, some rows at a time, until this is left."""
     stopping = threading.Event()
 
     def run(seed: int) -> None:
         rng, sender = random.Random(seed), Sender(tree)
         while not stopping.wait(0.004):
-            at = rng.randrange(len(rows) - ROWS)
-            body, headers = binary(rows[at : at + ROWS])
+            at = rng.randrange(len(rows) - rows_each)
+            body, headers = binary(rows[at : at + rows_each])
             answer = sender.ask(body, headers + f"x-user-id: u{rng.randrange(10**6)}\r\n")
             assert answer.status == 200, answer
         sender.close()
@@ -179,3 +179,20 @@ def test_a_canary_that_differs_on_purpose_is_no_drift(tmp_path: Path) -> None:
             judged(tree, 6)
         assert seen(tree)["incident"] is None
         assert shown(tree, NAME)["phase"] == "BAKING"
+
+
+def test_the_guardrail_on_outputs_rolls_back_by_units(tmp_path: Path) -> None:
+    """No word of the monitor: scores of users, one each, are compared by the rollout itself."""
+    with gateway(tmp_path, own=True) as tree:
+        put(tree, **SETTINGS)
+        until_watched(tree, versions=(1, 2))
+        analysis = {"guardrails": [{"metric": "error_rate"}, {"metric": "output_shift"}], "minDetect": 1000}
+        apply(tree, policy(NAME, steps=STEPS, analysis=analysis))
+        with traffic(tree, BEFORE, rows_each=1):
+            found = until(tree, NAME, "ROLLED_BACK")
+        assert "output_shift" in found["reason"], found
+        (stopped,) = [line for line in audit(tree) if line["what"] == "abort"]
+        assert stopped["actor"] == "auto:guardrail:output_shift"
+        status, replayed = tree.call("POST", f"/admin/v1/audit/replay/{stopped['id']}", admin=True)
+        assert status == 200, replayed
+        assert json.loads(replayed)["same"], replayed
