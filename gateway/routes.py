@@ -129,13 +129,13 @@ class RouteBook:
         return Routes(table, served, policies, paths, names, explicit)
 
     def _watch(self, snapshot: Snapshot) -> None:
-        """Let the monitor see what it watches; answers of such a version name their prediction."""
+        """Let the monitor see what it watches; answers of such a version name their prediction, unless nobody asks."""
         watched = {(one.name, one.version, one.digest): one for one in snapshot.watched}
         named: dict[Runtime, ServedVersion] = {}
         for runtime, codec in self._codecs.items():
             one = watched.get((runtime.name, runtime.version, runtime.digest))
             codec.watch(one)
-            if one is not None and snapshot.signing:
+            if one is not None and one.ids and snapshot.signing:
                 key = snapshot.signing[0]
                 known = self._named.get(runtime)
                 named[runtime] = known if known is not None and self._key == key else self._name(codec, key)

@@ -1,8 +1,10 @@
 """What the drift monitor costs: the same model with a reference and without, and with a policy besides, in turn."""
 
 import csv
+import json
 import subprocess
 import sys
+import urllib.request
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import models, verdicts, wrk
-from loadtests.processes import Serve
+from loadtests.processes import Serve, Server
 from loadtests.rounds import LoadRound, Record, Settings, load_round, quiet
 from loadtests.routing import put
 from loadtests.verdicts import Verdict, series
@@ -18,6 +20,7 @@ from loadtests.verdicts import Verdict, series
 FEATURES, ROWS = 20, 20_000
 WORK, REACH, LEAST = f"monitor on against off, 1x{FEATURES} JSON, 32 connections", ">= 0.96 x requests/s", 0.96
 ALL_WORK, ALL_REACH, ALL_LEAST = "policy, metrics and monitor on against off", ">= 0.87 x requests/s", 0.87
+UNNAMED_WORK = "the same, answers without prediction ids"
 SIZES = (FEATURES, 32, 1)
 
 
@@ -38,9 +41,9 @@ def with_reference(repository: Path, name: str, folder: Path) -> None:
 
 
 def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
-    """Interleaved rounds: without, with the monitor, with monitor and policy."""
+    """Interleaved rounds: without, with the monitor, with it and no ids, with monitor and policy."""
     repository = serve.folder / "monitor-models"
-    kept: dict[str, list[LoadRound]] = {"plain": [], "watched": [], "all": []}
+    kept: dict[str, list[LoadRound]] = {"plain": [], "watched": [], "unnamed": [], "all": []}
     try:
         for name in kept:
             for version in (1, 2):
@@ -55,8 +58,9 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
             server = stack.enter_context(serve.server(repository, serve.folder / "data-monitor"))
             server.wait_ready()
             put(server, "all", {"stable": 10_000})
+            without_ids(server, "unnamed")
             payloads = {name: models.json_payload(name, FEATURES) for name in kept}
-            for name in ("plain", "watched"):
+            for name in ("plain", "watched", "unnamed"):
                 # The version that has a reference: without a policy the newest one would answer.
                 payload = payloads[name]
                 payloads[name] = models.Payload(
@@ -69,11 +73,21 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
                     run = quiet(f"monitor {name}", settings, record, partial(load_round, server, payload, 32, settings))
                     kept[name] += [run] if run is not None else []
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return verdicts.unmeasured({WORK: REACH, ALL_WORK: ALL_REACH}, str(error))
+        return verdicts.unmeasured({WORK: REACH, UNNAMED_WORK: REACH, ALL_WORK: ALL_REACH}, str(error))
     return [
         judged(WORK, REACH, LEAST, kept["watched"], kept["plain"]),
+        judged(UNNAMED_WORK, REACH, LEAST, kept["unnamed"], kept["plain"]),
         judged(ALL_WORK, ALL_REACH, ALL_LEAST, kept["all"], kept["plain"]),
     ]
+
+
+def without_ids(server: Server, name: str) -> None:
+    """Ask the monitor for no labels; before the rounds are warm its workers know."""
+    head = {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": name}}
+    body = json.dumps({**head, "spec": {"labels": {"ids": False}}}).encode()
+    url = f"http://127.0.0.1:{server.admin_port}/admin/v1/monitors/{name}"
+    with urllib.request.urlopen(urllib.request.Request(url, body, method="PUT"), timeout=10):
+        pass
 
 
 def judged(work: str, reach: str, least: float, on: list[LoadRound], off: list[LoadRound]) -> Verdict:

@@ -121,6 +121,7 @@ class Watched(Struct, frozen=True, array_like=True):
         digest: "sha256:HEX" of the version's files.
         plan: `gateway.monitor.plan.CountPlan`, encoded.
         header: lower-case name of the header that names a row's group; "" = none.
+        ids: its answers name their prediction also where no policy decides.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Watched(Struct, frozen=True, array_like=True):
     digest: str
     plan: bytes
     header: str = ""
+    ids: bool = True
 
 
 class SigningKey(Struct, frozen=True, array_like=True):

@@ -232,7 +232,7 @@ class Monitors:
     def _watched(model: WantedModel, reference: Reference | None, spec: Spec) -> Watched:
         assert reference is not None, "asked before"
         header = spec.groups.header.lower() if spec.groups is not None and reference.plan.groups else ""
-        return Watched(model.name, model.version, model.digest, encoded(reference.plan), header)
+        return Watched(model.name, model.version, model.digest, encoded(reference.plan), header, spec.labels.ids)
 
     @staticmethod
     def _note_problems(name: str, held: Held, found: dict[str, str]) -> None:

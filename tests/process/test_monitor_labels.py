@@ -129,6 +129,27 @@ def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
             sender.close()
 
 
+def test_where_no_labels_come_answers_have_no_ids_and_all_else_goes_on(tmp_path: Path) -> None:
+    with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
+        until_watched(tree)
+        sender = Sender(tree)
+        predict(sender, range(10))
+
+        def is_named() -> bool:
+            answer = sender.ask(as_json(BEFORE[:1]))
+            assert answer.status == 200, answer
+            sender.rows += 1
+            return "x-prediction-id" in answer.headers
+
+        put(tree, labels={"ids": False})
+        tree.until("no id", lambda: not is_named())
+        until_counted(tree, sender.rows)
+        put(tree, labels={"ids": True})
+        tree.until("an id", is_named)
+        until_counted(tree, sender.rows)
+        sender.close()
+
+
 @contextmanager
 def traffic(tree: Tree) -> Iterator[None]:
     """Rows of the same world, so that windows go on."""
