@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.control.messages import PolicyState, SigningKey, Snapshot
+from gateway.control.messages import Collected, PolicyState, SigningKey, Snapshot, Watched
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog
 from gateway.logs import RequestLog
+from gateway.monitor.firsttap import FirstTap
 from gateway.monitor.tap import Tap
 from gateway.policyroute import PolicyRoute, Terms
 from gateway.predictions import Clock, Signer
@@ -59,6 +60,7 @@ class RouteBook:
         zeroed: (policy, rollout) whose canary this worker gives nothing, by its own decision -> why.
         on_zeroed: called when that has grown.
         decisions: the decision log; None = there is none.
+        collected: versions whose first rows the monitor wants, with what they answered.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RouteBook:
         self.zeroed: dict[tuple[str, str], str] = {}
         self.on_zeroed: Callable[[], None] = lambda: None
         self.decisions: DecisionLog | None = None
+        self.collected: list[tuple[Collected, FirstTap]] = []
         self._page = page
         self._limits = limits
         self._log = log
@@ -129,13 +132,17 @@ class RouteBook:
         return Routes(table, served, policies, paths, names, explicit)
 
     def _watch(self, snapshot: Snapshot) -> None:
-        """Let the monitor see what it watches; answers of such a version name their prediction, unless nobody asks."""
-        watched = {(one.name, one.version, one.digest): one for one in snapshot.watched}
+        """Let the monitor see what it watches or collects; answers that it watches name their prediction, if asked."""
+        wanted: tuple[Watched | Collected, ...] = (*snapshot.collected, *snapshot.watched)
+        watched = {(one.name, one.version, one.digest): one for one in wanted}
         named: dict[Runtime, ServedVersion] = {}
+        self.collected = []
         for runtime, codec in self._codecs.items():
             one = watched.get((runtime.name, runtime.version, runtime.digest))
             codec.watch(one)
-            if one is not None and one.ids and snapshot.signing:
+            if isinstance(one, Collected) and codec.first is not None:
+                self.collected.append((one, codec.first))
+            if isinstance(one, Watched) and one.ids and snapshot.signing:
                 key = snapshot.signing[0]
                 known = self._named.get(runtime)
                 named[runtime] = known if known is not None and self._key == key else self._name(codec, key)
@@ -150,7 +157,7 @@ class RouteBook:
     def taps(self) -> Iterator[Tap]:
         """Of every version that the monitor watches."""
         for codec in self._codecs.values():
-            yield from codec.taps.values()
+            yield from codec.counting
 
     def _forget_zeroed(self, snapshot: Snapshot) -> None:
         """What this worker zeroed holds for that rollout, until control clears it."""

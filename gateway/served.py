@@ -4,19 +4,20 @@
 requests: encoding is done for the whole batch at once; counting is plain adds on the worker's shared page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Final, Protocol, cast
 
 import numpy as np
 
-from gateway.control.messages import Watched
+from gateway.control.messages import Collected, Watched
 from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, CounterPage
 from gateway.errors import refusal
 from gateway.exchange import JSON, Exchange
 from gateway.logs import RequestLog
 from gateway.meter import Meter
 from gateway.monitor.counting import Counter
+from gateway.monitor.firsttap import FirstTap
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
 from gateway.predictions import NO_MARK, UNCOUNTED, Signer
@@ -44,6 +45,7 @@ class Codec:
         default_priority: level of a request that asks for none.
         meters: counts by variant.
         taps: where the monitor sees answers, by variant; empty = nobody watches this version.
+        first: the tap of all variants while only the first rows are wanted.
         fields: where each named field of an input stands.
     """
 
@@ -57,8 +59,9 @@ class Codec:
         self.default_priority = min(batching.default_priority or (self._levels + 1) // 2, self._levels)
         self.fields = field_places(runtime.signature, runtime.config.feature_names)
         self.meters: dict[str, Meter] = {}
-        self.taps: dict[str, Tap] = {}
-        self.watched: Watched | None = None
+        self.taps: dict[str, Tap | FirstTap] = {}
+        self.first: FirstTap | None = None
+        self.watched: Watched | Collected | None = None
         self._counter: Counter | None = None
         self._page = page
 
@@ -70,22 +73,28 @@ class Codec:
             self.tap(variant)
         return found
 
-    def watch(self, watched: Watched | None) -> None:
-        """Count for the monitor from now on, as it says; None = no more. What waits under another plan is counted."""
+    def watch(self, watched: Watched | Collected | None) -> None:
+        """Count for the monitor from now on, or collect first rows, as it says; None = neither.
+
+        What waits under another plan is counted; first rows that wait are forgotten.
+        """
         if watched == self.watched:
             return
-        for tap in self.taps.values():
+        for tap in self.counting:
             while tap.work():
                 pass
         self.taps = {}
         self.watched = watched
-        self._counter = Counter(decoded(watched.plan)) if watched is not None else None
+        self.first = FirstTap(self.runtime.signature, watched.rows) if isinstance(watched, Collected) else None
+        self._counter = Counter(decoded(watched.plan)) if isinstance(watched, Watched) else None
         for variant in self.meters:
             self.tap(variant)
 
     def tap(self, variant: str) -> None:
         """Let the monitor see a variant, if it watches this version and the page has room."""
-        if self._counter is None or self.watched is None or variant in self.taps:
+        if self.first is not None:
+            self.taps[variant] = self.first
+        if self._counter is None or not isinstance(self.watched, Watched) or variant in self.taps:
             return
         plan, runtime = self._counter.plan, self.runtime
         place = (runtime.name, runtime.version_text, variant, plan.id)
@@ -95,6 +104,11 @@ class Codec:
             header = self.watched.header.encode()
             values = np.frombuffer(counts, np.int64)
             self.taps[variant] = Tap(self._counter, values, taken, runtime.signature, header)
+
+    @property
+    def counting(self) -> Iterable[Tap]:
+        """Taps whose rows are counted here: all, or none while first rows are collected."""
+        return () if self.first is not None else cast(Iterable[Tap], self.taps.values())
 
     def priority(self, asked: int) -> int:
         """Level of a request that asks for one, within the model's levels."""

@@ -30,7 +30,7 @@ from gateway.config import (
     worker_count,
 )
 from gateway.control.link import WorkerEnd
-from gateway.control.messages import Beat, Hello, Hint, ModelState, Snapshot, Status
+from gateway.control.messages import Beat, Collected, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
 from gateway.dataplane import Dataplane
 from gateway.decisions import DecisionLog
@@ -42,6 +42,7 @@ from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log
+from gateway.monitor.firsttap import FirstTap
 from gateway.wire.request import Limits as WireLimits
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import ServingError
@@ -57,6 +58,8 @@ STALL_NS: Final = 20_000_000
 BACKLOG: Final = 2048
 COUNT_S: Final = 0.05
 """So often what the monitor was shown is counted; a slice takes 0.3 ms at most, and requests come between two."""
+FIRST_ROWS_S: Final = 5.0
+"""Control has so long to take a part of first rows."""
 ADOPTED_S: Final = 2.0
 """So long another slot's connections are accepted, after its worker died and its respawn took too long."""
 _log: Final = logging.getLogger(__name__)
@@ -302,8 +305,24 @@ class Worker:
         self._loop.call_later(TICK_S, self._tick)
 
     def _count(self) -> None:
-        """Count a slice of what the monitor was shown."""
+        """Count a slice of what the monitor was shown; have first rows sent that it wants."""
         self._loop.call_later(0.001 if self._count_slice() else COUNT_S, self._count)
+        for wanted, tap in self.dataplane.book.collected:
+            if tap.rows and not tap.sending:
+                tap.sending = True
+                self._spawn(self._send_first(wanted, tap))
+
+    async def _send_first(self, wanted: Collected, tap: FirstTap) -> None:
+        """Send what waits, part by part, until control has enough."""
+        place = {"name": wanted.name, "version": wanted.version, "since_ms": wanted.since_ms}
+        try:
+            while (part := tap.part()) is not None:
+                tap.wants(await self.link.call("first_rows", {**place, "part": part}, FIRST_ROWS_S))
+        except ServingError as error:
+            # Control is away, and what it had is lost with it: it begins anew, so this part is not missed.
+            _log.debug("first_rows_not_sent", extra={"facts": {"model": wanted.name, "reason": error.message}})
+        finally:
+            tap.sending = False
 
     def _count_slice(self) -> bool:
         """One slice, of the tap with most of it; whether there is more to count."""

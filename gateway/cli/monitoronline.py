@@ -49,8 +49,11 @@ def _loud(one: dict[str, Any]) -> str:
 
 
 def _trouble(one: dict[str, Any]) -> str:
+    from gateway.control.monitorwords import collected
+
     blind = [f"{place} is blind" for place in one["blind"]]
-    return "; ".join([*(f"version {version}: {why}" for version, why in one["problems"].items()), *blind])
+    waits = [collected(version, progress) for version, progress in one["collecting"].items()]
+    return "; ".join([*(f"version {version}: {why}" for version, why in one["problems"].items()), *waits, *blind])
 
 
 # ---- status ----
@@ -122,7 +125,7 @@ def explain(
 
 def _explain(name: str, admin: str | None, as_json: bool) -> None:
     """Of a server: settings, what can be seen, what the last windows said."""
-    from gateway.control.monitorwords import moment, series_name, why
+    from gateway.control.monitorwords import collected, moment, series_name, why
 
     found = call("GET", url_of(admin, name, "explain", section=SECTION)).json()
     if as_json:
@@ -130,6 +133,8 @@ def _explain(name: str, admin: str | None, as_json: bool) -> None:
         return
     for version, problem in found["problems"].items():
         print(f"version {version} is not watched: {problem}")
+    for version, progress in found["collecting"].items():
+        print(collected(version, progress))
     for version, one in found["versions"].items():
         print(f"{name}, version {version}")
         print_explained(one)
@@ -142,7 +147,7 @@ def _explain(name: str, admin: str | None, as_json: bool) -> None:
                 print(f"  window {window['index']}, {window['rows']:,} rows, {moment(window['closed_ms'] / 1000)}")
                 for sentence in why(window):
                     print(f"    {sentence}")
-    if not found["versions"]:
+    if not found["versions"] and not found["collecting"]:
         print("nothing is watched: no version has a reference; `tidegate monitor fit` makes one")
     print("")
     print(f"attribution: {found['attribution']['verdict']}: {found['attribution']['sentence']}")

@@ -132,6 +132,22 @@ class Watched(Struct, frozen=True, array_like=True):
     ids: bool = True
 
 
+class Collected(Struct, frozen=True, array_like=True):
+    """A version whose first rows control wants, to make a provisional reference of them.
+
+    Attributes:
+        digest: "sha256:HEX" of the version's files.
+        rows: so many.
+        since_ms: when control began; it begins anew with another time, and wants everything again.
+    """
+
+    name: str
+    version: int
+    digest: str
+    rows: int
+    since_ms: int
+
+
 class SigningKey(Struct, frozen=True, array_like=True):
     """A key of `x-prediction-id`."""
 
@@ -152,6 +168,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         keys: those in force, where keys are asked for.
         unit_key: units are hashed with it before they are written anywhere.
         watched: versions that the monitor counts.
+        collected: versions whose first rows it wants.
     """
 
     revision: int
@@ -165,6 +182,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
     keys: tuple[KeyFacts, ...] = ()
     unit_key: bytes = b""
     watched: tuple[Watched, ...] = ()
+    collected: tuple[Collected, ...] = ()
 
 
 class Answer(Struct, frozen=True, tag="answer"):

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.documents import StalePolicy, UnknownPolicy
+from gateway.control.firstreferences import KIND as FIRST
 from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
 from gateway.monitor import retrain, retraincalls
@@ -77,8 +78,6 @@ class MonitorDesk:
         except PolicyError as error:
             raise InvalidInput(str(error)) from error
         spec = monitor.spec
-        if spec.reference.mode == "first":
-            raise InvalidInput("spec.reference.first: is not offered yet; make a reference with `tidegate monitor fit`")
         if spec.actions.on_drift_of_canary == "fallback":
             raise InvalidInput("spec.actions.on_drift_of_canary: fallback is not offered yet; use freeze or rollback")
         if spec.alerts.webhook is not None and not self._can_sign():
@@ -92,7 +91,9 @@ class MonitorDesk:
         return monitor
 
     async def delete(self, name: str, *, actor: str, reason: str) -> None:
-        """Remove a document: the model is watched by the defaults from then on, if it has a reference.
+        """Remove a document: the model is watched by the defaults from then on, if it has a reference of its own.
+
+        References that were made of first rows go with it.
 
         Raises:
             UnknownPolicy, StoreAway
@@ -103,6 +104,7 @@ class MonitorDesk:
         before = msgspec.msgpack.decode(known.body, type=MonitorRecord)
         audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": before.document}
         await self._store.delete(KIND, name, expected=known.revision, audit=audit)
+        await self._store.delete(FIRST, name, expected=None)
 
     # ---- retraining ----
 

@@ -32,6 +32,20 @@ class Late(msgspec.Struct, frozen=True, array_like=True):
     labels: tuple[Labelled, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What there is to say of a version's first rows.
+
+    Attributes:
+        rows: that were collected.
+        since_s: Unix time.
+    """
+
+    rows: int
+    wanted: int
+    since_s: float
+
+
 @dataclass(slots=True)
 class Held:
     """One model.
@@ -40,6 +54,7 @@ class Held:
         revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
         seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
         problems: version -> why it is not watched.
+        first: version -> how far its reference from the first rows is, or was made.
         state_revision: of the saved state, for the next compare-and-set.
         parts: of vectors that have not come whole.
         missed: entries that the store dropped, or that could not be read; duplicated: those that added nothing.
@@ -54,6 +69,7 @@ class Held:
     generation: int = 0
     record: MonitorRecord | None = None
     problems: dict[str, str] = field(default_factory=dict)
+    first: dict[str, Progress] = field(default_factory=dict)
     seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
     answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
     cursor: int = 0

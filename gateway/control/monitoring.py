@@ -52,6 +52,7 @@ class Monitoring:
             told=told,
             now_ms=_now_ms,
         )
+        service.calls["first_rows"] = self.monitors.firsts.take
         self.desk = MonitorDesk(traffic.store, self.monitors, now_ms=_now_ms, can_sign=lambda: told.can_sign)
 
     def facts(self) -> MonitorFacts | None:

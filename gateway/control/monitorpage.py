@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.control.experimentpage import STYLE, table
 from gateway.control.monitorseries import sections, tag
-from gateway.control.monitorwords import headline, moment, number, series_name, series_of, warnings_of
+from gateway.control.monitorwords import headline, made_from, moment, number, series_name, series_of, warnings_of
 
 MOST_CLOSED: Final = 10
 _MORE: Final = """
@@ -99,8 +99,8 @@ def _head(view: Mapping[str, Any], now_s: float) -> Iterator[str]:
         "rows": f"{view['rows']:,}",
         "newest counts": "none yet" if lag is None else f"{max(0.0, lag / 1000):,.0f} s ago",
         "references": "; ".join(
-            f"version {version}: {one['reference']['id']}, {one['reference']['rows']:,} rows, made from "
-            f"{one['reference']['origin']}"
+            f"version {version}: {one['reference']['id']}, {one['reference']['rows']:,} rows, "
+            f"{made_from(one['reference'])}"
             for version, one in view["versions"].items()
         )
         or "-",

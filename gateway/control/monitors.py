@@ -5,6 +5,7 @@ who leads      + totals of other nodes + labels -> a turn of each model's monito
 the others     send their totals through the store's stream `drift/MODEL`
 
 document monitor MODEL         what a person wrote
+document monitor-first MODEL   references from first rows: see `gateway.control.firstreferences`
 document monitor-state MODEL   windows, incidents, leases, and the totals that are in them: one compare-and-set,
                                so that a control that is killed counts nothing twice and nothing not at all
 """
@@ -18,6 +19,7 @@ import msgspec
 
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
+from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
 from gateway.control.monitorheard import UNREADABLE, hear, taken, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
@@ -69,6 +71,7 @@ class Monitors:
 
     Attributes:
         loaded: documents have been read: what people want is known.
+        firsts: references from first rows.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Monitors:
         self.loaded = False
         self.away = ""
         self.told = told
+        self.firsts = FirstReferences(store, now_ms=now_ms)
         self._store = store
         self._service = service
         self._policies = policies
@@ -213,7 +217,7 @@ class Monitors:
         for name, mine in by_name.items():
             held = self.held.get(name)
             spec = held.spec if held is not None else Spec()
-            found = {one.version: await self._service.in_thread(self._references.find, one, spec) for one in mine}
+            found = {one.version: await self._reference(one, spec) for one in mine}
             references = {str(version): one for version, (one, _) in found.items() if one is not None}
             if held is None and not references and not any(problem for _, problem in found.values()):
                 continue
@@ -222,11 +226,20 @@ class Monitors:
                 if self._led:
                     await self._restore(name, held, references)
             held.monitor.watch(references)
+            held.first = self.firsts.progress(name)
             self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
             watched += [self._watched(one, found[one.version][0], spec) for one in mine if found[one.version][0]]
         for name in set(self.held) - set(by_name):
             self.held[name].monitor.watch({})
-        self._service.set_watched(tuple(sorted(watched, key=lambda one: (one.name, one.version))))
+        watched.sort(key=lambda one: (one.name, one.version))
+        self._service.set_watched(tuple(watched), self.firsts.collected())
+
+    async def _reference(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
+        """A version's own, or else, where that is asked for, one from the first rows. See `References.find`."""
+        found: tuple[Reference | None, str] = await self._service.in_thread(self._references.find, model, spec)
+        if found != (None, "") or spec.reference.first is None:
+            return found
+        return await self.firsts.find(model, spec)
 
     @staticmethod
     def _watched(model: WantedModel, reference: Reference | None, spec: Spec) -> Watched:

@@ -1,6 +1,7 @@
 """What people and programs see of a monitor: plain values for the admin port, families for the metrics page. Pure."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ def in_short(name: str, held: Held, now_ms: int) -> dict[str, Any]:
         "verdict": held.monitor.attribution.verdict,
         "rows": sum(int(counts[ROWS]) for counts in held.seen.values()),
         "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "collecting": collecting(held),
         "blind": blind(held, now_ms),
     }  # fmt: skip
 
@@ -45,6 +47,17 @@ def worst_states(held: Held) -> dict[str, str]:
         if known is None or order.index(one.state) < order.index(known):
             found[one.signal] = one.state
     return found
+
+
+def collecting(held: Held) -> dict[str, Any]:
+    """Version -> how many of its first rows are there, of versions that wait for a reference from them."""
+    waiting = held.first.keys() - held.monitor.versions.keys()
+    return {version: asdict(one) for version, one in held.first.items() if version in waiting}
+
+
+def since_s(held: Held, version: str) -> float | None:
+    """When the rows of a provisional reference began to come, Unix time; None = it is not made of first rows."""
+    return held.first[version].since_s if version in held.first else None
 
 
 def blind(held: Held, now_ms: int) -> list[str]:
@@ -84,7 +97,8 @@ def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
     )
     return {
         "reference": {"id": reference.id, "rows": reference.rows, "origin": reference.origin,
-                      "provisional": reference.provisional, "features": len(reference.plan.features)},
+                      "provisional": reference.provisional, "since_s": since_s(held, watching.version),
+                      "features": len(reference.plan.features)},
         "variants": {variant: _variant(held, watching, variant, now_ms) for variant in variants},
         "labels": {"too_late": watching.cohorts.too_late, "unplaced": watching.cohorts.unplaced,
                    "span_s": watching.cohorts.span_s},
@@ -149,6 +163,7 @@ def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) 
             if version in explained
         },
         "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "collecting": collecting(held),
         "attribution": msgspec.to_builtins(held.monitor.attribution),
         "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in held.monitor.held],
     }  # fmt: skip

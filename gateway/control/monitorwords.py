@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import starmap
 from typing import Any, Final
 
 from gateway.monitor.facts import SIGNALS
@@ -137,8 +138,25 @@ def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def made_from(reference: Mapping[str, Any]) -> str:
+    """What a version's reference is made of. Args: reference, as in the view."""
+    if reference["since_s"] is None:
+        return f"made from {reference['origin']}"
+    return f"provisional, from the first {reference['rows']:,} rows since {moment(reference['since_s'])}"
+
+
+def collected(version: str, progress: Mapping[str, Any]) -> str:
+    """How far a version is that waits for a reference from its first rows. Args: progress, as in the view."""
+    return (
+        f"version {version}: collecting {progress['rows']:,} of {progress['wanted']:,} rows for a provisional "
+        f"reference, since {moment(progress['since_s'])}"
+    )
+
+
 def _quiet(view: Mapping[str, Any]) -> str:
     """Where no incident is open."""
+    if not view["versions"] and view["collecting"]:
+        return f"Nothing is watched yet: {'; '.join(starmap(collected, list(view['collecting'].items())[:MOST]))}."
     if not view["versions"]:
         return "Nothing is watched: no version has a reference; make one with `tidegate monitor fit`."
     if view["blind"]:
@@ -181,9 +199,12 @@ def warnings_of(view: Mapping[str, Any]) -> Iterator[str]:
         yield f"{view['missed']:,} messages of other nodes never came: counts are too low"
     for place in view["blind"]:
         yield f"{place} is blind: no verdict for two of the longest windows"
+    if view["versions"]:
+        yield from starmap(collected, view["collecting"].items())
     for version, one in view["versions"].items():
         if one["reference"]["provisional"]:
-            yield f"the reference of version {version} is provisional: what it calls normal may not be"
+            made = made_from(one["reference"])
+            yield f"the reference of version {version} is {made}: what it calls normal may not be"
 
 
 # ---- why a window did or did not alarm ----

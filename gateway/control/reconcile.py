@@ -131,6 +131,7 @@ def decide(
         before.keys,
         traffic.unit_key or before.unit_key,
         before.watched,
+        before.collected,
     )
     return before if after == before else msgspec.structs.replace(after, revision=before.revision + 1)
 

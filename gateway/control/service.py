@@ -19,7 +19,7 @@ from gateway.control.catalogue import EVERYTHING, Catalogue
 from gateway.control.counts import Totals
 from gateway.control.facts import Worker, dangling, index_facts, state_facts, worker_facts
 from gateway.control.link import ControlAway, ControlEnd
-from gateway.control.messages import Beat, Hello, Hint, Snapshot, Status, WantedModel, Watched
+from gateway.control.messages import Beat, Collected, Hello, Hint, Snapshot, Status, WantedModel, Watched
 from gateway.control.policies import Policies
 from gateway.control.quarantine import Quarantine, withhold
 from gateway.control.statistics import statistics
@@ -240,10 +240,13 @@ class Service:
             # Nothing was decided yet: the first snapshot will carry them.
             self.snapshot = after
 
-    def set_watched(self, watched: tuple[Watched, ...]) -> None:
-        """Have every worker count these versions for the monitor."""
-        if watched != self.snapshot.watched and self.snapshot.revision:
-            self._put(msgspec.structs.replace(self.snapshot, watched=watched, revision=self.snapshot.revision + 1))
+    def set_watched(self, watched: tuple[Watched, ...], collected: tuple[Collected, ...]) -> None:
+        """Have every worker count these versions for the monitor, and send it the first rows of those."""
+        before = self.snapshot
+        if (watched, collected) != (before.watched, before.collected) and before.revision:
+            self._put(
+                msgspec.structs.replace(before, watched=watched, collected=collected, revision=before.revision + 1)
+            )
 
     def _hears_someone(self) -> bool:
         """Whether any worker says what it holds: once one has spoken, silence is no reason to change."""

@@ -12,7 +12,7 @@ from gateway.control.monitordesk import MonitorDesk
 from gateway.control.monitorheld import Held
 from gateway.control.monitorpage import page_of
 from gateway.control.monitors import Monitors
-from gateway.control.monitorviews import explanation, in_short, view
+from gateway.control.monitorviews import explanation, in_short, since_s, view
 from gateway.control.reading import name_in
 from gateway.control.traffic import Traffic
 from gateway.errors import HttpError
@@ -123,7 +123,8 @@ class MonitorEndpoints:
 
 async def _explained(held: Held) -> dict[str, dict[str, Any]]:
     """What can be seen of each version; beside the loop, for it is work."""
-    watched = {version: (one.reference, one.spec) for version, one in held.monitor.versions.items()}
+    versions = held.monitor.versions.items()
+    watched = {version: (one.reference, one.spec, since_s(held, version)) for version, one in versions}
     return {version: await asyncio.to_thread(explained, *place) for version, place in watched.items()}
 
 

@@ -1,5 +1,6 @@
 """What is in force and what can be seen with it: the offline half of `monitor explain`. Pure."""
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.monitor.counting import feature_counts
@@ -14,14 +15,14 @@ _HOUR_MS: Final = 3_600_000
 POWER: Final = 0.8
 
 
-def explained(reference: Reference, spec: Spec, rows: int | None = None) -> dict[str, Any]:
+def explained(reference: Reference, spec: Spec, since_s: float | None = None) -> dict[str, Any]:
     """Every setting, and what follows from it.
 
     Args:
-        rows: of a window, where they are known from traffic; None = what the settings say.
+        since_s: when the first rows that the reference is made of began to come, Unix time; None = it is not.
     """
     rule = rule_of(reference, spec)
-    window_rows = rows or rule.limit or spec.min_rows
+    window_rows = rule.limit or spec.min_rows
     durations = (spec.window.time_ms,) if spec.window.time_ms else (_HOUR_MS // 12, _HOUR_MS, DAY_MS)
     engine = Engine(reference, spec)
     levels = {duration_text(one): engine.alphas(one) for one in durations}
@@ -30,7 +31,7 @@ def explained(reference: Reference, spec: Spec, rows: int | None = None) -> dict
         "settings": resolved(spec),
         "reference": {
             "id": reference.id,
-            "made from": reference.origin + (" (provisional)" if reference.provisional else ""),
+            "made from": _made_from(reference, since_s),
             "rows": reference.rows,
             "model sha256": reference.binding.digest,
             "groups": ", ".join(reference.plan.groups) or None,
@@ -48,6 +49,13 @@ def explained(reference: Reference, spec: Spec, rows: int | None = None) -> dict
         "features": _features(reference, window_rows, level),
         "notes": _notes(reference, spec),
     }
+
+
+def _made_from(reference: Reference, since_s: float | None) -> str:
+    if not reference.provisional:
+        return reference.origin
+    since = "" if since_s is None else f" since {datetime.fromtimestamp(since_s, UTC):%Y-%m-%d %H:%M:%S UTC}"
+    return f"the first {reference.rows:,} rows{since} (provisional)"
 
 
 def _features(reference: Reference, rows: int, level: float) -> list[dict[str, Any]]:
@@ -86,6 +94,8 @@ def _notes(reference: Reference, spec: Spec) -> list[str]:
             f"nothing will be judged: windows close at {rule.limit:,} rows and min_rows is {spec.min_rows:,}; "
             f"the reference needs {10 * spec.min_rows:,} rows"
         )
+    if reference.provisional:
+        found.append("the reference is of rows that nobody chose: what it calls normal may not be")
     if spec.window.time_ms is None:
         found.append("the smallest psi is for windows that last 1h; shorter ones have a smaller level")
     return found

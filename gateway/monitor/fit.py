@@ -273,53 +273,6 @@ def label_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> Count
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
 
-class FirstRows:
-    """The first rows that a version is asked, until there are enough for a provisional reference. Bounded.
-
-    Args:
-        wanted: rows.
-        max_bytes: of what is held; when they are reached the rows so far have to do. Texts count 64 bytes each.
-    """
-
-    def __init__(self, signature: Signature, wanted: int, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._signature = signature
-        self._wanted = wanted
-        self._max_bytes = max_bytes
-        self._held: list[tuple[list[Array | None], list[Array], npt.NDArray[Any]]] = []
-        self.rows = 0
-        self.bytes = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether there are enough rows, or no room for more."""
-        return self.rows >= self._wanted or self.bytes >= self._max_bytes
-
-    def take(self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any]) -> None:
-        """Keep a copy of rows; more than wanted is not kept. Shapes: [rows, ...] each."""
-        room = min(len(groups), self._wanted - self.rows)
-        if room <= 0 or self.full:
-            return
-        kept = [None if array is None else array[:room].copy() for array in inputs]
-        answers = [array[:room].copy() for array in outputs]
-        self._held.append((kept, answers, groups[:room].copy()))
-        self.rows += room
-        sizes = [array.size * (64 if array.dtype == object else array.itemsize) for array in kept if array is not None]
-        self.bytes += sum(sizes) + sum(array.nbytes for array in answers)
-
-    def fitted(self, digest: str, choices: Choices | None = None) -> Fitted:
-        """The provisional reference of what was kept. Raises ReferenceRefused: as `fit`."""
-        if not self._held:
-            raise ReferenceRefused("no rows yet")
-        inputs: list[Array | None] = []
-        for column in zip(*(held[0] for held in self._held), strict=True):
-            given = [array for array in column if array is not None]
-            # An optional input that some requests left out is not counted.
-            inputs.append(np.concatenate(given) if len(given) == len(column) else None)
-        outputs = [np.concatenate(column) for column in zip(*(held[1] for held in self._held), strict=True)]
-        groups = np.concatenate([held[2] for held in self._held])
-        return fit(self._signature, digest, Rows(inputs, outputs, groups), choices, origin="first")
-
-
 def regrouped(reference: Reference, groups: Sequence[str]) -> Reference:
     """The same reference with the groups that a monitor's settings name, in their order; it gets another id.
 

@@ -66,20 +66,22 @@ class Binding(msgspec.Struct, frozen=True):
     @property
     def signature(self) -> Signature:
         """What the model takes and gives. Raises ReferenceRefused: a datatype that there is not."""
-        return Signature(_specs(self.inputs), _specs(self.outputs), batched=True)
+        return Signature(specs_of(self.inputs), specs_of(self.outputs), batched=True)
 
 
 def binding_of(digest: str, signature: Signature, names: Mapping[str, Sequence[str]]) -> Binding:
     """The binding to a model. Args: digest of its file; what it takes and gives; names of columns."""
     kept = {name: tuple(columns) for name, columns in names.items()}
-    return Binding(digest, _tensors(signature.inputs), _tensors(signature.outputs), kept)
+    return Binding(digest, tensors_of(signature.inputs), tensors_of(signature.outputs), kept)
 
 
-def _tensors(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+def tensors_of(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+    """Specifications as plain values."""
     return tuple(Tensor(spec.name, spec.datatype.name, spec.shape, spec.optional) for spec in specs)
 
 
-def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+def specs_of(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    """What `tensors_of` was given. Raises ReferenceRefused: a datatype that there is not."""
     unknown = [one.datatype for one in tensors if one.datatype not in DATATYPES]
     if unknown:
         raise ReferenceRefused(f"damaged: there is no datatype {unknown[0][:20]!r}")
@@ -296,8 +298,8 @@ def refuse_other_signature(reference: Reference, signature: Signature, digest: s
     """
     binding = reference.binding
     for role, expected, got in (
-        ("input", binding.inputs, _tensors(signature.inputs)),
-        ("output", binding.outputs, _tensors(signature.outputs)),
+        ("input", binding.inputs, tensors_of(signature.inputs)),
+        ("output", binding.outputs, tensors_of(signature.outputs)),
     ):
         if len(expected) != len(got):
             wanted, found = ", ".join(map(str, expected)), ", ".join(map(str, got))

@@ -16,6 +16,10 @@ from router.quantities import duration_text
 from router.schema import schema as schema_of
 
 DAY_MS: Final = 86_400_000
+FIRST_WINDOWS: Final = 10
+"""Windows whose rows a reference from the first rows has at least: see `REFERENCE_PER_WINDOW` of the significance."""
+FIRST_ROWS: Final = 50_000
+"""What is suggested: ten windows of the default's rows."""
 _DURATIONS: Final = frozenset(
     {"at_most_one_per_ms", "cooldown_ms", "mature_after_ms", "previous_ms", "time_ms"},
 )
@@ -55,7 +59,8 @@ class ReferenceFrom(Part, frozen=True):
     Attributes:
         model: `reference.npz` beside the version. The word `model` alone says the same.
         file: a file on the node.
-        first: so many of the first rows that the version is asked; such a profile is provisional.
+        first: `reference.npz` beside the version; where there is none, so many of the first rows that it is asked.
+            Such a profile is provisional.
         previous: the span of time before the window.
         champion: what the stable variant is asked in the same window. The word `champion` alone says the same.
     """
@@ -257,9 +262,18 @@ class Spec(Part, frozen=True):
     retrain: Retrain | None = None
 
     def check(self) -> Iterator[tuple[str, str]]:
-        """A window can be large enough."""
+        """A window can be large enough, and a reference large enough for a window."""
         if self.window.rows is not None and self.window.rows < self.min_rows:
             yield "window.rows", f"expected at least min_rows, which is {self.min_rows:,}, got {self.window.rows:,}"
+        least = FIRST_WINDOWS * (self.min_rows if self.window.rows is None else self.window.rows)
+        if self.reference.first is not None and self.reference.first < least:
+            yield (
+                "reference.first",
+                (
+                    f"expected the rows of at least {FIRST_WINDOWS} windows, which are {least:,}, got "
+                    f"{self.reference.first:,}; {max(least, FIRST_ROWS):,} is a good number"
+                ),
+            )
 
 
 class Monitor(Part, frozen=True):

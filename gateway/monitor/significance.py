@@ -18,8 +18,6 @@ from router.evidence.special import chi_square_above
 
 REFERENCE_PER_WINDOW: Final = 10
 LEAST_ROWS: Final = 200
-FIRST_ROWS: Final = 50_000
-"""A reference taken from the first rows served: this many, or ten windows, whichever is more."""
 POWER: Final = 1.0 / 3.0
 """Of the statistic between G (0) and Pearson's (1). Where bins expect few rows and alpha is small, as it is for one of
 30 features, Pearson's rejects up to 5 times as often as it says, and G up to 2.4 times; this one 0.8 to 1.25 times."""

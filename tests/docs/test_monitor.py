@@ -6,6 +6,8 @@ from typing import Any, get_args
 
 import msgspec
 
+from gateway.control.firstreferences import KEPT, MOST_BYTES
+from gateway.monitor.firstrows import MAX_BYTES
 from gateway.monitor.realised import KEEP
 from gateway.monitor.settings import Spec, parse, resolved
 from gateway.monitor.words import Signal, State
@@ -59,5 +61,7 @@ def test_every_signal_and_state_is_explained() -> None:
 def test_what_is_held_is_documented_with_its_bounds() -> None:
     text = (DOCS / "data.md").read_text()
     assert f"{KEEP} cohorts" in text
-    for place in ("`monitor`", "`monitor-state`", "`drift/MODEL`", "`labels/MODEL`"):
+    assert f"{MAX_BYTES >> 20} MiB of a version, {MOST_BYTES >> 20} MiB of a node" in text
+    assert f"{KEPT} per model" in text
+    for place in ("`monitor`", "`monitor-state`", "`monitor-first`", "`drift/MODEL`", "`labels/MODEL`"):
         assert place in text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.monitor.baselines import EVERYBODY_ELSE, baselines, realised
 from gateway.monitor.counting import Counter, empty, feature_counts
 from gateway.monitor.features import MAX_OTHERS, MAX_TEXTS, TOP, quantile_edges
-from gateway.monitor.fit import Choices, FirstRows, Rows, fit, regrouped
+from gateway.monitor.fit import Choices, Rows, fit, regrouped
 from gateway.monitor.plan import INFINITE, MISSING, TYPE_ERROR, UNSEEN, FeaturePlan
 from gateway.monitor.reference import MAX_FEATURES, Reference, ReferenceRefused
 from gateway.monitor.significance import binomial_two_sample
@@ -274,26 +274,6 @@ def test_rows_that_do_not_fit_the_model_are_refused() -> None:
     wide = signature(spec("pixels", "FP32", MAX_FEATURES + 1))
     with pytest.raises(ReferenceRefused, match="expected at most 1,000 features"):
         fit(wide, DIGEST, Rows([np.zeros((3, MAX_FEATURES + 1), np.float32)], [None]))
-
-
-def test_the_first_rows_make_a_provisional_reference_within_a_bound() -> None:
-    model = signature(spec("x"))
-    x = np.random.default_rng(6).normal(size=5000).astype(np.float32)
-    scores = (x > 0).astype(np.float32).reshape(-1, 1)
-    first = FirstRows(model, 3000)
-    for start in range(0, 5000, 70):
-        part = slice(start, start + 70)
-        first.take([x[part]], [scores[part]], np.zeros(len(x[part]), np.int64))
-    assert (first.full, first.rows) == (True, 3000)
-    found = first.fitted(DIGEST).reference
-    expected = fit(model, DIGEST, Rows([x[:3000]], [scores[:3000]], np.zeros(3000, np.int64))).reference
-    assert np.array_equal(found.counts, expected.counts)
-    assert (found.provisional, expected.provisional) == (True, False)
-    small = FirstRows(model, 10**9, max_bytes=1000)
-    small.take([x], [scores], np.zeros(5000, np.int64))
-    assert small.full
-    with pytest.raises(ReferenceRefused, match="no rows yet"):
-        FirstRows(model, 10).fitted(DIGEST)
 
 
 def test_groups_of_a_reference_can_be_those_of_the_settings() -> None:

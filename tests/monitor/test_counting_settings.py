@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.cli.documents import problems_of
 from gateway.monitor import settings
 from gateway.monitor.settings import DAY_MS, Monitor, PolicyError, defaults, parse, resolved
+from gateway.monitor.significance import REFERENCE_PER_WINDOW
 from runtimes.registry import strictyaml
 
 FULL = """
@@ -66,7 +67,7 @@ def test_nothing_is_needed_but_a_name() -> None:
         ("champion", "champion", "champion"),
         ({"file": "a.npz"}, "file", "file a.npz"),
         ({"previous": "1d"}, "previous", "previous 1d"),
-        ({"first": 5}, "first", "first 5"),
+        ({"first": 50_000}, "first", "first 50000"),
     ],
 )
 def test_a_reference_comes_from_one_place(written: object, mode: str, text: str) -> None:
@@ -81,6 +82,8 @@ def test_a_reference_comes_from_one_place(written: object, mode: str, text: str)
         ({"reference": "modle"}, "spec.reference: expected model, champion or a mapping"),
         ({"reference": {"first": 5, "file": "x"}}, "spec.reference: expected exactly one of"),
         ({"reference": {}}, "spec.reference: expected exactly one of"),
+        ({"reference": {"first": 49_999}}, "spec.reference.first: expected the rows of at least 10 windows, which are"),
+        ({"reference": {"first": 1_999}, "window": {"time": "1h"}}, "which are 2,000, got 1,999; 50,000 is a good"),
         ({"windows": {}}, "spec.windows: unknown field; did you mean 'window'?"),
         ({"window": {}}, "spec.window: expected rows, time or both"),
         ({"window": {"rows": 100}}, "spec.window.rows: expected at least min_rows"),
@@ -97,6 +100,12 @@ def test_a_reference_comes_from_one_place(written: object, mode: str, text: str)
 )
 def test_what_is_wrong_is_told_with_its_place(spec: dict[str, Any], expected: str) -> None:
     assert any(expected in problem for problem in problems(document(**spec)))
+
+
+def test_first_rows_are_as_many_as_a_reference_needs() -> None:
+    assert settings.FIRST_WINDOWS == REFERENCE_PER_WINDOW
+    assert parse(document(reference={"first": 2_000}, window={"rows": 200})).spec.reference.first == 2_000
+    assert parse(document(reference={"first": settings.FIRST_ROWS})).spec.window == defaults("x").spec.window
 
 
 def test_every_problem_is_found_at_once() -> None:

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from gateway.control.monitorbins import BARS, FEATURES, drawn
-from gateway.control.monitorheld import Held
-from gateway.control.monitorwords import headline, why
+from gateway.control.monitorheld import Held, Progress
+from gateway.control.monitorviews import view
+from gateway.control.monitorwords import headline, warnings_of, why
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import empty
 from gateway.monitor.leases import Lease
@@ -211,3 +212,22 @@ def test_a_reference_of_another_time_is_what_the_bars_show() -> None:
     _, shown = page(held)
     (one,) = drawn(held, shown)["1", "-"]["features"]
     assert one["bars"][0]["reference"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_version_that_waits_for_its_first_rows_says_how_many_are_there() -> None:
+    held = Held(Spec(), ModelMonitor("m", Spec()), first={"1": Progress(500, 2_000, 1_795_500_000.0)})
+    shown = view("m", held, leads=True, away="", now_ms=NOW_MS)
+    assert headline(shown) == (
+        "Nothing is watched yet: version 1: collecting 500 of 2,000 rows for a provisional reference, "
+        "since 2026-11-24 06:00:00 UTC."
+    )
+    assert list(warnings_of(shown)) == []
+    plan = plan_of(3, "f")
+    made = Reference(plan, counts(plan, 2_000), Binding("0" * 64, (), ()), origin="first")
+    held.monitor.watch({"2": identified(made)})
+    held.first["2"] = Progress(2_000, 2_000, 1_795_500_000.0)
+    shown = view("m", held, leads=True, away="", now_ms=NOW_MS)
+    first, second = warnings_of(shown)
+    assert first.startswith("version 1: collecting 500 of 2,000 rows")
+    assert second.startswith("the reference of version 2 is provisional, from the first 2,000 rows ")
+    assert second.endswith("since 2026-11-24 06:00:00 UTC: what it calls normal may not be")

@@ -25,14 +25,15 @@ def reference_bytes() -> bytes:
     return dumped(profile.profile(build.MODEL, ALL[loans.REFERENCE]).reference)
 
 
-def repository(folder: Path, versions: Sequence[int] = (1,), more: str = "") -> Path:
-    """The car loans' model, watched."""
+def repository(folder: Path, versions: Sequence[int] = (1,), more: str = "", *, references: bool = True) -> Path:
+    """The car loans' model, watched where it has references."""
     root = folder / "models" / NAME
     root.mkdir(parents=True)
     (root / "model.yaml").write_text(build.model_yaml() + more)
     for version in versions:
         (root / str(version)).mkdir()
-        (root / str(version) / "reference.npz").write_bytes(reference_bytes())
+        if references:
+            (root / str(version) / "reference.npz").write_bytes(reference_bytes())
         (root / str(version) / "model.onnx").write_bytes(build.MODEL.read_bytes())
     return folder / "models"
 

@@ -189,7 +189,7 @@ def _resident(pid: int) -> int:
 
 WRONG: dict[str, Any] = {
     "spec.reference.file": {"reference": {"file": ""}},
-    "spec.reference.first": {"reference": {"first": 50_000}},
+    "spec.reference.first": {"reference": {"first": 49_999}},
     "spec.reference.previous": {"reference": {"previous": "soon"}},
     "spec.reference": {"reference": "modell"},
     "spec.window.rows": {"window": {"rows": 0}},
