@@ -27,7 +27,6 @@ from gateway.control.monitorinputs import (
     buckets_of,
     labels_of,
     settled_totals,
-    slow_of,
     split,
 )
 from gateway.control.monitorroles import roles_of
@@ -308,16 +307,17 @@ class Monitors:
         route = self._service.snapshot.routes.get(name)
         return roles_of(kept, route, changed_s)
 
-    def _hear_answers(self, held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
-        latency = held.spec.latency
+    @staticmethod
+    def _hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
         for key, buckets in answers.items():
             seen = held.answers.get(key)
             held.answers[key] = buckets
-            if latency is None or seen is None:
+            if seen is None:
                 continue
             grown = [now - before for now, before in zip(buckets, seen, strict=True)]
             if sum(grown) >= 0:
-                held.monitor.answered(key[2], key[3], slow_of(grown, latency.slo_ms), sum(grown), now_ms)
+                node, _, version, variant = key
+                held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
 
     async def _others(
         self,
