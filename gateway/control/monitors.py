@@ -39,6 +39,7 @@ from gateway.counters import CounterPage
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease as Granted
+from gateway.monitor.leases import Level
 from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
@@ -54,6 +55,12 @@ FINISH_S: Final = 2.0
 PAGE: Final = 200
 WAITING: Final = 100_000
 """Labels that wait for the store."""
+_DO: Final[Mapping[Level, Literal["hold", "fallback", "rollback"]]] = {
+    "observe": "hold",
+    "freeze": "hold",
+    "fallback": "fallback",
+    "rollback": "rollback",
+}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -458,8 +465,13 @@ class Monitors:
         lease = held.monitor.lease(held.roles, now_s)
         found = None
         if lease is not None:
-            do: Literal["hold", "rollback"] = "rollback" if lease.level == "rollback" else "hold"
-            found = MonitorLease(do=do, reason=lease.reason, evidence=lease.evidence_id)
+            found = MonitorLease(
+                do=_DO[lease.level],
+                reason=lease.reason,
+                evidence=lease.evidence_id,
+                granted_ms=int(lease.granted_s * 1000),
+                until_ms=int(lease.expires_at * 1000),
+            )
         return Drift(held.monitor.signals(now_s), held.monitor.unknown(now_s), found)
 
     def features(self) -> dict[str, list[str]]:

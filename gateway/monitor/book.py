@@ -257,6 +257,8 @@ class ModelMonitor:
         if incident is None or roles.canary is None:
             return None
         level = leases.level_of(attribution.action, self.spec.actions.on_drift_of_canary)
+        if leases.goes_on(self.lease(roles, now_s), attribution.action, now_s, self._cooldown_s):
+            level = "fallback"
         if level == "observe":
             return None
         ask = Ask(
@@ -269,9 +271,13 @@ class ModelMonitor:
             evidence_id=f"{incident.id}/{incident.told}",
             revision=roles.revision,
         )
-        limits = leases.Limits(cooldown_s=self.spec.actions.cooldown_ms / 1000)
+        limits = leases.Limits(cooldown_s=self._cooldown_s)
         self.leases, lease, _ = leases.grant(self.leases, ask, now_s, token=token, limits=limits)
         return lease
+
+    @property
+    def _cooldown_s(self) -> float:
+        return self.spec.actions.cooldown_ms / 1000
 
     def lease(self, roles: Roles, now_s: float) -> Lease | None:
         """What the rollout's controller has to obey now."""

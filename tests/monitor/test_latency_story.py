@@ -35,15 +35,15 @@ class Story:
         self.now_ms = 0
         self.told: list[str] = []
 
-    def go_on(self, windows: int, champion: float = 1.0, canary: float = 1.0) -> Attribution:
-        """So many windows of time, at these latencies over the usual ones."""
+    def go_on(self, windows: int, champion: float = 1.0, canary: float = 1.0, answers: int = 10) -> Attribution:
+        """So many windows of time, at these latencies over the usual ones. Args: answers, of the canary a second."""
         world = World(answers=100, batch=2)
         for _ in range(windows * LEAST_SLOTS * SLOT_MS // TICK_MS):
             self.now_ms += TICK_MS
             for node in ("a", "b"):
-                for series, answers, scale in ((STABLE, 90, champion), (CANARY, 10, canary)):
+                for series, count, scale in ((STABLE, 90, champion), (CANARY, answers, canary)):
                     key = (node, "run", *series)
-                    grown = arm(world, self.rng, answers, scale).tolist()
+                    grown = arm(world, self.rng, count, scale).tolist()
                     known = self.totals.get(key, [0] * len(grown))
                     self.totals[key] = [before + more for before, more in zip(known, grown, strict=True)]
             Monitors._hear_answers(self.held, self.totals, self.now_ms)
@@ -86,6 +86,30 @@ def test_both_slower_alike_is_no_fault_of_the_canary_and_a_page_only_past_the_ob
     found = story.go_on(4, champion=200.0, canary=200.0)
     assert (found.verdict, found.action) == ("latency", "page")
     assert story.held.monitor.leases.held == ()
+
+
+def test_a_fallback_goes_on_without_traffic_for_the_cool_down_and_then_the_canary_is_tried_again() -> None:
+    story = Story(level="fallback")
+    story.go_on(1)
+    while not story.held.monitor.leases.held:
+        story.go_on(1, canary=2.0)
+    (lease,) = story.held.monitor.leases.held
+    assert lease.level == "fallback"
+    cooldown_s = story.spec.actions.cooldown_ms / 1000
+    while story.now_ms / 1000 < lease.granted_s + cooldown_s:
+        assert story.held.monitor.lease(ROLES, story.now_ms / 1000) is not None
+        story.go_on(1, answers=0)
+    assert story.held.monitor.ledger.open is not None, "silence is not clean"
+    story.go_on(2, answers=0)
+    assert story.held.monitor.lease(ROLES, story.now_ms / 1000) is None
+    story.go_on(4, canary=2.0)
+    again = story.held.monitor.lease(ROLES, story.now_ms / 1000)
+    assert again is not None, "it is no better"
+    assert again.granted_s > lease.granted_s + cooldown_s
+    story.go_on(8, answers=0)
+    story.go_on(4)
+    assert story.held.monitor.lease(ROLES, story.now_ms / 1000) is None, "its traffic is clean: the incident is over"
+    assert story.held.monitor.ledger.open is None
 
 
 def test_it_goes_on_after_a_restart() -> None:
