@@ -13,6 +13,7 @@ from gateway.control.monitorwords import (
     chance,
     fixed,
     headline,
+    latency_beside,
     number,
     percent,
     reason_text,
@@ -148,6 +149,8 @@ def _one(name: str, version: View, one: View) -> Iterator[RenderableType]:
     if one["burn_rates"]:
         rates = ", ".join(f"{window} {number(rate)}" for window, rate in one["burn_rates"].items())
         yield Text.assemble(("  latency burns  ", "dim"), rates)
+    if one["beside_champion"] is not None:
+        yield Text.assemble(("  beside stable  ", "dim"), latency_beside(one["beside_champion"]))
 
 
 def _windows(windows: Sequence[View]) -> Table:

@@ -125,7 +125,7 @@ def explain(
 
 def _explain(name: str, admin: str | None, as_json: bool) -> None:
     """Of a server: settings, what can be seen, what the last windows said."""
-    from gateway.control.monitorwords import collected, moment, series_name, why
+    from gateway.control.monitorwords import collected, latency_beside, moment, series_name, why
 
     found = call("GET", url_of(admin, name, "explain", section=SECTION)).json()
     if as_json:
@@ -147,6 +147,8 @@ def _explain(name: str, admin: str | None, as_json: bool) -> None:
                 print(f"  window {window['index']}, {window['rows']:,} rows, {moment(window['closed_ms'] / 1000)}")
                 for sentence in why(window):
                     print(f"    {sentence}")
+            if variant in one["beside_champion"]:
+                print(f"  latency beside the champion: {latency_beside(one['beside_champion'][variant])}")
     if not found["versions"] and not found["collecting"]:
         print("nothing is watched: no version has a reference; `tidegate monitor fit` makes one")
     print("")

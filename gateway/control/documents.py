@@ -82,7 +82,7 @@ def noted(kept: Kept) -> int:
 
 def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:
     """The record with the weights of its revision, by stratum: evidence is judged by them."""
-    taken_out = frozenset({*record.killed, *([record.canary] if record.zeroed else [])}) - {""}
+    taken_out = frozenset({*record.killed, *([record.canary] if record.withheld else [])}) - {""}
     compiled = compile_policy(policy, tables.from_text(record.slots, policy.names), killed=taken_out)
     weights = dict(list(record.weights.items())[-(MOST_REVISIONS - 1) :])
     weights[str(record.revision)] = {stratum.rule: stratum.canary_weight for stratum in compiled.strata}

@@ -78,8 +78,6 @@ class MonitorDesk:
         except PolicyError as error:
             raise InvalidInput(str(error)) from error
         spec = monitor.spec
-        if spec.actions.on_drift_of_canary == "fallback":
-            raise InvalidInput("spec.actions.on_drift_of_canary: fallback is not offered yet; use freeze or rollback")
         if spec.alerts.webhook is not None and not self._can_sign():
             raise InvalidInput("spec.alerts.webhook: events are signed; set alerts.webhook_secret_file on the node")
         settings = ModelMonitor(monitor.metadata.name, spec).retrain_settings()

@@ -149,12 +149,6 @@ def buckets_of(values: Counts) -> list[int]:
     return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
 
 
-def slow_of(buckets: Sequence[int], slo_ms: float) -> int:
-    """Answers slower than an objective, which is rounded down to an edge of the buckets."""
-    good = sum(bound <= slo_ms * 1e6 for bound in DURATION_BOUNDS_NS)
-    return sum(buckets[good:])
-
-
 def label_of(value: Any, positive: str) -> int:
     """1 = the positive class. true and 1, 1.0 and "1" are the same to people, and so here."""
     if isinstance(value, bool):

@@ -29,7 +29,6 @@ from gateway.control.monitorinputs import (
     buckets_of,
     labels_of,
     settled_totals,
-    slow_of,
     split,
 )
 from gateway.control.monitorroles import roles_of
@@ -42,6 +41,7 @@ from gateway.counters import CounterPage
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease as Granted
+from gateway.monitor.leases import Level
 from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
@@ -57,6 +57,12 @@ FINISH_S: Final = 2.0
 PAGE: Final = 200
 WAITING: Final = 100_000
 """Labels that wait for the store."""
+_DO: Final[Mapping[Level, Literal["hold", "fallback", "rollback"]]] = {
+    "observe": "hold",
+    "freeze": "hold",
+    "fallback": "fallback",
+    "rollback": "rollback",
+}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -321,16 +327,17 @@ class Monitors:
         route = self._service.snapshot.routes.get(name)
         return roles_of(kept, route, changed_s)
 
-    def _hear_answers(self, held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
-        latency = held.spec.latency
+    @staticmethod
+    def _hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
         for key, buckets in answers.items():
             seen = held.answers.get(key)
             held.answers[key] = buckets
-            if latency is None or seen is None:
+            if seen is None:
                 continue
             grown = [now - before for now, before in zip(buckets, seen, strict=True)]
             if sum(grown) >= 0:
-                held.monitor.answered(key[2], key[3], slow_of(grown, latency.slo_ms), sum(grown), now_ms)
+                node, _, version, variant = key
+                held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
 
     async def _others(
         self,
@@ -471,8 +478,13 @@ class Monitors:
         lease = held.monitor.lease(held.roles, now_s)
         found = None
         if lease is not None:
-            do: Literal["hold", "rollback"] = "rollback" if lease.level == "rollback" else "hold"
-            found = MonitorLease(do=do, reason=lease.reason, evidence=lease.evidence_id)
+            found = MonitorLease(
+                do=_DO[lease.level],
+                reason=lease.reason,
+                evidence=lease.evidence_id,
+                granted_ms=int(lease.granted_s * 1000),
+                until_ms=int(lease.expires_at * 1000),
+            )
         return Drift(held.monitor.signals(now_s), held.monitor.unknown(now_s), found)
 
     def features(self) -> dict[str, list[str]]:

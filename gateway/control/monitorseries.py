@@ -14,6 +14,7 @@ from gateway.control.monitorwords import (
     chance,
     fixed,
     judged,
+    latency_beside,
     moment,
     number,
     percent,
@@ -341,3 +342,6 @@ def _latency(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[s
     yield f"<div class=pair><div>{levels(rows, 1.0, _BURN_MOST, 'burn rate per window')}"
     yield f'<p class="small soft">How fast the budget burns: {percent(objective)} of answers within {number(slo)} ms; '
     yield "at 1 it is spent just in time, 14.4 over an hour is critical.</p></div></div>"
+    beside = variant["beside_champion"]
+    if beside is not None:
+        yield f'<p class="small">Beside the champion: {escape(latency_beside(beside))}.</p>'

@@ -124,7 +124,14 @@ def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[
         "reference_performance": msgspec.to_builtins(watching.realised_reference()),
         "fairness": watching.exported_fairness(variant),
         "burn_rates": {_WINDOW_S[at]: rate for at, rate in watching.burn_rates(variant, now_ms).items()},
+        "beside_champion": _beside_champion(held, watching.version, variant),
     }  # fmt: skip
+
+
+def _beside_champion(held: Held, version: str, variant: str) -> dict[str, Any] | None:
+    """The last comparison of latencies; None = there was none."""
+    found = held.monitor.compared_latency((version, variant))
+    return None if found is None else {**msgspec.to_builtins(found), "text": found.text}
 
 
 def _rows(held: Held, version: str, variant: str) -> tuple[int, int]:
@@ -158,7 +165,9 @@ def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) 
         "versions": {
             version: explained[version]
             | {"windows": {variant: [msgspec.to_builtins(one) for one in watching.engine.history(variant)]
-                           for variant in watching.engine.variants}}
+                           for variant in watching.engine.variants},
+               "beside_champion": {variant: found for variant in watching.engine.variants
+                                   if (found := _beside_champion(held, version, variant)) is not None}}
             for version, watching in held.monitor.versions.items()
             if version in explained
         },
@@ -256,6 +265,9 @@ def _series(into: Gathered, place: tuple[str, str, str], held: Held, watching: W
         _window(into, place, judged)
     for window, rate in watching.burn_rates(variant, now_ms).items():
         into.add("slo_burn_rate", *place, _WINDOW_S[window], rate)
+    beside = held.monitor.compared_latency(place[1:])
+    if beside is not None and beside.worst is not None:
+        into.add("latency_shift", *place, beside.worst.effect)
     realised = watching.judged.get(variant)
     if realised is not None:
         into.add("label_coverage_ratio", *place, min(realised.coverage))

@@ -255,6 +255,17 @@ def _family(one: Mapping[str, Any]) -> str:
     return f"no alarm: {told}; {level}"
 
 
+def latency_beside(one: Mapping[str, Any]) -> str:
+    """The canary's latencies beside the champion's, in the last window that both had answers for.
+
+    Args:
+        one: as in the view, `gateway.monitor.latencies.Judged` in plain values, with its text.
+    """
+    told = one["text"] or "no answer is slower than the first edge"
+    tested = f"p {chance(one['p_value'])}, level {number(one['alpha'], 2)}"
+    return f"{one['state']}: {told}; {tested}; {one['champion']:,} and {one['canary']:,} answers"
+
+
 def _performance(window: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     if verdict["reason"]:
         return f"not judged: {reason_text(verdict['reason'])}"

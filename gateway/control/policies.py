@@ -222,7 +222,7 @@ class Policies:
             rollout=record.status.identity,
             slow_ns=record.slow_ns,
             shadow_slots=record.shadow_slots,
-            zeroed=record.zeroed or name in self._zeroed_here,
+            zeroed=record.withheld or name in self._zeroed_here,
             killed=record.killed,
             doublings=noted(kept),
         )

@@ -70,6 +70,11 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Told] = field(default_factory=dict)
 
+    @property
+    def withheld(self) -> bool:
+        """The canary gets nothing now: for good, or while stable answers for it."""
+        return self.zeroed or self.status.fallback is not None
+
 
 class Notes(Struct, frozen=True, array_like=True):
     """A stretch of one worker's ring.

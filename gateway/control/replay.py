@@ -25,7 +25,7 @@ from router.hashing import SLOTS
 from router.policy import parse
 
 _CLOSE: Final = 1e-6
-_LEAVES_ALONE: Final = frozenset({"hold", "go on", "approve", "pause", "resume"})
+_LEAVES_ALONE: Final = frozenset({"fallback", "hold", "go on", "approve", "pause", "resume"})
 _FAILED: Final = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 """What edited evidence can raise when it is computed with."""
 
@@ -110,7 +110,7 @@ def _order(record: AuditRecord, previous: AuditRecord | None) -> Iterator[Check]
         return
     grown = 0 if what == "delete" else before + int(said.get("routed", True))
     yield _same("revision after, by what was done", after, grown)
-    if what in _LEAVES_ALONE and not said.get("routed"):
+    if what in _LEAVES_ALONE and (what == "fallback" or not said.get("routed")):
         yield _same(f"shares, which {what} leaves alone", said.get("shares_after"), said.get("shares_before"))
     if previous is None:
         return

@@ -29,7 +29,7 @@ def weights(kept: Kept, zeroed_here: bool = False) -> dict[str, dict[str, float]
     table = tables.from_text(record.slots, names)
     in_force = {name: table.count(index) / SLOTS for index, name in enumerate(names)}
     taken_out = {*record.killed, *(name for name, killed in kept.policy.spec.kill.items() if killed)}
-    if record.canary and (record.zeroed or zeroed_here):
+    if record.canary and (record.withheld or zeroed_here):
         taken_out.add(record.canary)
     for name in taken_out & {*names} - {record.stable}:
         in_force[record.stable] += in_force[name]

@@ -10,12 +10,12 @@ from gateway.control.documents import Kept, ownership_of, shares_of, weighed, wi
 from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
 from router import slots as tables
 from router.hashing import SLOTS
-from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Zero
+from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Withhold, Zero
 from router.rollout.status import ACTIVE, RolloutStatus
 
 EVIDENCE_CHARS: Final = 64 * 1024
 """Half of what the store takes as one audit record; the other half is for quotes and the rest of it."""
-ROUTING = (SetWeight, SetShadow, Zero, Promote)
+ROUTING = (SetWeight, SetShadow, Zero, Withhold, Promote)
 
 
 def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], slow_ns: int) -> PolicyRecord:
@@ -41,8 +41,12 @@ def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], sl
     return weighed(msgspec.structs.replace(record, revision=record.revision + 1, slow_ns=slow_ns), kept.policy)
 
 
-def _routed(kept: Kept, record: PolicyRecord, action: SetWeight | SetShadow | Zero | Promote) -> PolicyRecord:
+def _routed(
+    kept: Kept, record: PolicyRecord, action: SetWeight | SetShadow | Zero | Withhold | Promote
+) -> PolicyRecord:
     """One change of routing; idempotent."""
+    if isinstance(action, Withhold):
+        return record  # its status says it, and the slots stay
     now = Kept(kept.revision, record, kept.policy)
     names, owned = kept.policy.names, ownership_of(now)
     stable = names.index(record.stable)

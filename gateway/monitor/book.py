@@ -16,6 +16,8 @@ from gateway.monitor.board import Board
 from gateway.monitor.counting import Counts, feature_counts
 from gateway.monitor.engine import Closed
 from gateway.monitor.incidents import Event, Ledger
+from gateway.monitor.latencies import Judged as ComparedLatency
+from gateway.monitor.latencies import Latencies, slow_of
 from gateway.monitor.leases import Ask, Lease, Leases
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
@@ -68,8 +70,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Pair:
-    """Champion and canary beside each other, in the canary's windows."""
+    """Champion and canary beside each other: rows in the canary's windows, latencies in windows of time."""
 
+    latency: Latencies
     champion: dict[str, Counts] = field(default_factory=dict)
     inputs: Apart = field(default_factory=Apart)
     outputs: Apart = field(default_factory=Apart)
@@ -112,7 +115,7 @@ class ModelMonitor:
         self.requests = Requests()
         self.attribution = Attribution(verdict="none", action="none", sentence="No signal fires.")
         self.held: list[tuple[Finding, str]] = []
-        self._pair = Pair()
+        self._pair = self._paired()
         self._canary: tuple[str, str] | None = None
         self._waiting: list[Finding] = []
         self._absent: dict[str, Mapping[str, Any]] = {}
@@ -143,12 +146,27 @@ class ModelMonitor:
         if watching is not None:
             watching.label(item, now_ms)
 
-    def answered(self, version: str, variant: str, slow: int, total: int, now_ms: int) -> None:
-        """Answers of a series since the last call, and how many of them were slow."""
-        watching = self.versions.get(version)
-        found = watching.answered(variant, slow, total, now_ms) if watching is not None else None
+    def answered(self, series: tuple[str, str], node: str, buckets: Sequence[int], roles: Roles, now_ms: int) -> None:
+        """Answers of a series (version, variant) on one node since the last call, by latency bucket."""
+        watching, latency = self.versions.get(series[0]), self.spec.latency
+        if watching is None or latency is None:
+            return
+        self._meet(roles)
+        if self._compares_latency and series in (roles.champion, roles.canary):
+            self._pair.latency.take("canary" if series == roles.canary else "champion", node, buckets, now_ms)
+        found = watching.answered(series[1], slow_of(buckets, latency.slo_ms), sum(buckets), now_ms)
+        if found is not None and self._compares_latency and series == roles.canary:
+            found = self._pair.latency.beside(found, now_ms)
         if found is not None:
             self._waiting.append(found)
+
+    @property
+    def _compares_latency(self) -> bool:
+        return self._canary is not None and self.spec.latency is not None and self.spec.latency.arms_compare
+
+    def compared_latency(self, series: tuple[str, str]) -> ComparedLatency | None:
+        """The canary's last window beside the champion; None of any other series."""
+        return self._pair.latency.last if self._compares_latency and series == self._canary else None
 
     # ---- a turn ----
 
@@ -176,7 +194,10 @@ class ModelMonitor:
 
     def _meet(self, roles: Roles) -> None:
         if roles.canary != self._canary:
-            self._canary, self._pair = roles.canary, Pair()
+            self._canary, self._pair = roles.canary, self._paired()
+
+    def _paired(self) -> Pair:
+        return Pair(Latencies(least=self.spec.min_rows, distance_ms=self.spec.false_alarms.at_most_one_per_ms))
 
     def _beside(self, reference: Reference, delta: Counts) -> None:
         """What the champion gets while the canary's window is open."""
@@ -222,7 +243,11 @@ class ModelMonitor:
         compared = None
         if roles.canary is not None:
             canary = self.board.arm(*roles.canary, now_s)
-            compared = Compared(inputs=self._pair.inputs.state, outputs=self._pair.outputs.state)
+            compared = Compared(
+                inputs=self._pair.inputs.state,
+                outputs=self._pair.outputs.state,
+                latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
+            )
         return attribute(champion, canary, compared)
 
     def _leased(self, attribution: Attribution, roles: Roles, now_s: float, token: int) -> Lease | None:
@@ -232,6 +257,8 @@ class ModelMonitor:
         if incident is None or roles.canary is None:
             return None
         level = leases.level_of(attribution.action, self.spec.actions.on_drift_of_canary)
+        if leases.goes_on(self.lease(roles, now_s), attribution.action, now_s, self._cooldown_s):
+            level = "fallback"
         if level == "observe":
             return None
         ask = Ask(
@@ -244,9 +271,13 @@ class ModelMonitor:
             evidence_id=f"{incident.id}/{incident.told}",
             revision=roles.revision,
         )
-        limits = leases.Limits(cooldown_s=self.spec.actions.cooldown_ms / 1000)
+        limits = leases.Limits(cooldown_s=self._cooldown_s)
         self.leases, lease, _ = leases.grant(self.leases, ask, now_s, token=token, limits=limits)
         return lease
+
+    @property
+    def _cooldown_s(self) -> float:
+        return self.spec.actions.cooldown_ms / 1000
 
     def lease(self, roles: Roles, now_s: float) -> Lease | None:
         """What the rollout's controller has to obey now."""
@@ -337,6 +368,7 @@ class ModelMonitor:
             "pair": {
                 "inputs": msgspec.to_builtins(self._pair.inputs),
                 "outputs": msgspec.to_builtins(self._pair.outputs),
+                "latency": self._pair.latency.plain(),
             },
         }
 
@@ -358,6 +390,7 @@ class ModelMonitor:
         self._canary = tuple(state["canary"]) if state["canary"] else None
         for name in ("inputs", "outputs"):
             setattr(self._pair, name, msgspec.convert(state["pair"][name], Apart))
+        self._pair.latency.restore(state["pair"]["latency"])
 
 
 def _parts(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:

@@ -1,4 +1,4 @@
-"""Latency: how fast the error budget burns, and whether the canary is slower than the champion right now. Pure.
+"""Latency: how fast the error budget burns. Pure.
 
 An objective of 99.5 % leaves 0.5 % of requests for failure; a burn rate of 1 uses that up exactly in the period it is
 for. An alarm needs a long window, so that it matters, and a short one, so that it is still so. Windows and factors:
@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-
-from gateway.monitor.distances import Counts, smoothed
-from gateway.monitor.significance import homogeneity
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 LEAST_BAD: Final = 10
@@ -143,40 +140,3 @@ class EventRing:
         self._counts[:] = 0
         for at, bad, total in plain["slots"]:
             self._counts[at] = (bad, total)
-
-
-# ---- canary against champion ----
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyShift:
-    """Latencies of two variants over the same time.
-
-    Attributes:
-        p_value: of a difference in either direction, by chi-square over buckets.
-        slower: share by which the canary's requests are slower: P(canary's bucket > champion's) less the reverse of it,
-            -1..1; positive = the canary is slower.
-    """
-
-    p_value: float
-    slower: float
-
-
-def latency_shift(champion: Counts, canary: Counts, phi: float = 1.0) -> LatencyShift:
-    """Compare latency buckets, ascending, of both variants.
-
-    Both saw the same minutes, so load and hour fall out. Requests of one batch share their latency; `phi`, the
-    overdispersion, should be at least the mean batch size, or the test is too sure.
-
-    Args:
-        champion: int64 (buckets,).
-        canary: int64 (buckets,).
-
-    Raises:
-        ValueError: vectors of different lengths, or a negative count.
-    """
-    tested = homogeneity(champion, canary, ordered=True, phi=phi)
-    p, q = smoothed(np.asarray(champion, np.float64), np.asarray(canary, np.float64))
-    below = np.cumsum(p) - p
-    above = np.maximum(0.0, p.sum() - below - p)
-    return LatencyShift(tested.p_value, float(np.sum(q * (below - above))))

@@ -57,6 +57,7 @@ FAMILIES: Final = (
            ("group", "basis")),
     Family("slo_burn_rate", "gauge", "Speed at which the latency budget is spent; 1 spends it in its period.",
            ("window",)),
+    Family("latency_shift", "gauge", "Cohen's h by which the canary is slower than stable; 0.2 and more matters."),
     Family("monitor_lag_seconds", "gauge", "Age of the newest counts that the monitor has."),
     Family("monitor_rows_observed", "counter", "Rows that were counted."),
     Family("monitor_rows_skipped", "counter", "Rows that were answered and not counted."),
@@ -96,6 +97,7 @@ class MonitorFacts:
     feature_unseen_ratio: Samples = ()
     fairness_disparate_impact: Samples = ()
     slo_burn_rate: Samples = ()
+    latency_shift: Samples = ()
     monitor_lag_seconds: Samples = ()
     monitor_rows_observed: Samples = ()
     monitor_rows_skipped: Samples = ()

@@ -7,7 +7,7 @@ people had written it then: when they have changed it since, it is void.
 
     observe    nothing
     freeze     the ramp goes no further
-    fallback   the stable variant answers for this one, until the lease ends
+    fallback   the stable variant answers for this one, until the lease ends; the ramp goes no further
     rollback   the controller aborts the rollout, as for a guardrail; that stays when the lease ends
 """
 
@@ -146,6 +146,17 @@ def grant(
     )
     leases = msgspec.structs.replace(leases, acted_s={**leases.acted_s, ask.model: now_s})
     return _with(leases, lease, token), lease, "granted"
+
+
+def goes_on(held: Lease | None, action: Action, now_s: float, cooldown_s: float) -> bool:
+    """Whether a fallback is extended whatever its verdict: of a variant without traffic nothing more is learned.
+
+    It lasts as long as the cool-down, so that a canary which comes back and is no better can be acted on at once. It
+    is not for that long when somebody else turns out to be to blame.
+    """
+    if held is None or held.level != "fallback" or now_s - held.granted_s >= cooldown_s:
+        return False
+    return action not in ("page", "retrain", "eject")
 
 
 def give_back(leases: Leases, model: str, *, token: int) -> Leases:

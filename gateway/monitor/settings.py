@@ -174,10 +174,12 @@ class Latency(Part, frozen=True):
     Attributes:
         slo_ms: an answer within so many milliseconds is good.
         objective: share of answers that are to be good.
+        arms_compare: the canary is compared with the stable variant, too, and fires when it is slower.
     """
 
     slo_ms: Annotated[float, Meta(gt=0, le=3_600_000)] = 50.0
     objective: Annotated[float, Meta(gt=0, lt=1)] = 0.995
+    arms_compare: bool = True
 
 
 class Actions(Part, frozen=True):

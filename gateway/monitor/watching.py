@@ -187,14 +187,16 @@ class Watching:
         if now_ms - self._told_latency_ms.get(variant, 0) < LATENCY_EVERY_MS:
             return None
         self._told_latency_ms[variant] = now_ms
-        burns = burning(ring.windows(now_ms / 1000), latency.objective)
+        events = ring.windows(now_ms / 1000)
+        burns = burning(events, latency.objective)
+        silent = not events[min(events)][1]
         worst: Severity = "critical" if any(burn.rule.severity == "critical" for burn in burns) else "warning"
         text = "; ".join(
             f"burns its budget {burn.long_rate:.1f} times too fast over {burn.rule.long_s // 60} min" for burn in burns
         )
         return Finding(
             signal="latency",
-            state="firing" if burns else "ok",
+            state="firing" if burns else "insufficient" if silent else "ok",
             version=self.version,
             variant=variant,
             severity=worst,

@@ -35,6 +35,12 @@ class Zero(Struct, frozen=True, tag="zero"):
     reason: str
 
 
+class Withhold(Struct, frozen=True, tag="withhold"):
+    """Stable answers for the canary, which keeps its slots, until a weight is set again. Written."""
+
+    digest: str
+
+
 class Promote(Struct, frozen=True, tag="promote"):
     """This model is the stable from now on: all slots, no rollout. Written."""
 
@@ -99,5 +105,7 @@ class Answer(Struct, frozen=True, tag="answer"):
     text: str
 
 
-Action = SetWeight | SetShadow | Zero | Promote | Audit | ZeroHere | ClearLocalZeros | Unload | Notify | Answer
-WRITTEN = (SetWeight, SetShadow, Zero, Promote, Audit)
+Action = (
+    SetWeight | SetShadow | Zero | Withhold | Promote | Audit | ZeroHere | ClearLocalZeros | Unload | Notify | Answer
+)
+WRITTEN = (SetWeight, SetShadow, Zero, Withhold, Promote, Audit)

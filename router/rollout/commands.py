@@ -6,8 +6,10 @@ A command is answered in words, once. It may be refused; an abort of a rollout t
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from router.rollout.actions import ClearLocalZeros
-from router.rollout.findings import is_over, verdicts_of
+from router.rollout.findings import fallback_asked, is_over, verdicts_of
 from router.rollout.gates import objection
 from router.rollout.observed import Command
 from router.rollout.spec import identity, plan_digest
@@ -65,15 +67,27 @@ def _resume(turn: Turn, command: Command) -> Result:
         return False, "no rollout runs"
     spec = turn.spec
     over = spec is not None and spec.on_timeout == "hold" and is_over(spec, status, turn.now_ms)
-    if status.paused is None and not zeroed and not over:
+    falls_back = status.fallback is not None or fallback_asked(status, turn.observed) is not None
+    if status.paused is None and not falls_back and not zeroed and not over:
         return False, "it is not paused; what holds it ends by itself" if status.holding else "it is not paused"
     turn.set(paused=None)
+    if falls_back:
+        _overrule(turn, command)
     if over:
         turn.set(clock_from_ms=turn.now_ms)
     if zeroed:
         turn.actions.append(ClearLocalZeros(tuple(zero.worker for zero in zeroed)))
     turn.audit(command.actor, "resume", command.reason, status.slots)
     return True, "resumed"
+
+
+def _overrule(turn: Turn, command: Command) -> None:
+    """Whatever the monitor's lease says, a person lets the canary have its users back."""
+    turn.set(overruled_ms=turn.now_ms)
+    fallback = turn.status.fallback
+    if fallback is not None:
+        actor = command.actor[:MAX_TEXT]
+        turn.set(fallback=msgspec.structs.replace(fallback, until_ms=turn.now_ms, ended_by=actor))
 
 
 def _approve(turn: Turn, command: Command) -> Result:
@@ -108,6 +122,7 @@ def _promote(turn: Turn, command: Command) -> Result:
     if tripped and spec.on_failure.do != "warn":
         return False, f"guardrail {tripped[0]} has tripped; abort it"
     turn.set(force=Force(command.actor[:MAX_TEXT], turn.now_ms, command.reason[:MAX_TEXT], True))
+    _overrule(turn, command)
     turn.audit(command.actor, "promote", command.reason, status.slots)
     return True, "promotes without waiting for evidence; approvals are still asked for"
 

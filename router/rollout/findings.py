@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from router.rollout.observed import Observed, Verdict
+from router.rollout.observed import MonitorLease, Observed, Verdict
 from router.rollout.spec import Do, RolloutSpec
 from router.rollout.status import MAX_TEXT, UNDER_WATCH, Mark, MarkState, RolloutStatus
 from router.rollout.words import duration, listed
@@ -81,7 +81,7 @@ def findings(spec: RolloutSpec, status: RolloutStatus, observed: Observed, now_m
         *_guardrails(spec, status, observed),
         *_canary(spec, status, observed),
         *_signals(spec, observed),
-        *_monitor(observed),
+        *_monitor(status, observed, now_ms),
         *_measurement(spec, status, observed, now_ms),
         *_timeout(spec, status, now_ms),
     )
@@ -136,11 +136,30 @@ def _signals(spec: RolloutSpec, observed: Observed) -> Iterator[Finding]:
         )
 
 
-def _monitor(observed: Observed) -> Iterator[Finding]:
-    lease = observed.monitor
-    if lease is not None:
+def fallback_asked(status: RolloutStatus, observed: Observed) -> MonitorLease | None:
+    """The monitor's lease that lets stable answer for the canary, unless a person has overruled it."""
+    lease, force = observed.monitor, status.force
+    if lease is None or lease.do != "fallback" or lease.granted_ms <= status.overruled_ms:
+        return None
+    return None if force is not None and force.everything else lease
+
+
+def _monitor(status: RolloutStatus, observed: Observed, now_ms: int) -> Iterator[Finding]:
+    lease, fallback = observed.monitor, status.fallback
+    if lease is not None and lease.do != "fallback":
         text = f"the monitor ({lease.evidence}, outside the budget for false rollbacks): {lease.reason}"
         yield Finding("monitor", lease.do, text, "auto:monitor", waivable=True)
+        return
+    asked = fallback_asked(status, observed)
+    if asked is not None:
+        yield Finding("monitor", "hold", fallback_text(asked), "auto:monitor")
+    elif fallback is not None and now_ms < fallback.until_ms:
+        yield Finding("monitor", "hold", fallback.reason, "auto:monitor")
+
+
+def fallback_text(lease: MonitorLease) -> str:
+    """Why stable answers for the canary."""
+    return f"the monitor ({lease.evidence}): {lease.reason} Stable answers for the canary; `resume` lets it again"
 
 
 def _measurement(spec: RolloutSpec, status: RolloutStatus, observed: Observed, now_ms: int) -> Iterator[Finding]:

@@ -5,7 +5,8 @@
     any of them -> ABORTING -> ROLLED_BACK (latched)         any of them -> SUPERSEDED -> DRAFT | IDLE
 
 A tick moves one phase at most, so a controller that slept through three timers still walks the steps one by one.
-HOLDING and PAUSED lie over a phase: nothing moves towards the canary, everything may still move back.
+HOLDING and PAUSED lie over a phase: nothing moves towards the canary, everything may still move back. A
+fallback holds, too, and stable answers for the canary meanwhile.
 
 More traffic for the canary needs all of: the store, counts from every live worker, every live worker on the revision in
 force, an open window, no pause, nothing that speaks against it, nothing left to wait for. Less traffic needs none.
@@ -21,7 +22,7 @@ from router.rollout.commands import obey
 from router.rollout.findings import Finding, findings, marks_of
 from router.rollout.gates import is_acknowledged, view_waits, waits_of
 from router.rollout.observed import Observed
-from router.rollout.phases import MOVES, lose_patience, replan, watch
+from router.rollout.phases import MOVES, fall_back, lose_patience, replan, watch
 from router.rollout.spec import RolloutSpec, identity, plan_digest
 from router.rollout.status import ACTIVE, AT_REST, GOING_BACK, IN_STEP, UNDER_WATCH, Force, RolloutStatus, wanted
 from router.rollout.turn import Turn
@@ -173,7 +174,8 @@ def _go_on(turn: Turn) -> None:
     lose_patience(turn)
     turn.hold(_held_by(found, turn.status.force))
     watch(turn)
-    MOVES[turn.status.phase](turn)
+    if not fall_back(turn):
+        MOVES[turn.status.phase](turn)
 
 
 def _held_by(found: tuple[Finding, ...], force: Force | None) -> dict[str, str]:

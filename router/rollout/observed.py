@@ -62,12 +62,15 @@ class MonitorLease(Struct, frozen=True, kw_only=True):
     """What the drift monitor may do to this canary for a while, because its owner allowed it.
 
     Attributes:
-        do: hold while it lasts, or roll back.
+        do: hold while it lasts, hold with stable answering for the canary, or roll back.
+        granted_ms, until_ms: Unix time.
     """
 
-    do: Literal["hold", "rollback"]
+    do: Literal["hold", "fallback", "rollback"]
     reason: str
     evidence: str
+    granted_ms: int
+    until_ms: int
 
 
 class Observed(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,9 @@ Called when nothing rolls back and what was written last is in the store.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from router.rollout.findings import is_over
+import msgspec
+
+from router.rollout.findings import fallback_asked, fallback_text, is_over
 from router.rollout.gates import comes_back, is_acknowledged, is_watched, preparing_waits, step_waits, view_waits
 from router.rollout.spec import ALL_SLOTS, RolloutSpec, plan_digest, slots_at
 from router.rollout.status import IN_STEP, UNDER_WATCH, Force, RolloutStatus
@@ -57,6 +59,28 @@ def watch(turn: Turn) -> None:
     if status.phase in UNDER_WATCH and quiet and is_watched(status, turn.observed):
         passed_ms = max(0, turn.now_ms - status.ticked_at_ms)
         turn.set(held_ms=status.held_ms + min(passed_ms, MAX_TICK_MS))
+
+
+def fall_back(turn: Turn) -> bool:
+    """Begin, prolong or end that stable answers for the canary, as the monitor's lease says; whether routing changed.
+
+    What was counted before says nothing of what comes after, so the step begins anew when the canary comes back.
+    """
+    status, lease = turn.status, fallback_asked(turn.status, turn.observed)
+    if lease is not None and status.fallback is not None:
+        turn.set(fallback=msgspec.structs.replace(status.fallback, until_ms=lease.until_ms))
+    elif lease is not None and status.slots:
+        turn.withhold(lease.until_ms, fallback_text(lease), "auto:monitor")
+        return True
+    elif status.fallback is not None and _may_move(turn) and not view_waits(status, turn.observed):
+        actor = status.fallback.ended_by or AUTO
+        turn.set(fallback=None)
+        if status.phase == "PROMOTING":
+            turn.enter_promoting("the canary answers again", actor)
+        elif status.phase in IN_STEP:
+            turn.enter_step(status.step, "the canary answers again; the step begins anew", actor)
+        return True
+    return False
 
 
 def _may_move(turn: Turn) -> bool:

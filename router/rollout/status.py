@@ -66,6 +66,20 @@ class Force(Struct, frozen=True):
     everything: bool
 
 
+class Fallback(Struct, frozen=True):
+    """Stable answers for the canary, which keeps its slots. Ends when the monitor's lease does, or by a person.
+
+    Attributes:
+        until_ms: end of the lease as it was last seen: a controller that starts anew keeps to it.
+        ended_by: a person who did not wait for that.
+    """
+
+    at_ms: int
+    until_ms: int
+    reason: str
+    ended_by: str = ""
+
+
 class Latch(Struct, frozen=True):
     """This rollout never starts again by itself."""
 
@@ -123,6 +137,8 @@ class RolloutStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         lagging_since_ms: since when a live worker is behind in a step; None = none is.
         cleared: every guardrail had passed before the canary got all users.
         pending_abort: cause of a rollback that waits for the store.
+        fallback: stable answers for the canary now; `slots` are what it gets back.
+        overruled_ms: leases of the monitor that were granted until then count no more: a person has decided.
         holding: what keeps it from going on, by name, in words; it goes on when this is empty.
         waits: everything that is waited for, in plain words, `holding` included.
         warned: what people were told once in this rollout.
@@ -155,6 +171,8 @@ class RolloutStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cleared: bool = False
     pending_abort: Said | None = None
     paused: Said | None = None
+    fallback: Fallback | None = None
+    overruled_ms: int = 0
     force: Force | None = None
     approvals: tuple[Approved, ...] = ()
     holding: dict[str, str] = field(default_factory=dict)

@@ -4,7 +4,18 @@ from typing import Any, Final
 
 import msgspec
 
-from router.rollout.actions import Action, Answer, Audit, Notify, NotifyKind, Promote, SetShadow, SetWeight, Zero
+from router.rollout.actions import (
+    Action,
+    Answer,
+    Audit,
+    Notify,
+    NotifyKind,
+    Promote,
+    SetShadow,
+    SetWeight,
+    Withhold,
+    Zero,
+)
 from router.rollout.findings import marks_of
 from router.rollout.observed import Observed
 from router.rollout.spec import ALL_SLOTS, DEFAULT_KEEP_LOADED_MS, RolloutSpec, identity, plan_digest, slots_at
@@ -14,6 +25,7 @@ from router.rollout.status import (
     MAX_LATCHES,
     MAX_STABLES,
     MAX_TEXT,
+    Fallback,
     Latch,
     Move,
     Phase,
@@ -116,6 +128,14 @@ class Turn:
         self.actions.append(Zero(self.status.canary_digest, reason[:MAX_TEXT]))
         self._written()
 
+    def withhold(self, until_ms: int, reason: str, actor: str) -> None:
+        """Stable answers for the canary, whose users keep their place for when it comes back."""
+        slots = self.status.slots
+        self.set(fallback=Fallback(self.now_ms, until_ms, reason[:MAX_TEXT]))
+        self.actions.append(Withhold(self.status.canary_digest))
+        self._written()
+        self.audit(actor, "fallback", reason, slots)
+
     # ---- the life of a rollout ----
 
     def rest(self) -> None:
@@ -182,7 +202,7 @@ class Turn:
         if not status.latched:
             latch = Latch(status.identity, status.canary_digest, actor[:MAX_TEXT], self.now_ms, reason[:MAX_TEXT])
             self.set(latches=(*status.latches, latch))
-        self.set(pending_abort=None, paused=None, force=None, holding={}, waits=())
+        self.set(pending_abort=None, paused=None, fallback=None, force=None, holding={}, waits=())
         self.move("ABORTING", reason, actor)
         self.zero(reason)
         self.audit(actor, "abort", reason, before)
@@ -191,7 +211,7 @@ class Turn:
     def supersede(self, reason: str, actor: str) -> None:
         """The policy wants something else: first the old canary loses what it has."""
         before = self.status.slots
-        self.set(pending_abort=None, paused=None, force=None, holding={}, waits=())
+        self.set(pending_abort=None, paused=None, fallback=None, force=None, holding={}, waits=())
         self.move("SUPERSEDED", reason, actor)
         self.zero(reason)
         self.audit(actor, "superseded", reason, before)
@@ -242,6 +262,7 @@ _CLEAN: Final[dict[str, Any]] = {
     "cleared": False,
     "pending_abort": None,
     "paused": None,
+    "fallback": None,
     "force": None,
     "approvals": (),
     "holding": {},

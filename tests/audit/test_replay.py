@@ -100,6 +100,14 @@ def test_a_promotion_is_decided_again(sticky: bool):
     assert replay(linked(record), None).text == "same verdict"
 
 
+def test_a_fallback_leaves_the_shares_alone():
+    found, shares = judge(sticky=False, canary_bad=0.1, stable_bad=0.1), {"stable": 7000, "canary": 3000}
+    record = told(found, "fallback", "auto:monitor", slots_after=3000, shares_after=shares)
+    assert replay(linked(record), None).text == "same verdict"
+    moved = {**record, "shares_after": {"stable": 10_000}}
+    assert "shares, which fallback leaves alone" in replay(linked(moved), None).text
+
+
 def test_the_largest_value_is_recomputed_where_it_lies_in_the_past():
     found = judge(sticky=False, canary_bad=0.12, stable_bad=0.1, ticks=20)
     peak = found.rails[LABELS[0]].harm.peak_log_e

@@ -21,7 +21,7 @@ def given() -> set[str]:
         found |= seen_waiting(Tower().until("BAKING", at=2), **seen)
     for seen in ({"canary_ready": False, "signature_ok": None}, {"canary_failed": "bad magic"}):
         found |= seen_waiting(Tower().until("PREPARING"), **seen)
-    drifted = MonitorLease(do="hold", reason="the answers have shifted", evidence="m/1/1")
+    drifted = MonitorLease(do="hold", reason="the answers have shifted", evidence="m/1/1", granted_ms=1, until_ms=2)
     found |= seen_waiting(Tower().until("BAKING", at=1), monitor=drifted)
     held = a_spec(on_failure=OnFailure(do="hold"))
     found |= seen_waiting(Tower(spec=held).until("PREPARING"), signature_ok=False)

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,39 +82,3 @@ def test_late_events_count_and_too_late_ones_do_not() -> None:
     assert ring.windows(1_000, (10, 600)) == {10: (1, 1), 600: (2, 2)}
     assert set(EventRing().windows(0.0)) == set(burnrate.WINDOWS_S)
     assert HOUR in burnrate.WINDOWS_S
-
-
-# ---- canary against champion ----
-
-LATENCY = np.array([0.05, 0.2, 0.4, 0.2, 0.1, 0.05])
-
-
-def test_a_slower_canary_is_seen_and_an_equal_one_is_not() -> None:
-    rng = np.random.default_rng(6)
-    champion = rng.multinomial(9_000, LATENCY)
-    same = burnrate.latency_shift(champion, rng.multinomial(1_000, LATENCY))
-    slower = burnrate.latency_shift(champion, rng.multinomial(1_000, np.roll(LATENCY, 1)))
-    assert same.p_value > 0.01
-    assert abs(same.slower) < 0.06
-    assert slower.p_value < 1e-12
-    assert slower.slower > 0.3
-    faster = burnrate.latency_shift(champion, rng.multinomial(1_000, LATENCY[[1, 2, 3, 4, 5, 0]]))
-    assert faster.slower < -0.2
-
-
-def test_the_shift_is_between_minus_one_and_one() -> None:
-    low, high, none = (np.array(one, np.int64) for one in ([500, 0], [0, 500], [0, 0]))
-    assert burnrate.latency_shift(low, high).slower == pytest.approx(1.0, abs=0.01)
-    assert burnrate.latency_shift(high, low).slower == pytest.approx(-1.0, abs=0.01)
-    assert burnrate.latency_shift(low, none) == burnrate.LatencyShift(1.0, 0.0)
-
-
-def test_batches_make_the_test_too_sure_and_phi_says_so() -> None:
-    rng, found = np.random.default_rng(7), {1.0: 0, 8.0: 0}
-    for _ in range(300):
-        # Each batch of 8 has one latency.
-        champion, canary = (8 * rng.multinomial(batches, LATENCY) for batches in (1_000, 150))
-        for phi in found:
-            found[phi] += burnrate.latency_shift(champion, canary, phi).p_value <= 0.01
-    assert found[1.0] > 100
-    assert found[8.0] <= 10

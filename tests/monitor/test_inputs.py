@@ -17,13 +17,13 @@ from gateway.control.monitorinputs import (
     labels_of,
     lost_of,
     settled_totals,
-    slow_of,
     split,
     totals_of,
 )
 from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, CounterPage
 from gateway.monitor.counting import Counter, empty
 from gateway.monitor.fit import regrouped
+from gateway.monitor.latencies import slow_of
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.predictions import NO_POLICY

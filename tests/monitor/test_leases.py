@@ -20,6 +20,7 @@ from gateway.monitor.leases import (
     Limits,
     Role,
     give_back,
+    goes_on,
     grant,
     in_force,
     leases_of,
@@ -120,6 +121,18 @@ def test_refusals_cost_no_cooldown(asked: Ask, why: str):
 def test_stable_where_settings_say_so():
     _, lease, _ = grant(Leases(), ask(role="stable"), NOW_S, token=1, limits=Limits(roles=frozenset(get_args(Role))))
     assert lease is not None
+
+
+def test_a_fallback_lasts_as_long_as_the_cool_down_unless_somebody_else_is_to_blame():
+    _, lease, _ = grant(Leases(), ask(level="fallback"), NOW_S, token=1)
+    for action in ("none", "wait", "freeze", "rollback"):
+        assert goes_on(lease, action, NOW_S + COOLDOWN_S - 1, COOLDOWN_S), "nothing is learned without traffic"
+        assert not goes_on(lease, action, NOW_S + COOLDOWN_S, COOLDOWN_S)
+    for action in ("page", "retrain", "eject"):
+        assert not goes_on(lease, action, NOW_S + 1, COOLDOWN_S)
+    _, other, _ = grant(Leases(), ask(level="rollback"), NOW_S, token=1)
+    assert not goes_on(other, "wait", NOW_S + 1, COOLDOWN_S)
+    assert not goes_on(None, "wait", NOW_S + 1, COOLDOWN_S)
 
 
 def test_an_old_controller_writes_nothing():

@@ -26,7 +26,7 @@ from gateway.monitor.fit import Choices, Rows, fit
 from gateway.monitor.reference import dumped
 from runtimes.execution.session import OnnxSession
 from tests.process import monitored
-from tests.process.callers import apply, policy, shown, until
+from tests.process.callers import apply, command, policy, shown, until
 from tests.process.monitored import AFTER, ALL, BEFORE, NAME, Sender, binary, put, seen, series, until_watched
 from tests.tree import Tree, serve
 
@@ -134,6 +134,38 @@ def test_the_monitor_rolls_back_where_its_owner_allowed_that(tmp_path: Path) -> 
         assert incident["id"] in whole.decode(), "what it is based on"
         assert incident["id"] in stopped["reason"]
         assert incident["attribution"]["verdict"] == "model"
+
+
+def test_stable_answers_for_the_canary_until_a_person_lets_it_back(tmp_path: Path) -> None:
+    def answering(users: int = 60) -> dict[str, str]:
+        """Who answers each user now."""
+        sender, found = Sender(tree), {}
+        body, headers = binary(BEFORE[:1])
+        for at in range(users):
+            found[f"w{at}"] = sender.ask(body, f"{headers}x-user-id: w{at}\r\n").variant
+        sender.close()
+        return found
+
+    with gateway(tmp_path) as tree:
+        start(tree, on_drift="fallback")
+        until(tree, NAME, "BAKING")
+        before = answering()
+        assert set(before.values()) == {"stable", "canary"}
+        with traffic(tree, BEFORE):
+            tree.until("a fallback", lambda: shown(tree, NAME).get("fallback"))
+            tree.until("stable alone", lambda: set(answering().values()) == {"stable"})
+            found = shown(tree, NAME)
+        assert (found["state"], found["phase"], found["step"], found["slots"]) == ("HOLDING", "BAKING", 0, 5000)
+        assert (found["weights"]["intended"]["canary"], found["weights"]["in_force"]["canary"]) == (0.5, 0.0)
+        assert "Stable answers for the canary" in found["holding"]["monitor"]
+        (record,) = [line for line in audit(tree) if line["what"] == "fallback"]
+        assert record["actor"] == "auto:monitor"
+        assert [line["what"] for line in audit(tree) if line["what"].startswith("lease")] == ["lease fallback"]
+        status, body = tree.call("POST", f"/admin/v1/audit/replay/{record['id']}", {}, admin=True)
+        assert (status, json.loads(body)["text"]) == (200, "same verdict")
+        assert command(tree, NAME, "resume", reason="it was seen")[0] == 200
+        tree.until("everybody where they were", lambda: answering() == before)
+        assert shown(tree, NAME)["fallback"] is None
 
 
 def test_a_policys_signal_rolls_back_or_holds(tmp_path: Path) -> None:

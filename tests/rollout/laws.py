@@ -5,7 +5,18 @@
 
 from dataclasses import dataclass, field
 
-from router.rollout.actions import WRITTEN, Action, Answer, Audit, Promote, SetShadow, SetWeight, Zero, ZeroHere
+from router.rollout.actions import (
+    WRITTEN,
+    Action,
+    Answer,
+    Audit,
+    Promote,
+    SetShadow,
+    SetWeight,
+    Withhold,
+    Zero,
+    ZeroHere,
+)
 from router.rollout.machine import advance
 from router.rollout.observed import Observed
 from router.rollout.spec import ALL_SLOTS, RolloutSpec, identity
@@ -85,7 +96,19 @@ class Laws:
         if observed.token < before.token:
             assert (one.after, one.actions) == (before, [])
             return
-        for law in (_written, _phases, _nothing, _latches, _held, _harm, _away, _bounds, self._more, _promoted):
+        for law in (
+            _written,
+            _phases,
+            _nothing,
+            _latches,
+            _held,
+            _harm,
+            _away,
+            _bounds,
+            self._more,
+            _promoted,
+            _withheld,
+        ):
             law(one)
 
     def _more(self, one: Tick) -> None:
@@ -161,7 +184,7 @@ def _written(one: Tick) -> None:
     if slots != one.before.slots:
         records = [action for action in one.actions if isinstance(action, Audit)]
         assert (one.before.slots, slots) in [(record.slots_before, record.slots_after) for record in records]
-    if any(isinstance(action, SetWeight | Zero | Promote) for action in one.actions):
+    if any(isinstance(action, SetWeight | Zero | Withhold | Promote) for action in one.actions):
         assert one.after.awaits_revision == one.observed.revision + 1
     zeroes = [isinstance(action, Zero) for action in one.actions]
     if any(zeroes):
@@ -266,3 +289,34 @@ def _promoted(one: Tick) -> None:
             assert verdict.passes
             assert not verdict.tripped
             assert not verdict.insufficient
+
+
+def _withheld(one: Tick) -> None:
+    """Stable answers for the canary only while a lease says so, on record, and no step is left meanwhile."""
+    before, after, observed = one.before, one.after, one.observed
+    lease = observed.monitor
+    forced = before.force is not None and before.force.everything
+    if after.fallback is not None:
+        assert after.phase in IN_STEP | {"PREPARING", "PROMOTING"}
+        assert after.step <= before.step
+        assert after.held_ms <= before.held_ms
+    if before.fallback is None and after.fallback is not None:
+        assert lease is not None
+        assert lease.do == "fallback"
+        assert lease.granted_ms > before.overruled_ms
+        assert not forced
+        assert any(isinstance(action, Withhold) for action in one.actions)
+        assert [action.actor for action in one.actions if isinstance(action, Audit) and action.what == "fallback"] == [
+            "auto:monitor"
+        ]
+        assert after.slots == before.slots > 0
+    if before.fallback is not None and after.fallback is None and after.phase not in NOTHING - {"PREPARING"}:
+        by_a_person = after.overruled_ms == one.now_ms or before.fallback.ended_by
+        asked = lease is not None and lease.do == "fallback" and lease.granted_ms > before.overruled_ms and not forced
+        assert by_a_person or (not asked and one.now_ms >= before.fallback.until_ms)
+        assert observed.fresh
+        assert observed.acked_revision >= before.awaits_revision
+        assert after.paused is None
+        assert after.slots == before.slots
+        assert after.visit > before.visit or after.phase in ("PREPARING", "PROMOTING")
+        assert after.phase == "PREPARING" or any(isinstance(action, SetWeight) for action in one.actions)

@@ -8,6 +8,8 @@ guardrail trips or passes after so much time under traffic.
 import random
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from router.rollout.actions import (
     Action,
     Answer,
@@ -16,10 +18,11 @@ from router.rollout.actions import (
     Promote,
     SetShadow,
     SetWeight,
+    Withhold,
     Zero,
     ZeroHere,
 )
-from router.rollout.observed import Command, CommandKind, LocalZero, Observed, Verdict
+from router.rollout.observed import Command, CommandKind, LocalZero, MonitorLease, Observed, Verdict
 from router.rollout.spec import RolloutSpec
 from router.rollout.status import RolloutStatus, decode, encode, recover
 from tests.rollout.laws import Laws, Tick, tick
@@ -31,7 +34,19 @@ STEPS = (
     step(20, min_units=3, min_duration_ms=2 * SECOND, approval=RELEASE),
     step(60, min_units=3),
 )
-DISTURBANCES = ("store", "lease", "restart", "worker", "zero", "clock", "signal", "window", "person", "person")
+DISTURBANCES = (
+    "store",
+    "lease",
+    "restart",
+    "worker",
+    "zero",
+    "clock",
+    "signal",
+    "window",
+    "monitor",
+    "person",
+    "person",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Document:
     shadow_slots: int = 0
     canary: str = ""
     stable: str = "sha256:aa"
+    withheld: bool = False
 
 
 class Stale(Exception):
@@ -110,6 +126,8 @@ class World:
         self.commands: list[Command] = []
         self.number = 0
         self.signal = False
+        self.accused = False
+        self.monitor: MonitorLease | None = None
         self.window_open = True
         self.committed = 0
 
@@ -133,6 +151,7 @@ class World:
     def run(self, turns: int, trouble: float) -> "World":
         for _ in range(turns):
             self.now_ms += self.rng.randrange(100, 1_500)
+            self._monitor()
             self._workers(trouble)
             if self.rng.random() < trouble:
                 self._disturb()
@@ -143,7 +162,7 @@ class World:
 
     def calm(self) -> "World":
         """No more trouble, a person who agrees, until nothing moves any more."""
-        self.store.away, self.signal, self.window_open = False, False, True
+        self.store.away, self.signal, self.accused, self.window_open = False, False, False, True
         for worker in self.workers:
             worker.alive = True
         for _ in range(200):
@@ -154,6 +173,18 @@ class World:
             self.run(1, 0.0)
         return self
 
+    def _monitor(self) -> None:
+        """Its lease is extended while it accuses the canary, and ends by itself."""
+        until_ms = self.now_ms + 10 * SECOND
+        if self.monitor is not None and self.now_ms >= self.monitor.until_ms:
+            self.monitor = None
+        if self.accused and self.monitor is None:
+            self.monitor = MonitorLease(
+                do="fallback", reason="slow.", evidence="e/1", granted_ms=self.now_ms, until_ms=until_ms
+            )
+        elif self.accused and self.monitor is not None:
+            self.monitor = msgspec.structs.replace(self.monitor, until_ms=until_ms)
+
     def _workers(self, trouble: float) -> None:
         newest = self.store.document
         for worker in self.workers:
@@ -162,7 +193,8 @@ class World:
             if worker.alive and self.rng.random() > trouble * 2:
                 worker.applied = newest
             canary = worker.applied.canary
-            if worker.alive and canary in self.exposed_ms and worker.applied.slots and not worker.zeroed:
+            answers = worker.alive and not worker.zeroed and not worker.applied.withheld
+            if answers and canary in self.exposed_ms and worker.applied.slots:
                 self.exposed_ms[canary] += 400
 
     def _disturb(self) -> None:
@@ -181,6 +213,8 @@ class World:
                 self.now_ms += self.rng.choice([-60, 30, 600]) * SECOND
             case "signal":
                 self.signal = not self.signal
+            case "monitor":
+                self.accused = not self.accused
             case "window":
                 self.window_open = not self.window_open
             case _:
@@ -258,6 +292,7 @@ class World:
             expected_canary=20,
             seen_canary=20,
             signals=("queue_wait",) if self.signal else (),
+            monitor=self.monitor,
             canary_ready=bool(live),
             signature_ok=True,
             zeroed=tuple(LocalZero(one.name, "failures") for one in live if one.zeroed),
@@ -306,6 +341,7 @@ class World:
     def check(self) -> None:
         document, status = self.store.document, self.status
         assert document.slots == (0 if status.phase == "IDLE" else status.slots)
+        assert document.withheld == (status.fallback is not None)
         if status.latched:
             assert document.slots == document.shadow_slots == 0
         live = [worker for worker in self.workers if worker.alive]
@@ -327,7 +363,12 @@ class World:
 
 def _routed(document: Document, one: Tick) -> Document:
     slots, shadow_slots, stable = one.after.slots, one.after.shadow_slots, document.stable
-    written = [action for action in one.actions if isinstance(action, SetWeight | SetShadow | Zero | Promote)]
+    written = [
+        action for action in one.actions if isinstance(action, SetWeight | SetShadow | Zero | Withhold | Promote)
+    ]
+    withheld = one.after.fallback is not None
+    if withheld != document.withheld:
+        assert written or not slots, "routing changed without an action"
     if (slots, shadow_slots) != (document.slots, document.shadow_slots):
         begins = one.before.phase == "PROMOTED" and slots == 0
         assert written or begins, "routing changed without an action"
@@ -343,6 +384,7 @@ def _routed(document: Document, one: Tick) -> Document:
         shadow_slots=shadow_slots,
         canary=one.after.canary_digest,
         stable=stable,
+        withheld=withheld,
     )
 
 
