@@ -164,10 +164,10 @@ class Store(Section, frozen=True):
 
 
 class Policies(Section, frozen=True):
-    """Where policies come from beside the admin port.
+    """Where policies and Monitor documents come from beside the admin port.
 
     Attributes:
-        folder: each *.yaml in it is a policy document, followed while the server runs; null = none.
+        folder: each *.yaml in it is a policy or a Monitor document, followed while the server runs; null = none.
     """
 
     folder: str | None = None

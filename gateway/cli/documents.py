@@ -44,8 +44,7 @@ def problems_of(text: str) -> list[dict[str, Any]]:
     from gateway.monitordocument import read_monitor
 
     read = read_policy(text)
-    is_monitor = isinstance(read.document, dict) and read.document.get("kind") == "Monitor"
-    problems = read_monitor(text).problems if is_monitor else read.problems
+    problems = read_monitor(text).problems if read.kind == "Monitor" else read.problems
     return [dataclasses.asdict(one) | {"text": str(one)} for one in problems]
 
 

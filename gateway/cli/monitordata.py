@@ -265,9 +265,9 @@ def monitor_of(path: Path | None) -> Monitor:
         read = read_monitor(content_of(path).decode())
     except UnicodeDecodeError as error:
         raise Failure(f"{path}: not UTF-8", 2) from error
-    if read.monitor is None:
+    if read.value is None:
         raise Failure(f"{path}: " + "; ".join(map(str, read.problems)), 3)
-    return read.monitor
+    return read.value
 
 
 def schema_of(path: Path | None) -> "dict[str, Kind]":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.applying import folder_of, print_folder
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.documents import as_yaml, difference, text_of
 from gateway.cli.following import follow
@@ -25,17 +26,20 @@ _LOOKS = 20
 
 @app.command("ls")
 def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
-    """List the monitors of a server: the worst state of each signal, and open incidents."""
+    """List the monitors of a server: the worst state of each signal, open incidents, what is wrong with their files."""
     found = call("GET", f"{admin_url(admin)}/admin/v1/monitors").json()
+    folder = folder_of(admin)
     if as_json:
-        print_json(found)
+        print_json({"monitors": found, "folder": folder})
         return
-    if not found:
+    if found:
+        rows = [(one["name"], one["generation"] or "defaults", one["owner"], f"{one['rows']:,}", _incident(one),
+                 one["verdict"], _loud(one), _trouble(one)) for one in found]  # fmt: skip
+        columns = ["model", "settings", "owner", "rows", "incident", "attribution", "signals", "trouble"]
+        print_table("monitors", columns, rows)
+    else:
         print("no monitors: put a reference.npz beside a model.onnx; `tidegate monitor fit` makes one")
-        return
-    rows = [(one["name"], one["generation"] or "defaults", f"{one['rows']:,}", _incident(one), one["verdict"],
-             _loud(one), _trouble(one)) for one in found]  # fmt: skip
-    print_table("monitors", ["model", "settings", "rows", "incident", "attribution", "signals", "trouble"], rows)
+    print_folder(folder, "Monitor", {one["name"] for one in found if one["file_problem"]})
 
 
 def _incident(one: dict[str, Any]) -> str:
@@ -52,8 +56,10 @@ def _trouble(one: dict[str, Any]) -> str:
     from gateway.control.monitorwords import collected
 
     blind = [f"{place} is blind" for place in one["blind"]]
+    file = [one["file_problem"]] if one["file_problem"] else []
     waits = [collected(version, progress) for version, progress in one["collecting"].items()]
-    return "; ".join([*(f"version {version}: {why}" for version, why in one["problems"].items()), *waits, *blind])
+    problems = (f"version {version}: {why}" for version, why in one["problems"].items())
+    return "; ".join([*file, *problems, *waits, *blind])
 
 
 # ---- status ----
@@ -220,7 +226,8 @@ def apply(
     if as_json:
         print_json({**done, "in_force": acted})
     else:
-        print(f"{name}: generation {done['generation']} is {'in force' if acted else 'stored, AND NOT IN FORCE YET'}")
+        told = "it is in force" if acted else "IT IS NOT IN FORCE YET"
+        print(f"{name}: generation {done['generation']}{'' if done['changed'] else ', nothing has changed'}; {told}")
 
 
 def _read(text: str, file: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.cli.applying import folder_of, print_folder
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.documents import File, as_yaml, difference, name_of, problems_of, text_of
 from gateway.cli.output import Failure, Json, print, print_json, print_table
@@ -26,7 +27,7 @@ def url_of(admin: str | None, name: str, *more: str, section: str = "policies") 
 def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
     """List policies, with their shares and what is wrong with their files."""
     found = call("GET", f"{admin_url(admin)}/admin/v1/policies").json()
-    folder = _folder(admin)
+    folder = folder_of(admin)
     if as_json:
         print_json({"policies": found, "folder": folder})
         return
@@ -46,22 +47,7 @@ def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
         print_table("policies", ["model", "generation", "revision", "shares", "rollout", "owner", "problem"], rows)
     else:
         print("no policies: every model's default version answers; `tidegate policy apply FILE` makes one")
-    if folder["problem"]:
-        print(f"policy folder: {folder['problem']}")
-    shown = {one["name"] for one in found if one["problem"]}
-    for file in folder["files"]:
-        if file["problem"] and file["policy"] not in shown:
-            print(f"{file['file']}: {file['problem']}")
-
-
-def _folder(admin: str | None) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = call("GET", f"{admin_url(admin)}/admin/v1/folder").json()
-    except Refused as refused:
-        if refused.status != 403:
-            raise
-        return {"watched": None, "problem": "", "files": []}
-    return found
+    print_folder(folder, "TrafficPolicy", {one["name"] for one in found if one["problem"]})
 
 
 def _shares(view: dict[str, Any]) -> str:

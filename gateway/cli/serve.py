@@ -35,7 +35,9 @@ def serve(
     store: Annotated[
         str | None, typer.Option(metavar="URL", help="redis:// of several nodes [a file in the data folder].")
     ] = None,
-    policy_dir: Annotated[str | None, typer.Option(help="Folder of policies that is followed [none].")] = None,
+    policy_dir: Annotated[
+        str | None, typer.Option(help="Folder of policies and monitors that is followed [none].")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration file [TIDEGATE_CONFIG].")] = None,
     auth: Annotated[str | None, typer.Option(help="none | keys: whether both ports ask for a key [none].")] = None,
     trusted_network: Annotated[
@@ -100,7 +102,7 @@ def _opening(config: Config, prepared: Any) -> list[str]:
     if prepared.data_dir.ephemeral:
         lines.append(f"state is ephemeral: {prepared.data_dir.path} is removed at the stop")
     if config.policies.folder is not None:
-        lines.append(f"policies are those in {config.policies.folder}, and what else the store has")
+        lines.append(f"policies and monitors are those in {config.policies.folder}, and what else the store has")
     lines.append(keys_in_words(config) + _how_many(config, prepared.keys))
     if _is_empty(Path(config.models.repository).expanduser()):
         lines.append(

@@ -66,11 +66,16 @@ def readable(document: object) -> TrafficPolicy:
     return policy
 
 
-def check_owner(kept: Kept | None, owner: str) -> None:
-    """Raises Conflict when a policy belongs to a file of the watched folder, and somebody else wants to change it."""
-    if kept is not None and kept.record.owner and kept.record.owner != owner:
-        name = kept.record.owner.removeprefix("file:")
-        raise Conflict(f"the policy belongs to {name!r} in the policy folder: change it there")
+def check_owner(noun: str, owner: str, changes: str) -> None:
+    """Raises Conflict when a document belongs to a file of the watched folder, and somebody else wants to change it.
+
+    Args:
+        noun: what the document is: policy or monitor.
+        owner: whose it is, "file:NAME"; "" = nobody's.
+        changes: as whom it is to be changed.
+    """
+    if owner not in ("", changes):
+        raise Conflict(f"the {noun} belongs to {owner.removeprefix('file:')!r} in the policy folder: change it there")
 
 
 def noted(kept: Kept) -> int:

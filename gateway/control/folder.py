@@ -1,9 +1,10 @@
-"""The watched folder: each *.yaml in it is a policy document, and the policy belongs to the file.
+"""The watched folder: each *.yaml in it is a policy or a Monitor document, and what is in force belongs to the file.
 
-`scan` reads the files, in a thread; `decide` is pure: from what is there to what is to be done; `PolicyFolder` does it.
-What is wrong with a file leaves the policy as it is. A file is tried again when it changes; one that was refused for
-something outside it, such as a version that is not there yet, every few seconds. What a rollout does is never written
-to the file, and a file that was applied once is not applied again before it changes: a rollback stays one.
+`scan` reads the files, in a thread; `decide` is pure: from what is there to what is to be done; `DocumentFolder` does
+it. What is wrong with a file leaves what is in force as it is. A file is tried again when it changes; one that was
+refused for something outside it, such as a version that is not there yet, every few seconds. What a rollout or a
+monitor does is never written to the file, and a file that was applied once is not applied again before it changes: a
+rollback stays one.
 """
 
 import asyncio
@@ -20,14 +21,15 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.control.policies import Policies
+from gateway.control.keepers import Keeper
 from gateway.control.reading import Read, read_policy
-from gateway.store.base import Stale
 from runtimes.errors import ServingError
 
 LOOK_S: Final = 1.0
 AGAIN_S: Final = 5.0
 MOST_FILES: Final = 1_000
+POLICY: Final = "TrafficPolicy"
+MONITOR: Final = "Monitor"
 FILE_BYTES: Final = 64 * 1024
 """As much as the admin port takes of one document."""
 _SUFFIXES: Final = (".yaml", ".yml")
@@ -36,6 +38,8 @@ _log: Final = logging.getLogger(__name__)
 Signature = tuple[int, int, int]
 """Modified (ns), size, inode."""
 InThread = Callable[..., Awaitable[Any]]
+Place = tuple[str, str]
+"""Kind and model name: where a document is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,9 @@ class Known:
     Attributes:
         signature: at the last look.
         digest: of the text that `read` was made of.
-        read: None while it cannot be read, or has not stopped changing since it came.
-        tried: the text was given to the policies.
+        read: None while it cannot be read, has not stopped changing since it came, or is not known yet who keeps it.
+        place: of the document that it is; "" for a kind that nobody keeps, or a name that it does not say.
+        tried: the text was given to its keeper.
         again_s: when a text that was refused may be tried again; None = when it changes.
         unreadable, wrong, refused: what is wrong with the file, with what it says, with putting it in force.
         told: what was logged last.
@@ -68,7 +73,8 @@ class Known:
 
     signature: Signature
     digest: str = ""
-    read: Read | None = None
+    read: Read[Any] | None = None
+    place: Place = ("", "")
     tried: bool = False
     again_s: float | None = None
     unreadable: str = ""
@@ -87,18 +93,18 @@ class Todo:
     """What follows from a look.
 
     Attributes:
-        apply: file -> model name.
-        problems: file -> what is wrong, beside what the policies say of it.
-        orphans: policies whose file is gone.
+        apply: files.
+        problems: file -> what is wrong, beside what the keeper says of it.
+        orphans: documents whose file is gone -> their owner.
     """
 
-    apply: dict[str, str] = field(default_factory=dict)
+    apply: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
-    orphans: tuple[str, ...] = ()
+    orphans: dict[Place, str] = field(default_factory=dict)
 
 
 def scan(folder: Path) -> dict[str, Found]:
-    """Every policy file of a folder. Blocking.
+    """Every document file of a folder. Blocking.
 
     Raises:
         OSError: the folder cannot be read, or is far too large: that says nothing about its files.
@@ -140,45 +146,46 @@ def _read(root: str, name: str) -> Found:
         return Found(signature, problem="not UTF-8")
 
 
-def decide(known: Mapping[str, Known], owners: Mapping[str, str], applied: Container[str], now_s: float) -> Todo:
+def decide(known: Mapping[str, Known], owners: Mapping[Place, str], applied: Container[str], now_s: float) -> Todo:
     """What is to be done. Pure.
 
     Args:
         known: every file that is there.
-        owners: policy -> its owner.
+        owners: document -> its owner.
         applied: files that this node has ever applied: only these can be missed, those of other nodes' folders cannot.
     """
-    ours = {name: owner.removeprefix("file:") for name, owner in owners.items() if owner.startswith("file:")}
-    todo = Todo(orphans=tuple(name for name, file in ours.items() if file in applied and _has_left(file, name, known)))
-    by_name: dict[str, list[str]] = {}
+    ours = {at: owner.removeprefix("file:") for at, owner in owners.items() if owner.startswith("file:")}
+    gone = [at for at, file in ours.items() if file in applied and _has_left(file, at, known)]
+    todo = Todo(orphans={at: owners[at] for at in gone})
+    by_place: dict[Place, list[str]] = {}
     for file, one in known.items():
-        if one.read is not None and one.read.name:
-            by_name.setdefault(one.read.name, []).append(file)
+        if all(one.place):
+            by_place.setdefault(one.place, []).append(file)
     for file, one in known.items():
         read = one.read
         if read is None:
             continue
-        others = [other for other in by_name.get(read.name, []) if other != file]
+        others = [other for other in by_place.get(one.place, []) if other != file]
         if others:
             todo.problems[file] = (
-                f"{', '.join(sorted(others))} is about {read.name!r} too: one file for each model name"
+                f"{', '.join(sorted(others))} is about {read.name!r} too: one file for each model name and kind"
             )
         elif read.problems:
             todo.problems[file] = "; ".join(str(problem) for problem in read.problems)
         elif not one.tried or (one.again_s is not None and now_s >= one.again_s):
-            todo.apply[file] = read.name
+            todo.apply.append(file)
     return todo
 
 
-def _has_left(file: str, policy: str, known: Mapping[str, Known]) -> bool:
+def _has_left(file: str, place: Place, known: Mapping[str, Known]) -> bool:
     one = known.get(file)
     if one is None:
         return True
-    # A file that is broken now still owns its policy; one that is about another model does not.
-    return one.read is not None and bool(one.read.name) and one.read.name != policy
+    # A file that is broken now still owns its document; one that is about another model, or of another kind, does not.
+    return all(one.place) and one.place != place
 
 
-class PolicyFolder:
+class DocumentFolder:
     """Follows the folder.
 
     Args:
@@ -186,6 +193,7 @@ class PolicyFolder:
         in_thread: runs blocking work.
 
     Attributes:
+        keepers: by kind; None = there will be one, and its files wait.
         known: by file.
         away: why the folder cannot be read; "" = it can.
     """
@@ -193,7 +201,7 @@ class PolicyFolder:
     def __init__(
         self,
         folder: Path,
-        policies: Policies,
+        keepers: Mapping[str, Keeper | None],
         state_dir: Path,
         *,
         in_thread: InThread,
@@ -201,9 +209,9 @@ class PolicyFolder:
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.folder = folder
+        self.keepers = dict(keepers)
         self.known: dict[str, Known] = {}
         self.away = ""
-        self._policies = policies
         self._in_thread = in_thread
         self._now_s = now_s
         self._wall_ns = wall_ns
@@ -226,26 +234,25 @@ class PolicyFolder:
             return
         self._tell_away("")
         self._take(found)
-        owners = {name: kept.record.owner for name, kept in self._policies.kept.items()}
-        todo = decide(self.known, owners, self._applied, self._now_s())
+        todo = decide(self.known, self._owners(), self._applied, self._now_s())
         for file, one in self.known.items():
             one.wrong = todo.problems.get(file, "")
-        for name in todo.orphans:
-            await self._orphan(name)
-        for file, name in todo.apply.items():
-            await self._apply(file, name)
+        for place, owner in todo.orphans.items():
+            await self._orphan(place, owner)
+        for file in todo.apply:
+            await self._apply(file)
         for file, one in self.known.items():
             if one.problem and one.problem != one.told:
                 _log.error("policy_file_refused", extra={"facts": {"file": file, "reason": one.problem[:2000]}})
             one.told = one.problem
 
-    def problem_of(self, policy: str) -> str:
-        """What is wrong with the files that are about a policy; "" = nothing."""
-        owner = self._policies.kept[policy].record.owner if policy in self._policies.kept else ""
+    def problem_of(self, kind: str, name: str) -> str:
+        """What is wrong with the files that are about a document; "" = nothing."""
+        owner = self._owners().get((kind, name), "")
         found = [
             f"{file}: {one.problem}"
             for file, one in sorted(self.known.items())
-            if one.problem and (owner == f"file:{file}" or (one.read is not None and one.read.name == policy))
+            if one.problem and (owner == f"file:{file}" or one.place in ((kind, name), ("", name)))
         ]
         return "; ".join(found)
 
@@ -257,12 +264,25 @@ class PolicyFolder:
     def shown(self) -> dict[str, Any]:
         """The folder for people and programs."""
         files = [
-            {"file": file, "policy": one.read.name if one.read is not None else "", "problem": one.problem}
+            {"file": file, "kind": one.place[0], "name": one.place[1], "problem": one.problem}
             for file, one in sorted(self.known.items())
         ]
         return {"problem": self.away, "files": files}
 
     # ---- inside ----
+
+    def _keeper(self, kind: str) -> Keeper | None:
+        """Who keeps a kind; None = it is not known yet what is kept."""
+        keeper = self.keepers[kind]
+        return keeper if keeper is not None and keeper.loaded else None
+
+    def _owners(self) -> dict[Place, str]:
+        return {
+            (kind, name): owner
+            for kind in self.keepers
+            if (keeper := self._keeper(kind)) is not None
+            for name, owner in keeper.owners().items()
+        }
 
     def _take(self, found: Mapping[str, Found]) -> None:
         """Note what is there; a file is read once it has stopped changing."""
@@ -282,27 +302,31 @@ class PolicyFolder:
     def _settled(self, file: str, one: Known, seen: Found) -> None:
         one.unreadable = seen.problem
         if seen.problem:
-            one.read, one.digest = None, ""
+            one.read, one.place, one.digest = None, ("", ""), ""
             return
         digest = hashlib.sha256(seen.text.encode()).hexdigest()
         if digest == one.digest:
             return
-        one.digest, one.read, one.again_s, one.refused = digest, read_policy(seen.text), None, ""
-        one.tried = self._applied.get(file) == digest and self._is_ours(file, one.read.name)
+        one.read, one.place, one.digest = None, ("", ""), ""
+        read = read_policy(seen.text)
+        kind = read.kind if read.kind in self.keepers else ""
+        if kind:
+            keeper = self._keeper(kind)
+            if keeper is None:
+                return  # at the next look
+            read = keeper.read(seen.text)
+        one.digest, one.read, one.place, one.again_s, one.refused = digest, read, (kind, read.name), None, ""
+        one.tried = self._applied.get(file) == digest and self._owners().get(one.place) == f"file:{file}"
 
-    def _is_ours(self, file: str, policy: str) -> bool:
-        kept = self._policies.kept.get(policy)
-        return kept is not None and kept.record.owner == f"file:{file}"
-
-    async def _apply(self, file: str, name: str) -> None:
+    async def _apply(self, file: str) -> None:
         one = self.known[file]
+        kind, name = one.place
+        keeper = self._keeper(kind)
         assert one.read is not None, "decided by what it says"
-        owner = f"file:{file}"
+        assert keeper is not None, "it has read the text"
         one.tried = True
         try:
-            kept, changed = await self._policies.apply(
-                one.read.document, actor=owner, owner=owner, reason="the file in the policy folder"
-            )
+            generation, changed = await keeper.put(one.read.document, f"file:{file}")
         except ServingError as error:
             # It was read without a problem, so what is missing is elsewhere: a version, the store.
             one.again_s, one.refused = self._now_s() + AGAIN_S, error.message
@@ -311,24 +335,23 @@ class PolicyFolder:
         self._applied[file] = one.digest
         await self._in_thread(self._remember)
         if changed:
-            facts = {"file": file, "policy": name, "generation": kept.record.generation}
-            _log.info("policy_applied", extra={"facts": facts})
+            facts = {"file": file, keeper.noun: name, "generation": generation}
+            _log.info(f"{keeper.noun}_applied", extra={"facts": facts})
 
-    async def _orphan(self, name: str) -> None:
-        """The file is gone: the policy stays, and belongs to nobody."""
-        kept = self._policies.kept[name]
-        owner = kept.record.owner
-        record = msgspec.structs.replace(kept.record, owner="")
-        audit = {"actor": owner, "what": "orphan", "reason": "the file has left the policy folder", "owner": ""}
+    async def _orphan(self, place: Place, owner: str) -> None:
+        """The file is gone: the document stays, and belongs to nobody."""
+        kind, name = place
+        keeper = self._keeper(kind)
+        assert keeper is not None, "it has told the owner"
+        file = owner.removeprefix("file:")
         try:
-            await self._policies.save(name, record, expected=kept.revision, audit=audit)
-        except Stale:
-            await self._policies.reload(name)  # a rollout has written: at the next look
+            done = await keeper.orphan(name, owner)
         except ServingError as error:
-            _log.warning("policy_not_orphaned", extra={"facts": {"policy": name, "reason": error.message}})
-        else:
-            self._applied.pop(owner.removeprefix("file:"), None)
-            _log.warning("policy_orphaned", extra={"facts": {"policy": name, "file": owner.removeprefix("file:")}})
+            _log.warning(f"{keeper.noun}_not_orphaned", extra={"facts": {keeper.noun: name, "reason": error.message}})
+            return
+        if done:  # otherwise somebody else has written: at the next look
+            self._applied.pop(file, None)
+            _log.warning(f"{keeper.noun}_orphaned", extra={"facts": {keeper.noun: name, "file": file}})
 
     def _tell_away(self, problem: str) -> None:
         if problem and problem != self.away:

@@ -1,76 +1,96 @@
-"""What people do to monitors: apply and remove documents, approve requests for retraining. Every change is audited."""
+"""What people and files do to monitors: apply and remove documents, approve retraining. Every change is audited."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from gateway.control.documents import StalePolicy, UnknownPolicy
+from gateway.control.documents import StalePolicy, UnknownPolicy, check_owner
 from gateway.control.firstreferences import KIND as FIRST
+from gateway.control.keepers import APPLIED, LEFT
 from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
+from gateway.control.reading import Read
 from gateway.monitor import retrain, retraincalls
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.settings import Monitor, PolicyError, parse
-from gateway.store.base import Stale, Store
+from gateway.monitordocument import read_monitor
+from gateway.store.base import Document, Stale, Store
 from runtimes.errors import Conflict, InvalidInput
 
 MOST_ERRORS: Final = 20
 
 
 class MonitorDesk:
-    """The desk.
+    """The desk; it keeps the Monitor documents of the watched folder (`gateway.control.keepers.Keeper`).
 
     Args:
+        find: finds a model in the repository by its name. Raises Conflict: it is not there.
         can_sign: whether the node has a secret that events of a monitor's own webhook are signed with.
     """
 
+    noun = "monitor"
+
     def __init__(
-        self, store: Store, monitors: Monitors, *, now_ms: Callable[[], int], can_sign: Callable[[], bool]
+        self,
+        store: Store,
+        monitors: Monitors,
+        *,
+        find: Callable[[str], Awaitable[object]],
+        now_ms: Callable[[], int],
+        can_sign: Callable[[], bool],
     ) -> None:
         self._store = store
         self.monitors = monitors
+        self._find = find
         self._now_ms = now_ms
         self._can_sign = can_sign
 
-    async def apply(self, document: object, *, actor: str, generation: int | None, reason: str) -> MonitorRecord:
-        """Put a document in force.
+    async def apply(
+        self, document: object, *, actor: str, generation: int | None = None, owner: str = "", reason: str = ""
+    ) -> tuple[MonitorRecord, bool]:
+        """Put a document in force; gives its record, and whether anything has changed.
 
         Args:
             generation: that the caller has seen; 0 = none; None = whatever is there.
+            owner: of the watched folder; a document that has another owner is not changed.
 
         Raises:
-            InvalidInput, StalePolicy, StoreAway
+            InvalidInput, StalePolicy, Conflict, StoreAway
         """
         monitor = self._readable(document)
         name = monitor.metadata.name
         known = await self._store.get(KIND, name)
-        before = msgspec.msgpack.decode(known.body, type=MonitorRecord) if known is not None else None
+        before = _record(known)
         current = before.generation if before is not None else 0
         if generation is not None and generation != current:
             shown = {"generation": current, "document": before.document if before is not None else None}
             raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {generation}", shown)
+        check_owner(self.noun, before.owner if before is not None else "", owner)
+        await self._find(name)
+        if before is not None and (before.document, before.owner) == (document, owner):
+            return before, False
         assert isinstance(document, dict), "it was read"
-        record = MonitorRecord(document=document, generation=current + 1, applied_by=actor, applied_ms=self._now_ms())
+        record = MonitorRecord(
+            document=document, generation=current + 1, applied_by=actor, applied_ms=self._now_ms(), owner=owner
+        )
         audit = {
             "actor": actor,
             "what": "apply",
             "reason": reason,
             "generation": record.generation,
+            "owner": owner,
             "document": document,
             "document_before": before.document if before is not None else None,
         }
         try:
-            await self._store.put(
-                KIND,
-                name,
-                msgspec.msgpack.encode(record),
-                expected=known.revision if known is not None else 0,
-                audit=audit,
-            )
+            await self._put(name, record, expected=known.revision if known is not None else 0, audit=audit)
         except Stale as error:
             raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
-        return record
+        return record, True
+
+    async def _put(self, name: str, record: MonitorRecord, *, expected: int, audit: Mapping[str, Any]) -> None:
+        await self._store.put(KIND, name, msgspec.msgpack.encode(record), expected=expected, audit=audit)
 
     def _readable(self, document: object) -> Monitor:
         try:
@@ -94,15 +114,50 @@ class MonitorDesk:
         References that were made of first rows go with it.
 
         Raises:
-            UnknownPolicy, StoreAway
+            UnknownPolicy, Conflict, StoreAway
         """
         known = await self._store.get(KIND, name)
-        if known is None:
+        before = _record(known)
+        if known is None or before is None:
             raise UnknownPolicy(f"nobody wrote a monitor {name[:128]!r}")
-        before = msgspec.msgpack.decode(known.body, type=MonitorRecord)
+        check_owner(self.noun, before.owner, "")
         audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": before.document}
         await self._store.delete(KIND, name, expected=known.revision, audit=audit)
         await self._store.delete(FIRST, name, expected=None)
+
+    # ---- for the watched folder ----
+
+    @property
+    def loaded(self) -> bool:
+        """Whether documents have been read."""
+        return self.monitors.loaded
+
+    def read(self, text: str) -> Read[Monitor]:
+        """A text as a Monitor document."""
+        return read_monitor(text)
+
+    def owners(self) -> Mapping[str, str]:
+        """Name -> owner, as of the last round of the monitors."""
+        held = self.monitors.held.items()
+        return {name: one.record.owner for name, one in held if one.record is not None}
+
+    async def put(self, document: object, owner: str) -> tuple[int, bool]:
+        """Apply an owner's document."""
+        record, changed = await self.apply(document, actor=owner, owner=owner, reason=APPLIED)
+        return record.generation, changed
+
+    async def orphan(self, name: str, owner: str) -> bool:
+        """Take the owner away; the settings stay."""
+        known = await self._store.get(KIND, name)
+        record = _record(known)
+        if known is None or record is None or record.owner != owner:
+            return True
+        audit = {"actor": owner, "what": "orphan", "reason": LEFT, "owner": ""}
+        try:
+            await self._put(name, msgspec.structs.replace(record, owner=""), expected=known.revision, audit=audit)
+        except Stale:
+            return False
+        return True
 
     # ---- retraining ----
 
@@ -143,3 +198,7 @@ class MonitorDesk:
 
     async def _audit(self, name: str, actor: str, what: str, key: str) -> None:
         await self._store.audit_append(name, {"actor": actor, "what": what, "request": key})
+
+
+def _record(document: Document | None) -> MonitorRecord | None:
+    return msgspec.msgpack.decode(document.body, type=MonitorRecord) if document is not None else None

@@ -17,12 +17,17 @@ from gateway.monitor.windows import dense, sparse
 
 
 class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A Monitor document in the store."""
+    """A Monitor document in the store.
+
+    Attributes:
+        owner: "file:NAME" of the watched folder that it belongs to; "" = it belongs to nobody.
+    """
 
     document: dict[str, Any]
     generation: int
     applied_by: str
     applied_ms: int
+    owner: str = ""
 
 
 class Late(msgspec.Struct, frozen=True, array_like=True):

@@ -10,6 +10,7 @@ from gateway.control.monitorinputs import lost_of, totals_of
 from gateway.control.monitors import Monitors
 from gateway.control.monitortold import Told
 from gateway.control.monitorviews import facts
+from gateway.control.pinning import Pinning
 from gateway.control.service import Service
 from gateway.counters import WORKER_INDEX
 from gateway.monitor.facts import MonitorFacts
@@ -53,7 +54,13 @@ class Monitoring:
             now_ms=_now_ms,
         )
         service.calls["first_rows"] = self.monitors.firsts.take
-        self.desk = MonitorDesk(traffic.store, self.monitors, now_ms=_now_ms, can_sign=lambda: told.can_sign)
+        self.desk = MonitorDesk(
+            traffic.store,
+            self.monitors,
+            find=Pinning(service).look_at,
+            now_ms=_now_ms,
+            can_sign=lambda: told.can_sign,
+        )
 
     def facts(self) -> MonitorFacts | None:
         """For the metrics page; None = nothing is watched."""

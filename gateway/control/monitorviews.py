@@ -21,12 +21,17 @@ WINDOWS_SHOWN: Final = 20
 _WINDOW_S: Final = dict(zip((300, 1_800, 3_600, 7_200, 21_600, 86_400, 259_200), BURN_WINDOWS, strict=True))
 
 
-def in_short(name: str, held: Held, now_ms: int) -> dict[str, Any]:
-    """A line of `monitor ls`."""
+def in_short(name: str, held: Held, now_ms: int, file_problem: str = "") -> dict[str, Any]:
+    """A line of `monitor ls`.
+
+    Args:
+        file_problem: what is wrong with its file in the policy folder; "" = nothing.
+    """
     incident = held.monitor.ledger.open
     return {
         "name": name,
         "generation": held.generation,
+        "owner": held.record.owner if held.record is not None else "",
         "states": worst_states(held),
         "incident": None if incident is None else {"id": incident.id, "severity": incident.severity,
                                                    "opened_s": incident.opened_s},
@@ -34,6 +39,7 @@ def in_short(name: str, held: Held, now_ms: int) -> dict[str, Any]:
         "rows": sum(int(counts[ROWS]) for counts in held.seen.values()),
         "problems": {version: problem for version, problem in held.problems.items() if problem},
         "collecting": collecting(held),
+        "file_problem": file_problem,
         "blind": blind(held, now_ms),
     }  # fmt: skip
 
@@ -69,10 +75,10 @@ def blind(held: Held, now_ms: int) -> list[str]:
     ]
 
 
-def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int) -> dict[str, Any]:
-    """Everything about one monitor."""
+def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_problem: str = "") -> dict[str, Any]:
+    """Everything about one monitor; arguments as of `in_short`."""
     monitor = held.monitor
-    return in_short(name, held, now_ms) | {
+    return in_short(name, held, now_ms, file_problem) | {
         "leads": leads,
         "store_away": away,
         "document": held.record.document if held.record is not None else None,

@@ -193,6 +193,8 @@ def warnings_of(view: Mapping[str, Any]) -> Iterator[str]:
         yield "another node judges this model; here is what this node has heard"
     if view["store_away"]:
         yield f"the store is away: {view['store_away']}"
+    if view["file_problem"]:
+        yield f"what its file says is not in force: {view['file_problem']}"
     for version, problem in view["problems"].items():
         yield f"version {version} is not watched: {problem}"
     if view["missed"]:

@@ -24,9 +24,7 @@ class Pinning:
             Conflict: there is no such version, or it cannot be served, with the reason.
             LoadFailed: the repository is away.
         """
-        seen = await self._service.look_at(name)
-        if seen is None:
-            raise Conflict(f"not_ready: {name!r} is not in the repository")
+        seen = await self.look_at(name)
         wanted = _digest_in(reference)
         for version in self._candidates(name, seen, reference):
             digest, reason = await self._service.fetched_now(name, version)
@@ -35,6 +33,18 @@ class Pinning:
             if digest and digest == (wanted or digest):
                 return version, digest
         raise Conflict(f"not_ready: no version of {name!r} has the digest {wanted}")
+
+    async def look_at(self, name: str) -> SeenModel:
+        """A model as it is in the repository now.
+
+        Raises:
+            Conflict: it is not there.
+            LoadFailed: the repository is away.
+        """
+        seen = await self._service.look_at(name)
+        if seen is None:
+            raise Conflict(f"not_ready: {name!r} is not in the repository")
+        return seen
 
     def _candidates(self, name: str, seen: SeenModel, reference: str) -> list[int]:
         """Versions that a reference may mean. Raises Conflict."""

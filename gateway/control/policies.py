@@ -303,7 +303,7 @@ class Policies:
         async with self._locks.setdefault(name, asyncio.Lock()):
             kept = self.kept.get(name)
             self._check_generation(kept, generation)
-            check_owner(kept, owner)
+            check_owner("policy", kept.record.owner if kept else "", owner)
             pins = await self._pinned(policy)
             if kept is not None and is_same(kept, policy, pins, owner):
                 return kept, False
@@ -393,7 +393,7 @@ class Policies:
     async def delete(self, name: str, *, actor: str, reason: str = "", force: bool = False) -> None:
         """Remove a policy: the model's default version answers again. Raises UnknownPolicy, Conflict, StoreAway."""
         kept = self.get(name)
-        check_owner(kept, "")
+        check_owner("policy", kept.record.owner, "")
         if not force and kept.record.status.phase in ACTIVE:
             raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
         audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}

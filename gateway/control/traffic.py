@@ -16,7 +16,8 @@ from gateway.control.counts import Totals
 from gateway.control.datadesk import DataDesk
 from gateway.control.experimentbook import Experiments
 from gateway.control.feedback import FeedbackDesk
-from gateway.control.folder import PolicyFolder
+from gateway.control.folder import MONITOR, POLICY, DocumentFolder
+from gateway.control.keepers import PolicyKeeper
 from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
 from gateway.control.pinning import Pinning
@@ -47,7 +48,7 @@ class Traffic:
     Args:
         run: start of the process tree, whose counts the pages hold.
         pages: those of living workers by start id, and the finals.
-        folder: of policies, which is followed; None = there is none.
+        folder: of policies and monitors, which is followed; None = there is none.
         webhook: told of every decision; None = nobody is.
         secret: signs events; b"" = there is none.
 
@@ -76,8 +77,9 @@ class Traffic:
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
         self._rates = RequestRates(totals)
+        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: None}
         self.folder = (
-            PolicyFolder(folder, self.policies, data_dir, in_thread=service.in_thread) if folder is not None else None
+            DocumentFolder(folder, keepers, data_dir, in_thread=service.in_thread) if folder is not None else None
         )
         self.policies.told = self._told
         self.auditor = Auditor(self.policies)
@@ -108,11 +110,13 @@ class Traffic:
         service.calls["feedback"] = self.feedback.take
 
     async def watch(self) -> "Monitoring":
-        """Put the drift monitor together; until then feedback waits, and no canary drifts."""
+        """Put the drift monitor together; until then feedback and Monitor files wait, and no canary drifts."""
         module = await asyncio.to_thread(import_module, "gateway.control.monitoring")
         found: Monitoring = module.Monitoring(self, self._service, **self._watcher)
         self.rollouts.drift, self.feedback.labelled = found.monitors.drift, found.monitors.labelled
         self.monitoring = found
+        if self.folder is not None:
+            self.folder.keepers[MONITOR] = found.desk
         return found
 
     def _loaded(self) -> Iterable[tuple[str, str]]:

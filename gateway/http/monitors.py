@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.routing import Route
 
+from gateway.control.folder import MONITOR
 from gateway.control.monitorbins import drawn
 from gateway.control.monitordesk import MonitorDesk
 from gateway.control.monitorheld import Held
@@ -52,7 +53,11 @@ class MonitorEndpoints:
         """Every monitor that the caller's key covers, in short."""
         covers, now_ms = actor_of(request).covers, _now_ms()
         held = sorted(self._monitors.held.items())
-        return json_reply([in_short(name, one, now_ms) for name, one in held if covers(name)])
+        return json_reply([in_short(name, one, now_ms, self._file_problem(name)) for name, one in held if covers(name)])
+
+    def _file_problem(self, name: str) -> str:
+        folder = self._traffic.folder
+        return folder.problem_of(MONITOR, name) if folder is not None else ""
 
     async def one(self, request: Request) -> Reply:
         """One monitor: states, windows, performance, incident; its generation as ETag. `?format=html` is a page."""
@@ -63,7 +68,14 @@ class MonitorEndpoints:
         held = self._monitors.get(name)
         about = await _explained(held) if form == "html" else {}
         # Without a pause from here on, so that all of it is of one moment.
-        found = view(name, held, leads=self._monitors.leads, away=self._monitors.away, now_ms=_now_ms())
+        found = view(
+            name,
+            held,
+            leads=self._monitors.leads,
+            away=self._monitors.away,
+            now_ms=_now_ms(),
+            file_problem=self._file_problem(name),
+        )
         if form == "html":
             page = await asyncio.to_thread(page_of, found, about, drawn(held, found), time.time())
             return Reply(200, page.encode(), content_type=b"text/html; charset=utf-8", headers=_LOCKED)
@@ -93,10 +105,10 @@ class MonitorEndpoints:
         if named and named != name:
             raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         reason = request.headers.get("x-reason", "")[:500] or request.query_params.get("reason", "")[:500]
-        record = await self._desk.apply(
+        record, changed = await self._desk.apply(
             document, actor=actor_of(request).name, generation=_generation(request), reason=reason
         )
-        reply = json_reply({"name": name, "generation": record.generation})
+        reply = json_reply({"name": name, "generation": record.generation, "changed": changed})
         reply.headers = [(b"etag", b'"%d"' % record.generation)]
         return reply
 

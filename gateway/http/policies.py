@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from gateway.control import showing
 from gateway.control.documents import StalePolicy
+from gateway.control.folder import POLICY
 from gateway.control.planning import difference, plan
 from gateway.control.reading import name_in
 from gateway.control.record import PolicyRecord
@@ -64,14 +65,14 @@ class PolicyEndpoints:
         return reply
 
     def _shown(self, name: str) -> dict[str, Any]:
-        problem = self._folder.problem_of(name) if self._folder is not None else ""
+        problem = self._folder.problem_of(POLICY, name) if self._folder is not None else ""
         return self._policies.view(name) | {"weights": self._weights(name), "problem": problem}
 
     def _weights(self, name: str) -> dict[str, dict[str, float]]:
         return showing.weights(self._policies.get(name), name in self._rollouts.zeroed_here)
 
     async def folder(self, request: Request) -> Reply:
-        """The watched folder: its files, whose policy each is, and what is wrong with it."""
+        """The watched folder: each file, which document it is, and what is wrong with it."""
         found = self._folder.shown() if self._folder is not None else {"problem": "", "files": []}
         return json_reply({"watched": self._folder is not None, **found})
 

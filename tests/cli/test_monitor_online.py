@@ -84,7 +84,7 @@ def view(tree: Tree) -> dict[str, Any]:
 def drifted(tree: Tree) -> tuple[str, Tree]:
     """The server after a calm window and three that are not; and what a follower in a pipe has printed meanwhile."""
     done = run("monitor", "apply", "-f", "-", "--reason", "small windows", tree=tree, stdin=DOCUMENT)
-    assert done.out == f"{NAME}: generation 1 is in force\n", done
+    assert done.out == f"{NAME}: generation 1; it is in force\n", done
     calm = run("monitor", "status", NAME, "--check", tree=tree)
     assert calm.code == 0
     assert "Nothing can be said yet" in calm.out
@@ -177,7 +177,7 @@ def test_status_shows_states_incident_windows_and_performance(drifted: tuple[str
 
 
 def test_the_list_tells_what_is_loud(drifted: tuple[str, Tree]) -> None:
-    (one,) = run("monitor", "ls", "--json", tree=drifted[1]).json()
+    (one,) = run("monitor", "ls", "--json", tree=drifted[1]).json()["monitors"]
     assert one["states"]["input_drift"] == "firing"
     assert "input_drift firing" in run("monitor", "ls", tree=drifted[1]).out
 
@@ -218,14 +218,17 @@ def test_a_document_comes_back_as_it_was_applied_and_stale_ones_are_refused(drif
     tree = drifted[1]
     text = run("monitor", "get", NAME, tree=tree).out
     assert f"rows: {WINDOW}" in text
-    assert run("monitor", "apply", "-f", "-", "--json", tree=tree, stdin=text).json()["generation"] == 2
+    same = run("monitor", "apply", "-f", "-", tree=tree, stdin=text)
+    assert same.out == f"{NAME}: generation 1, nothing has changed; it is in force\n"
+    changed = run("monitor", "apply", "-f", "-", "--json", tree=tree, stdin=text.replace("female", "woman"))
+    assert changed.json()["generation"] == 2
     late = run("monitor", "apply", "-f", "-", "--if-match", "1", tree=tree, stdin=text.replace("1000", "1500"))
     assert late.code == 1
     assert "is at generation 2 by now, not 1" in late.err
     assert "-    rows: 1000" in late.err
     assert "+    rows: 1500" in late.err
     done = run("monitor", "apply", "-f", "-", "--force", tree=tree, stdin=text.replace("1000", "1500"))
-    assert done.out == f"{NAME}: generation 3 is in force\n"
+    assert done.out == f"{NAME}: generation 3; it is in force\n"
     both = run("monitor", "apply", "-f", "-", "--force", "--if-match", "1", tree=tree, stdin=text)
     assert "not both" in both.refused(2)
 

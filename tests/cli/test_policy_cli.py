@@ -362,7 +362,7 @@ def test_a_folder_of_policies_is_followed(repository: Path, tmp_path: Path) -> N
     arguments = ("--workers", "1", "--policy-dir", str(folder))
     with serve(repository, *arguments, models__quiet_period_ms=0) as tree:
         tree.until("the policy", lambda: tree.get("/admin/v1/policies/affine", admin=True)[0] == 200)
-        assert f"policies are those in {folder}" in tree.log
+        assert f"policies and monitors are those in {folder}" in tree.log
         assert "file:affine.yaml" in run("policy", "ls", tree=tree).out
         refused = run("policy", "apply", "-", tree=tree, stdin=CANARY)
         assert "belongs to 'affine.yaml' in the policy folder" in refused.refused(1)

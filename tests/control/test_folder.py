@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.control.folder import AGAIN_S, FILE_BYTES, MOST_FILES, PolicyFolder, scan
+from gateway.control.folder import AGAIN_S, FILE_BYTES, MONITOR, MOST_FILES, POLICY, DocumentFolder, scan
+from gateway.control.keepers import PolicyKeeper
 from gateway.control.policies import Policies
 from gateway.store.sqlite import open_sqlite
 from runtimes.errors import Conflict
@@ -55,13 +56,14 @@ class Desk:
         (place / "folder").mkdir(exist_ok=True)
         self.folder = self.fresh()
 
-    def fresh(self) -> PolicyFolder:
+    def fresh(self) -> DocumentFolder:
         """As after a restart."""
 
         async def here(work: Callable[..., Any], *args: object) -> Any:
             return work(*args)
 
-        return PolicyFolder(self.place / "folder", self.policies, self.place, in_thread=here, now_s=lambda: self.now_s)
+        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: None}
+        return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
 
     def write(self, file: str, content: str) -> None:
         temporary = self.place / "next"
@@ -163,7 +165,7 @@ def test_a_bad_file_keeps_the_policy_and_says_why_once(
             await desk.settle()
         assert desk.policies.kept["m"] is before
         assert told in desk.problems()["a.yaml"]
-        assert told in desk.folder.problem_of("m")
+        assert told in desk.folder.problem_of(POLICY, "m")
         assert desk.folder.refused == 1
         assert len([one for one in caplog.records if one.message == "policy_file_refused"]) == 1
         desk.write("a.yaml", text(canary=3000))

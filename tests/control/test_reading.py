@@ -19,14 +19,14 @@ spec:
 def test_a_right_document_is_read() -> None:
     read = read_policy(TEXT)
     assert (read.name, read.problems) == ("m", ())
-    assert read.policy is not None
-    assert read.policy.counts() == [9000, 1000]
+    assert read.value is not None
+    assert read.value.counts() == [9000, 1000]
 
 
 def test_every_problem_is_found_at_its_line() -> None:
     text = TEXT.replace('"m:2"', "5").replace("1000", "2000").replace("name: m\n", "name: m\n  label: x\n")
     read = read_policy(text)
-    assert read.policy is None
+    assert read.value is None
     assert read.name == "m"
     found = {one.path: one.line for one in read.problems}
     assert found == {"metadata.label": 5, "spec.variants[1].model": 10, "spec.split": 11}
@@ -38,7 +38,7 @@ def test_what_is_not_offered_is_a_problem_of_the_document() -> None:
         "      notBefore:\n        - Mon 09:00-16:00 Mars/Olympus\n"
     )
     read = read_policy(text)
-    assert read.policy is None
+    assert read.value is None
     (problem,) = read.problems
     assert problem.path == "spec.rollout.window.notBefore[0]"
     assert problem.line == 16
@@ -47,7 +47,7 @@ def test_what_is_not_offered_is_a_problem_of_the_document() -> None:
 def test_a_text_that_is_no_document_has_no_name() -> None:
     for text, line in (("a: [}", 1), ("x: 1\nx: 2\n", 2), ("a: &b c\n", 1)):
         read = read_policy(text)
-        assert (read.name, read.document, read.policy) == ("", None, None)
+        assert (read.name, read.document, read.value) == ("", None, None)
         assert read.problems[0].line == line
     assert str(Located(3, "spec.split", "is missing")) == "line 3: spec.split: is missing"
     assert str(Located(None, "", "longer than allowed")) == "longer than allowed"

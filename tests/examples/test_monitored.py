@@ -47,8 +47,8 @@ def spec() -> Spec:
         text = monitored.document(told, Path("/nowhere")).decode()
     found = read_monitor(text)
     assert not found.problems
-    assert found.monitor is not None
-    return found.monitor.spec
+    assert found.value is not None
+    return found.value.spec
 
 
 def test_the_document_can_be_applied_and_retraining_can_be_asked_for() -> None:

@@ -1,0 +1,88 @@
+"""Who keeps documents of one kind in the store, as the watched folder needs it; and who keeps policies."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway.control.policies import Policies
+from gateway.control.reading import Read, read_policy
+from gateway.store.base import Stale
+
+APPLIED: Final = "the file in the policy folder"
+LEFT: Final = "the file has left the policy folder"
+
+
+class Keeper(Protocol):
+    """Keeps documents of one kind, one for each model name.
+
+    Attributes:
+        noun: what such a document is called.
+    """
+
+    noun: str
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is known which documents there are."""
+
+    def read(self, text: str) -> Read[Any]:
+        """What a text says as a document of this kind."""
+
+    def owners(self) -> Mapping[str, str]:
+        """Name -> owner of each document; "" = it belongs to nobody."""
+
+    async def put(self, document: object, owner: str) -> tuple[int, bool]:
+        """Put an owner's document in force; gives its generation, and whether anything has changed.
+
+        Raises:
+            ServingError: why it is refused.
+        """
+
+    async def orphan(self, name: str, owner: str) -> bool:
+        """The owner is gone: the document stays, and belongs to nobody. False = somebody has just written it.
+
+        Raises:
+            StoreAway
+        """
+
+
+class PolicyKeeper:
+    """Keeps policies."""
+
+    noun = "policy"
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    @property
+    def loaded(self) -> bool:
+        """Whether policies have been read."""
+        return self._policies.loaded
+
+    def read(self, text: str) -> Read[Any]:
+        """A text as a policy."""
+        return read_policy(text)
+
+    def owners(self) -> Mapping[str, str]:
+        """Name -> owner."""
+        return {name: kept.record.owner for name, kept in self._policies.kept.items()}
+
+    async def put(self, document: object, owner: str) -> tuple[int, bool]:
+        """Apply it as `Policies.apply` does."""
+        kept, changed = await self._policies.apply(document, actor=owner, owner=owner, reason=APPLIED)
+        return kept.record.generation, changed
+
+    async def orphan(self, name: str, owner: str) -> bool:
+        """Take the owner away; what a rollout does to the policy goes on."""
+        kept = self._policies.kept.get(name)
+        if kept is None or kept.record.owner != owner:
+            return True
+        record = msgspec.structs.replace(kept.record, owner="")
+        audit = {"actor": owner, "what": "orphan", "reason": LEFT, "owner": ""}
+        try:
+            await self._policies.save(name, record, expected=kept.revision, audit=audit)
+        except Stale:
+            await self._policies.reload(name)
+            return False
+        return True

@@ -1,0 +1,279 @@
+"""Monitor documents of the watched folder, on each store: whose they are, what a bad file and a removed one do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.control.counts import Totals
+from gateway.control.folder import AGAIN_S, MONITOR, POLICY, DocumentFolder
+from gateway.control.keepers import PolicyKeeper
+from gateway.control.monitordesk import MonitorDesk
+from gateway.control.monitors import Monitors
+from gateway.control.policies import Policies
+from gateway.store.base import Store
+from runtimes.errors import Conflict
+from tests.store.places import Place, on_a_store
+
+TEXT = """\
+apiVersion: tidegate/v1
+kind: Monitor
+metadata: {name: NAME}
+spec:
+  window: {rows: 1000}
+"""
+POLICY_TEXT = """\
+apiVersion: tidegate/v1
+kind: TrafficPolicy
+metadata: {name: m}
+spec:
+  variants: [{name: stable, model: "m:1"}]
+  split: {stable: 10000}
+"""
+
+
+def text(name: str = "m", rows: int = 1000) -> str:
+    return TEXT.replace("NAME", name).replace("1000", str(rows))
+
+
+class Shelf:
+    """The repository; an edge of policies and monitors."""
+
+    def __init__(self) -> None:
+        self.names = {"m", "other"}
+
+    async def pin(self, name: str, reference: str) -> tuple[int, str]:
+        return 1, f"sha256:{reference}"
+
+    def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        return (), ()
+
+    async def look_at(self, name: str) -> object:
+        if name not in self.names:
+            raise Conflict(f"not_ready: {name!r} is not in the repository")
+        return name
+
+
+class Node:
+    """A node with a folder, policies and monitors on a store; its clock is turned by tests."""
+
+    def __init__(self, root: Path, store: Store, name: str = "n") -> None:
+        nothing: Any = None
+        self.place = root / name
+        (self.place / "folder").mkdir(parents=True)
+        self.store = store
+        self.shelf = Shelf()
+        self.now_s = 100.0
+        self.policies = Policies(store, self.shelf, self.place, now_ms=lambda: 1, changed=lambda: None)
+        self.monitors = Monitors(
+            store,
+            nothing,
+            self.policies,
+            node=name,
+            run="r",
+            pages=lambda: ({}, nothing),
+            served=lambda: Totals({}, np.zeros(0, np.int64), np.zeros(0, np.int64)),
+            lease=lambda: None,
+            told=nothing,
+            now_ms=lambda: 1,
+        )
+        self.desk = MonitorDesk(store, self.monitors, find=self.shelf.look_at, now_ms=lambda: 1, can_sign=lambda: False)
+        self.folder = self.fresh()
+
+    def fresh(self) -> DocumentFolder:
+        """As after a restart."""
+
+        async def here(work: Callable[..., Any], *args: object) -> Any:
+            return work(*args)
+
+        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: self.desk}
+        return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
+
+    def write(self, file: str, content: str) -> None:
+        temporary = self.place / "next"
+        temporary.write_text(content)
+        temporary.rename(self.place / "folder" / file)
+
+    def remove(self, file: str) -> None:
+        (self.place / "folder" / file).unlink()
+
+    async def settle(self) -> None:
+        """Rounds of the monitors between looks: a file counts when it has stayed the same."""
+        for _ in range(2):
+            await self.monitors._documents()
+            self.now_s += 1
+            await self.folder.look()
+        await self.monitors._documents()
+
+    def rows(self, name: str = "m") -> int | None:
+        return self.monitors.held[name].spec.window.rows
+
+    def owner(self, name: str = "m") -> str:
+        record = self.monitors.held[name].record
+        assert record is not None
+        return record.owner
+
+    def problems(self) -> dict[str, str]:
+        return {one["file"]: one["problem"] for one in self.folder.shown()["files"] if one["problem"]}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Callable[..., Node]:
+    def made(store: Store, name: str = "n") -> Node:
+        return Node(tmp_path, store, name)
+
+    return made
+
+
+def play(place: Place, story: Callable[[Store], Any]) -> None:
+    async def told(store: Store, place: Place) -> None:
+        await story(store)
+
+    on_a_store()(told)(place)
+
+
+def test_a_file_is_applied_changed_and_owned(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.write("a.yaml", text())
+        await one.settle()
+        assert (one.rows(), one.owner()) == (1000, "file:a.yaml")
+        one.write("a.yaml", text(rows=2000))
+        await one.settle()
+        assert (one.rows(), one.monitors.held["m"].generation) == (2000, 2)
+        document = one.monitors.held["m"].record.document  # type: ignore[union-attr]  # it was applied
+        told = r"the monitor belongs to 'a.yaml' in the policy folder: change it there"
+        with pytest.raises(Conflict, match=told):
+            await one.desk.apply(document, actor="ann")
+        with pytest.raises(Conflict, match=told):
+            await one.desk.delete("m", actor="ann", reason="")
+        page = await store.audit_read("m", newest=True)
+        last = page.records[0].record
+        assert (last["what"], last["actor"], last["owner"]) == ("apply", "file:a.yaml", "file:a.yaml")
+
+    play(place, story)
+
+
+BAD = {
+    "a typo": (text().replace("window", "windw"), "line 5: spec.windw: unknown field"),
+    "cut off": (text()[:70], "line "),
+    "empty": ("", "expected a mapping"),
+    "another kind": (text().replace("Monitor", "Monitr"), "line 2: kind"),
+    "an alias bomb": ("a: &a [1]\nb: [*a, *a]\n", "line 1: anchors"),
+    "no secret on the node": (text() + "  alerts: {webhook: 'https://a.example/'}\n", "webhook_secret_file"),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), BAD.values(), ids=BAD)
+def test_a_bad_file_keeps_the_document_and_says_why_once(
+    place: Place, node: Callable[..., Node], caplog: pytest.LogCaptureFixture, content: str, told: str
+) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.write("a.yaml", text())
+        await one.settle()
+        one.write("a.yaml", content)
+        for _ in range(5):
+            await one.settle()
+        assert (one.rows(), one.owner(), one.monitors.held["m"].generation) == (1000, "file:a.yaml", 1)
+        assert told in one.problems()["a.yaml"]
+        assert told in one.folder.problem_of(MONITOR, "m")
+        assert len([line for line in caplog.records if line.message == "policy_file_refused"]) == 1
+        one.write("a.yaml", text(rows=3000))
+        await one.settle()
+        assert (one.rows(), one.problems()) == (3000, {})
+
+    play(place, story)
+
+
+def test_a_model_that_is_not_there_yet_is_waited_for(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.write("a.yaml", text("late"))
+        await one.settle()
+        assert "'late' is not in the repository" in one.problems()["a.yaml"]
+        assert "late" not in one.monitors.held
+        one.shelf.names.add("late")
+        one.now_s += AGAIN_S
+        await one.settle()
+        assert (one.owner("late"), one.problems()) == ("file:a.yaml", {})
+
+    play(place, story)
+
+
+def test_a_policy_and_a_monitor_of_one_model_do_not_meet(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        await one.policies.open()
+        one.write("policy.yaml", POLICY_TEXT)
+        one.write("monitor.yaml", text())
+        await one.settle()
+        assert one.problems() == {}
+        assert (one.policies.kept["m"].record.owner, one.owner()) == ("file:policy.yaml", "file:monitor.yaml")
+        one.write("twin.yaml", text(rows=4000))
+        await one.settle()
+        assert set(one.problems()) == {"monitor.yaml", "twin.yaml"}
+        assert (one.rows(), one.folder.problem_of(POLICY, "m")) == (1000, "")
+
+    play(place, story)
+
+
+def test_a_file_that_becomes_another_kind_lets_go_of_the_first(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        await one.policies.open()
+        one.write("a.yaml", POLICY_TEXT)
+        await one.settle()
+        one.write("a.yaml", text())
+        await one.settle()
+        assert (one.policies.kept["m"].record.owner, one.owner()) == ("", "file:a.yaml")
+
+    play(place, story)
+
+
+def test_a_removed_file_leaves_its_document_to_nobody(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.write("a.yaml", text(rows=2000))
+        await one.settle()
+        one.remove("a.yaml")
+        one.folder = one.fresh()  # also when it has left while the server was down
+        await one.settle()
+        assert (one.owner(), one.rows()) == ("", 2000)
+        page = await store.audit_read("m", newest=True)
+        assert [page.records[0].record[key] for key in ("what", "actor", "owner")] == ["orphan", "file:a.yaml", ""]
+        await one.settle()
+        assert len((await store.audit_read("m")).records) == 2
+        await one.desk.delete("m", actor="ann", reason="")
+
+    play(place, story)
+
+
+def test_nodes_of_one_store_may_have_the_same_files(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        nodes = [node(store, "one"), node(store, "two")]
+        for one in nodes:
+            one.write("a.yaml", text())
+        for one in [*nodes, *nodes]:
+            await one.settle()
+        assert [(one.owner(), one.monitors.held["m"].generation) for one in nodes] == [("file:a.yaml", 1)] * 2
+        third = node(store, "three")  # whose folder has no files: it misses nothing
+        await third.settle()
+        assert third.owner() == "file:a.yaml"
+
+    play(place, story)
+
+
+def test_files_wait_until_it_is_known_what_there_is(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.write("a.yaml", text())
+        for _ in range(3):
+            await one.folder.look()
+        assert (await store.get("monitor", "m"), one.problems()) == (None, {})
+        await one.settle()
+        assert one.owner() == "file:a.yaml"
+
+    play(place, story)
