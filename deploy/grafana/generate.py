@@ -195,12 +195,16 @@ DRIFT = (
         Panel("Fairness", [
             (f"min by (model, version, variant, group, basis) ({chosen('tidegate_fairness_disparate_impact')})",
              "{{group}} {{basis}} " + WHO),
-        ], "short", "Rate of favourable decisions over that of the best group.", width=12,
+        ], "short", "Rate of favourable decisions over that of the best group.", width=8,
               limits=((0.8, "four fifths"),)),
         Panel("Latency budget", [
             (f"max by (model, version, variant, window) ({chosen('tidegate_slo_burn_rate')})", "{{window}} " + WHO),
-        ], "short", "Speed at which the budget is spent; 1 spends exactly all of it.", width=12,
+        ], "short", "Speed at which the budget is spent; 1 spends exactly all of it.", width=8,
               limits=((1, "all of it"), (6, "page"), (14.4, "page"))),
+        Panel("Slower than stable", [
+            (f"max {BY_VARIANT} ({chosen('tidegate_latency_shift')})", WHO),
+        ], "short", "Cohen's h of the canary's answers against stable's, over the same seconds; 0.2 matters.", width=8,
+              limits=((0.2, "matters"),)),
     )),
     ("The monitor itself", (
         Panel("Age of its counts", [

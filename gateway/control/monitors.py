@@ -23,14 +23,7 @@ from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
 from gateway.control.monitorheard import UNREADABLE, hear, taken, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
-from gateway.control.monitorinputs import (
-    Answers,
-    Series,
-    buckets_of,
-    labels_of,
-    settled_totals,
-    split,
-)
+from gateway.control.monitorinputs import Answers, Series, buckets_of, labels_of, settled_totals, split
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
 from gateway.control.plans import NOTHING_KNOWN, Drift
