@@ -50,7 +50,9 @@ def test_a_folder_of_monitors_is_followed(tmp_path: Path) -> None:
         assert seen(tree)["file_problem"] == ""
         (folder / "loans.yaml").unlink()
         tree.until("the orphan", lambda: tree.logged("monitor_orphaned") != [])
-        assert run("monitor", "apply", "-f", "-", tree=tree, stdin=TEXT).out == f"{NAME}: generation 3; it is in force\n"
+        assert (
+            run("monitor", "apply", "-f", "-", tree=tree, stdin=TEXT).out == f"{NAME}: generation 3; it is in force\n"
+        )
 
         (folder / "other.yaml").write_text(TEXT.replace(NAME, "nobody"))
         tree.until("the second refusal", lambda: len(tree.logged("policy_file_refused")) == 2)
