@@ -7,13 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.applying import folder_of, print_folder
+from gateway.cli.applying import (
+    Force,
+    IfMatch,
+    Reason,
+    folder_of,
+    generation_of,
+    print_folder,
+    put,
+    refused_text,
+    stale,
+    url_of,
+    when,
+    with_query,
+)
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
-from gateway.cli.documents import as_yaml, difference, text_of
+from gateway.cli.documents import as_yaml, text_of
 from gateway.cli.following import follow
 from gateway.cli.monitor import Document, app, explain_offline, print_explained
 from gateway.cli.output import Failure, Json, print, print_json, print_table
-from gateway.cli.policy import Reason, url_of, when
 
 __all__ = ["app"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model that is watched.")]
@@ -80,7 +92,7 @@ def status(
 
     from gateway.control.monitorwords import headline
 
-    url = url_of(admin, name, section=SECTION)
+    url = url_of(admin, SECTION, name)
     if watch:
         from gateway.cli import monitor_view
 
@@ -133,7 +145,7 @@ def _explain(name: str, admin: str | None, as_json: bool) -> None:
     """Of a server: settings, what can be seen, what the last windows said."""
     from gateway.control.monitorwords import collected, latency_beside, moment, series_name, why
 
-    found = call("GET", url_of(admin, name, "explain", section=SECTION)).json()
+    found = call("GET", url_of(admin, SECTION, name, "explain")).json()
     if as_json:
         print_json(found)
         return
@@ -178,7 +190,7 @@ def get(
     """Show a monitor's document as it can be applied again; where nobody wrote one, the defaults."""
     if output not in (None, "yaml", "json"):
         raise Failure(f"-o: expected yaml or json, got {output[:40]!r}", 2)
-    view = call("GET", url_of(admin, name, section=SECTION)).json()
+    view = call("GET", url_of(admin, SECTION, name)).json()
     document = view["document"] or _defaults(name)
     if as_json or output == "json":
         print_json({"name": name, "generation": view["generation"], "applied_by": view["applied_by"],
@@ -199,10 +211,8 @@ def apply(
     file: Annotated[
         str, typer.Option("-f", "--file", metavar="FILE|-", help="A Monitor document in YAML; - = standard input.")
     ],
-    if_match: Annotated[
-        int | None, typer.Option("--if-match", metavar="N", help="Only if generation N is in force; 0 = none is.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Whatever is in force.")] = False,
+    if_match: IfMatch = None,
+    force: Force = False,
     reason: Reason = "",
     admin: AdminUrl = None,
     as_json: Json = False,
@@ -212,16 +222,20 @@ def apply(
     Without --if-match the generation in force is looked up first; when somebody else is faster, nothing is changed and
     the difference is shown.
     """
-    if force and if_match is not None:
-        raise Failure("give --if-match or --force, not both", 2)
+    from gateway.monitordocument import read_monitor
+
     text = text_of(file)
-    document = _read(text, file)
-    name = document["metadata"]["name"]
-    url = url_of(admin, name, section=SECTION)
+    read = read_monitor(text)
+    if read.problems:
+        raise Failure(refused_text(file, read.problems), 3)
+    name = read.name
+    url = url_of(admin, SECTION, name)
     try:
-        done = _put(url, text, None if force else _generation(url) if if_match is None else if_match, reason)
+        done = put(url, text, if_match, force, reason)
     except Refused as refused:
-        raise _explained(refused, url, document, file) from refused
+        if refused.status != 412:
+            raise
+        raise stale(refused, call("GET", url).json(), read.document, file) from refused
     acted = _until(url, done["generation"])
     if as_json:
         print_json({**done, "in_force": acted})
@@ -230,64 +244,14 @@ def apply(
         print(f"{name}: generation {done['generation']}{'' if done['changed'] else ', nothing has changed'}; {told}")
 
 
-def _read(text: str, file: str) -> dict[str, Any]:
-    """A document without anything wrong, as far as it can be told without a server."""
-    from gateway.monitor.settings import parse
-    from router.document import PolicyError
-    from runtimes.registry import strictyaml
-
-    try:
-        node = strictyaml.parse(text, "the monitor")
-    except strictyaml.DocumentError as error:
-        raise Failure(f"{file}: {error}", 3) from error
-    document: Any = strictyaml.plain(node)
-    try:
-        parse(document)
-    except PolicyError as error:
-        lines = [(strictyaml.line_of(node, one.path), one) for one in error.problems]
-        told = [f"  {'' if line is None else f'line {line}: '}{one}" for line, one in lines]
-        raise Failure("\n".join([f"{file} was refused, nothing has changed:", *told]), 3) from error
-    assert isinstance(document, dict), "it was read"
-    return document
-
-
-def _put(url: str, text: str, seen: int | None, reason: str) -> dict[str, Any]:
-    """Write it over generation `seen`; None = over whatever is there."""
-    from urllib.parse import urlencode
-
-    where = f"{url}?{urlencode({'reason': reason})}" if reason else url
-    headers = {} if seen is None else {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
-    done: dict[str, Any] = call("PUT", where, text=text, headers=headers).json()
-    return done
-
-
 def _until(url: str, generation: int) -> bool:
     """Wait until the server judges by a generation, which it looks for every second; False = it does not yet."""
     clock = threading.Event()
     for _ in range(_LOOKS):
-        if _generation(url) == generation:
+        if generation_of(url) == generation:
             return True
         clock.wait(_LOOK_S)
     return False
-
-
-def _generation(url: str) -> int:
-    try:
-        return int(call("GET", url).json()["generation"])
-    except Refused as refused:
-        if refused.status == 404:
-            return 0
-        raise
-
-
-def _explained(refused: Refused, url: str, document: dict[str, Any], file: str) -> Failure:
-    """The refusal, with what somebody else has put in force."""
-    if refused.status != 412:
-        return refused
-    view = call("GET", url).json()
-    lines = difference(view["document"], document, f"generation {view['generation']}", file)
-    told = [f"{refused.message}; this is how the file differs from it:", *(lines or ["(not at all)"])]
-    return Failure("\n".join(told))
 
 
 @app.command("delete")
@@ -305,11 +269,8 @@ def delete(
             "force; say --yes to do it",
             2,
         )
-    from urllib.parse import urlencode
-
-    query = f"?{urlencode({'reason': reason})}" if reason else ""
-    url = url_of(admin, name, section=SECTION)
-    call("DELETE", url + query)
+    url = url_of(admin, SECTION, name)
+    call("DELETE", with_query(url, reason=reason))
     acted = _until(url, 0)
     if as_json:
         print_json({"name": name, "deleted": True, "in_force": acted})
@@ -333,14 +294,14 @@ def reject(name: Name, request: Request, admin: AdminUrl = None, as_json: Json =
 
 
 def _decide(name: str, request: str, verb: str, admin: str | None, as_json: bool) -> None:
-    asked = call("GET", url_of(admin, name, section=SECTION)).json()["retraining"]
+    asked = call("GET", url_of(admin, SECTION, name)).json()["retraining"]
     keys = [one["key"] for one in asked if one["key"].startswith(request)]
     if not request or len(keys) != 1:
         pending = [one["key"] for one in asked if one["status"] == "pending"]
         wait = f"; waiting: {', '.join(pending)}" if pending else "; none waits for anybody"
         count = "no request begins" if not keys else f"{len(keys)} requests begin"
         raise Failure(f"{name}: {count} with {request[:40]!r}{wait}", 2)
-    url = url_of(admin, name, "retraining", verb, section=SECTION)
+    url = url_of(admin, SECTION, name, "retraining", verb)
     done = call("POST", url, {"request": keys[0]}).json()
     if as_json:
         print_json({"name": name, "request": keys[0], **done})
@@ -366,7 +327,7 @@ def report(
     """Write one page with plots: what degraded, since when, every feature, performance, and what can be seen."""
     from gateway.control.monitorwords import headline
 
-    url = url_of(admin, name, section=SECTION)
+    url = url_of(admin, SECTION, name)
     page = call("GET", f"{url}?format=html").body
     target = out or Path(f"{name}.html".replace("/", "-"))
     try:

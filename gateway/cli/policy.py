@@ -1,26 +1,30 @@
 """`tidegate policy ...`: traffic policies of a running server, by its admin port."""
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from gateway.cli.applying import folder_of, print_folder
+from gateway.cli.applying import (
+    SLOW_S,
+    Force,
+    IfMatch,
+    Reason,
+    folder_of,
+    print_folder,
+    put,
+    refused_text,
+    stale,
+    url_of,
+    when,
+    with_query,
+)
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.documents import File, as_yaml, difference, name_of, problems_of, text_of
 from gateway.cli.output import Failure, Json, print, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model name that the policy decides for.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit.")]
-_TRIES = 5
-_SLOW_S = 120.0
-"""A version that the policy names may have to be copied and probed first."""
-
-
-def url_of(admin: str | None, name: str, *more: str, section: str = "policies") -> str:
-    """Where a policy, or what belongs to it, is."""
-    return "/".join([f"{admin_url(admin)}/admin/v1/{section}/{quote(name, safe='')}", *more])
+SECTION = "policies"
 
 
 @app.command("ls")
@@ -71,7 +75,7 @@ def get(
     """Show a policy; `-o yaml` prints the document as it can be applied again."""
     if output not in (None, "yaml", "json"):
         raise Failure(f"-o: expected yaml or json, got {output[:40]!r}", 2)
-    view = call("GET", url_of(admin, name)).json()
+    view = call("GET", url_of(admin, SECTION, name)).json()
     if as_json or output == "json":
         print_json(view)
     elif output == "yaml":
@@ -110,20 +114,11 @@ def _roles(view: dict[str, Any], variant: str) -> str:
     return ", ".join(roles)
 
 
-def when(ms: int) -> str:
-    """A time for people, in their zone."""
-    from datetime import datetime
-
-    return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 @app.command("apply")
 def apply(
     file: File,
-    if_match: Annotated[
-        int | None, typer.Option("--if-match", metavar="N", help="Only if generation N is in force; 0 = none is.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Whatever is in force.")] = False,
+    if_match: IfMatch = None,
+    force: Force = False,
     reason: Reason = "",
     admin: AdminUrl = None,
     as_json: Json = False,
@@ -133,13 +128,11 @@ def apply(
     Without --if-match the generation in force is looked up first; when somebody else is faster, nothing is changed and
     the difference is shown.
     """
-    if force and if_match is not None:
-        raise Failure("give --if-match or --force, not both", 2)
     text = text_of(file)
     name = name_of(text, file)
-    url = url_of(admin, name)
+    url = url_of(admin, SECTION, name)
     try:
-        done = _put(url, text, if_match, reason, tries=_TRIES if force else 1)
+        done = put(url, text, if_match, force, reason)
     except Refused as refused:
         raise _explained(refused, text, file) from refused
     if as_json:
@@ -152,54 +145,16 @@ def apply(
     )
 
 
-def _put(url: str, text: str, generation: int | None, reason: str, *, tries: int) -> dict[str, Any]:
-    from urllib.parse import urlencode
-
-    where = f"{url}?{urlencode({'reason': reason})}" if reason else url
-    while True:
-        seen = _generation(url) if generation is None else generation
-        headers = {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}
-        try:
-            done: dict[str, Any] = call("PUT", where, timeout_s=_SLOW_S, text=text, headers=headers).json()
-        except Refused as refused:
-            tries -= 1
-            if refused.status != 412 or tries <= 0:
-                raise
-        else:
-            return done
-
-
-def _generation(url: str) -> int:
-    try:
-        return int(call("GET", url).json()["generation"])
-    except Refused as refused:
-        if refused.status == 404:
-            return 0
-        raise
-
-
 def _explained(refused: Refused, text: str, file: str) -> Failure:
     """The refusal, with the lines of the file, or with what somebody else has put in force."""
     if refused.status == 400 and (problems := problems_of(text)):
-        return Failure(_listed(file, problems))
+        return Failure(refused_text(file, [one["text"] for one in problems]))
     current = refused.body.get("current")
     if refused.status != 412 or not current:
         return refused
     from gateway.control.reading import read_policy
 
-    lines = difference(current["document"], read_policy(text).document, f"generation {current['generation']}", file)
-    told = [
-        refused.message,
-        f"{current['applied_by']} applied generation {current['generation']} {when(current['applied_ms'])}; "
-        "this is how the file differs from it:",
-        *(lines or ["(not at all)"]),
-        *(f"  {line}" for line in refused.body.get("diff", [])),
-    ]
-    return Failure("\n".join(told))
-
-
-def _listed(file: str, problems: list[dict[str, Any]]) -> str:
-    return "\n".join([f"{file} was refused, nothing has changed:", *(f"  {problem['text']}" for problem in problems)])
+    return stale(refused, current, read_policy(text).document, file)
 
 
 @app.command("plan")
@@ -218,12 +173,14 @@ def plan(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
 def _plan(text: str, file: str, admin: str | None) -> dict[str, Any]:
     name = name_of(text, file)
     try:
-        found: dict[str, Any] = call("POST", url_of(admin, name, "plan"), timeout_s=_SLOW_S, text=text).json()
+        found: dict[str, Any] = call("POST", url_of(admin, SECTION, name, "plan"), timeout_s=SLOW_S, text=text).json()
     except Refused as refused:
         if refused.status != 400:
             raise
         problems = problems_of(text)
-        raise Failure(_listed(file, problems) if problems else f"{file}: {refused.message}", 3) from refused
+        raise Failure(
+            refused_text(file, [one["text"] for one in problems]) if problems else f"{file}: {refused.message}", 3
+        ) from refused
     return found
 
 
@@ -276,7 +233,7 @@ def diff(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
     from gateway.control.reading import read_policy
 
     try:
-        view = call("GET", url_of(admin, found["name"])).json()
+        view = call("GET", url_of(admin, SECTION, found["name"])).json()
     except Refused as refused:
         if refused.status != 404:
             raise
@@ -301,10 +258,8 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Remove a policy: the model's default version answers again."""
-    from urllib.parse import urlencode
-
-    query = urlencode({key: value for key, value in (("force", "1" if force else ""), ("reason", reason)) if value})
-    found = call("DELETE", url_of(admin, name) + (f"?{query}" if query else "")).json()
+    url = with_query(url_of(admin, SECTION, name), force="1" if force else "", reason=reason)
+    found = call("DELETE", url).json()
     if as_json:
         print_json(found)
     else:
@@ -321,7 +276,7 @@ def rollback(
 ) -> None:
     """Put an earlier document in force again, in one step."""
     body = {"reason": reason} | ({} if to is None else {"to": to})
-    _changed(call("POST", url_of(admin, name, "rollback"), body, _SLOW_S).json(), "is rolled back", as_json)
+    _changed(call("POST", url_of(admin, SECTION, name, "rollback"), body, SLOW_S).json(), "is rolled back", as_json)
 
 
 @app.command("kill")
@@ -336,7 +291,7 @@ def kill(
     """Take a variant out at once, whatever the document says; its users get stable."""
     body = {"variant": variant, "killed": not undo, "reason": reason}
     done = f"{variant} is let back in" if undo else f"{variant} gets nothing"
-    _changed(call("POST", url_of(admin, name, "kill"), body).json(), done, as_json)
+    _changed(call("POST", url_of(admin, SECTION, name, "kill"), body).json(), done, as_json)
 
 
 def _changed(view: dict[str, Any], done: str, as_json: bool) -> None:

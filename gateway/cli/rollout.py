@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.applying import Reason, url_of
 from gateway.cli.client import AdminUrl, admin_url, call
 from gateway.cli.following import follow
 from gateway.cli.output import Failure, Json, print, print_json, print_table
-from gateway.cli.policy import Name, Reason, percent, url_of
+from gateway.cli.policy import Name, percent
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 AT_REST = ("IDLE", "PROMOTED", "ROLLED_BACK")
@@ -53,7 +54,7 @@ def status(
     """Show where a rollout stands and what it waits for."""
     import sys
 
-    url = url_of(admin, name, section="rollouts")
+    url = url_of(admin, "rollouts", name)
     if not watch:
         shown = call("GET", url).json()
         if as_json:
@@ -119,7 +120,7 @@ def retry(name: Name, reason: Reason = "", admin: AdminUrl = None, as_json: Json
 def _command(
     kind: str, name: str, reason: str, admin: str | None, as_json: bool, more: dict[str, Any] | None = None
 ) -> None:
-    found = call("POST", url_of(admin, name, kind, section="rollouts"), {"reason": reason, **(more or {})}).json()
+    found = call("POST", url_of(admin, "rollouts", name, kind), {"reason": reason, **(more or {})}).json()
     if as_json:
         print_json(found)
         return

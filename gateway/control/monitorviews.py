@@ -83,6 +83,7 @@ def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_pro
         "store_away": away,
         "document": held.record.document if held.record is not None else None,
         "applied_by": held.record.applied_by if held.record is not None else "",
+        "applied_ms": held.record.applied_ms if held.record is not None else 0,
         "roles": {"champion": list(held.roles.champion), "canary": held.roles.canary and list(held.roles.canary)},
         "attribution": msgspec.to_builtins(monitor.attribution),
         "incident": msgspec.to_builtins(monitor.ledger.open),

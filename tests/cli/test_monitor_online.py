@@ -159,7 +159,7 @@ def test_a_terminal_has_one_picture_until_it_is_left(drifted: tuple[str, Tree]) 
         assert watching.wait(PATIENCE_S) == 130
         reader.join(PATIENCE_S)
     os.close(ours)
-    picture = b"".join(seen).decode()
+    picture = b"".join(seen).decode(errors="replace")  # Ctrl-C may come within a character
     assert "incident, critical" in picture
     assert "Traceback" not in picture
 
