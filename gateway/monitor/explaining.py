@@ -7,6 +7,7 @@ from gateway.monitor.engine import Engine, rule_of
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, resolved
 from gateway.monitor.significance import smallest_psi
+from gateway.monitor.together import asked_for
 from gateway.monitor.windows import BLIND_AFTER, DAY_MS
 from router.quantities import duration_text
 
@@ -20,6 +21,7 @@ def explained(reference: Reference, spec: Spec, rows: int | None = None) -> dict
     Args:
         rows: of a window, where they are known from traffic; None = what the settings say.
     """
+    reference = asked_for(reference, spec)
     rule = rule_of(reference, spec)
     window_rows = rows or rule.limit or spec.min_rows
     durations = (spec.window.time_ms,) if spec.window.time_ms else (_HOUR_MS // 12, _HOUR_MS, DAY_MS)
@@ -57,9 +59,12 @@ def _features(reference: Reference, rows: int, level: float) -> list[dict[str, A
     found = []
     for index, (feature, data, _) in enumerate(feature_counts(plan, reference.counts)):
         bins, with_data = int((data > 0).sum()), int(data.sum())
+        counted = rows
+        if feature.kind == "multivariate" and plan.multivariate is not None:
+            counted = max(1, round(rows * plan.multivariate.sample))
         seen = None
         if bins > 1 and with_data and level / count < POWER:
-            seen = smallest_psi(rows, with_data, bins, level / count, POWER) * reference.phi(index)
+            seen = smallest_psi(counted, with_data, bins, level / count, POWER) * reference.phi(index)
         found.append(
             {
                 "name": feature.name,
@@ -86,6 +91,11 @@ def _notes(reference: Reference, spec: Spec) -> list[str]:
             f"nothing will be judged: windows close at {rule.limit:,} rows and min_rows is {spec.min_rows:,}; "
             f"the reference needs {10 * spec.min_rows:,} rows"
         )
+    made = reference.plan.multivariate
+    if spec.multivariate is not None and made is None:
+        found.append("features together are not looked at: the reference has no components; see tidegate monitor fit")
+    if spec.multivariate is not None and made is not None and made.sample < spec.multivariate.sample:
+        found.append(f"of so many features together only {made.sample:.2%} of the rows are looked at")
     if spec.window.time_ms is None:
         found.append("the smallest psi is for windows that last 1h; shorter ones have a smaller level")
     return found
