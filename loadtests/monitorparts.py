@@ -14,14 +14,19 @@ from gateway.control.monitorinputs import Series, Totals, joined, split
 from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.fit import Rows, fit
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.monitor.settings import Spec
 from gateway.monitor.tap import Tap
+from gateway.monitor.together import with_multivariate
 from runtimes.batching.job import Job
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
 FEATURES, BATCH, ROUNDS = 20, 16, 30
+SIGNATURE = Signature(
+    (TensorSpec("x", DATATYPES["FP32"], (-1, FEATURES)),), (TensorSpec("y", DATATYPES["FP32"], (-1, 1)),), True
+)
 RNG = np.random.default_rng(20240229)
 
 
@@ -35,6 +40,13 @@ def plan() -> CountPlan:
 def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and outputs."""
     return RNG.standard_normal((count, FEATURES)).astype(np.float32), RNG.random((count, 1)).astype(np.float32)
+
+
+def together(sample: float) -> Counter:
+    """As `plan`, with the features together; the model's signature names them itself."""
+    inputs, outputs = rows(20_000)
+    found = fit(SIGNATURE, "", Rows([inputs], [outputs])).reference
+    return Counter(with_multivariate(found, sample).plan)
 
 
 def counted(counter: Counter, count: int) -> Counts:
@@ -56,13 +68,10 @@ def median_us(call: Callable[[], int]) -> float:
 
 def tap_costs(counter: Counter) -> tuple[float, float, float]:
     """us per batch on the hot path, us per batch for marks of prediction ids, us per row in the background."""
-    signature = Signature(
-        (TensorSpec("x", DATATYPES["FP32"], (-1, FEATURES)),), (TensorSpec("y", DATATYPES["FP32"], (-1, 1)),), True
-    )
     page = CounterPage(memoryview(bytearray(1 << 22)))
     place = ("m", "1", "-", "")
     counts = np.frombuffer(page.block(DRIFT, place, counter.plan.size), np.int64)
-    tap = Tap(counter, counts, page.block(DRIFT_TAKEN, place, 2), signature)
+    tap = Tap(counter, counts, page.block(DRIFT_TAKEN, place, 2), SIGNATURE)
     batches = [([Job() for _ in range(BATCH)], *rows(BATCH)) for _ in range(100)]
 
     def take() -> int:
@@ -119,10 +128,13 @@ def main() -> None:
     """Print the table."""
     counter = Counter(plan())
     take, marks, row = tap_costs(counter)
+    tied = [(sample, tap_costs(together(sample))[2]) for sample in (1.0, 0.1)]
     merge = merging_us(counter)
     print(f"noting a batch on the hot path         {take:8.2f} us per batch")
     print(f"marks of prediction ids                {marks:8.2f} us per batch of {BATCH}")
     print(f"counting between requests              {row:8.2f} us per row")
+    for sample, cost in tied:
+        print(f"  and features together, of {sample:4.0%}       {cost:8.2f} us per row")
     print(f"merging a delta in control             {merge:8.0f} us, {1e6 / merge / 2:,.0f} per second on half a core")
 
 

@@ -11,6 +11,7 @@ from gateway.control.messages import WantedModel
 from gateway.monitor.fit import regrouped
 from gateway.monitor.reference import FILE_NAME, MAX_BYTES, Reference, ReferenceRefused, loaded
 from gateway.monitor.settings import Spec
+from gateway.monitor.together import asked_for
 
 KEPT: Final = 256
 _CHUNK: Final = 1024 * 1024
@@ -31,22 +32,20 @@ class References:
         """
         groups = spec.groups.values if spec.groups is not None else ()
         path = Path(spec.reference.file).expanduser() if spec.reference.file else Path(model.directory) / FILE_NAME
-        key = (model.digest, str(path), _stamp(path), *groups)
+        key = (model.digest, str(path), _stamp(path), str(spec.multivariate), *groups)
         known = self._known.get(key)
         if known is None:
             while len(self._known) >= KEPT:
                 self._known.pop(next(iter(self._known)))
-            known = self._known[key] = self._read(model, path, groups, wanted=spec.reference.file is not None)
+            known = self._known[key] = self._read(model, path, groups, spec)
         return known
 
-    def _read(
-        self, model: WantedModel, path: Path, groups: Sequence[str], *, wanted: bool
-    ) -> tuple[Reference | None, str]:
+    def _read(self, model: WantedModel, path: Path, groups: Sequence[str], spec: Spec) -> tuple[Reference | None, str]:
         try:
             reference = loaded(_content(path))
             digest = self._digest_of(Path(model.directory) / model.file)
         except FileNotFoundError:
-            return None, f"reference: {path.name} is not there" if wanted else ""
+            return None, f"reference: {path.name} is not there" if spec.reference.file else ""
         except OSError as error:
             return None, f"reference: cannot be read: {error.strerror}"
         except ReferenceRefused as error:
@@ -56,7 +55,7 @@ class References:
                 f"reference: it was made for the model with sha256 {reference.binding.digest[:12]}..., this one has "
                 f"{digest[:12]}...; make one for it: tidegate monitor fit"
             )
-        return regrouped(reference, groups), ""
+        return asked_for(regrouped(reference, groups), spec), ""
 
 
 def _content(path: Path) -> bytes:

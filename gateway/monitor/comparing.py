@@ -31,6 +31,7 @@ _WORDS: Final[Mapping[str, tuple[int, ...]]] = {
     "text": (MISSING, BELOW, ABOVE, TYPE_ERROR),
     "categorical": (MISSING, INFINITE, UNSEEN, TYPE_ERROR),
     "boolean": (MISSING, INFINITE, TYPE_ERROR),
+    "multivariate": (),
 }
 """What can happen to a kind. Which keys there are must not depend on what did happen."""
 
@@ -62,7 +63,7 @@ def prediction_keys(reference: Reference, window: Counts, floor: float) -> tuple
 
 def compared(name: str, before: Counts, now: Counts, quality: Counts, feature: FeaturePlan, phi: float) -> Compared:
     """Distances and test of one feature's data bins. Args: phi, see `significance.overdispersion`."""
-    ordered = feature.kind in ("numeric", "text")
+    ordered = feature.ordered
     edges = np.asarray(feature.edges, np.float64) if ordered else None
     apart = distances(before, now, ordered, edges)
     test = homogeneity(before, now, ordered, phi)

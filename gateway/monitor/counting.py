@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.monitor import isotonic
+from gateway.monitor.columns import as_floats, boolean_place, column_numbers, number
 from gateway.monitor.plan import (
     ABOVE,
     BELOW,
@@ -34,14 +35,13 @@ from gateway.monitor.plan import (
     FeaturePlan,
     ScorePlan,
 )
-from runtimes.tensors import Array, f32_from_bf16
+from gateway.monitor.rowerrors import RowErrors
+from runtimes.tensors import Array
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 _SLICE_ROWS: Final = 2**18
 """Rows at once: sums of calibrated probabilities in units of 2^-32 stay below 2^53 and so exact, memory bounded."""
-_TRUE: Final = frozenset({b"true", b"1", b"1.0"})
-_FALSE: Final = frozenset({b"false", b"0", b"0.0"})
 
 Adder = Callable[[Any, Counts], None]
 """Adds one column to the counts of its feature: sorted float64 numbers, NaN last, or a list of bytes."""
@@ -67,7 +67,11 @@ class Counter:
         self.plan = plan
         starts = list(accumulate((feature.width for feature in plan.features), initial=HEAD))
         columns: dict[int, list[_Column]] = {}
+        self._errors: _Errors | None = None
         for feature, start in zip(plan.features, starts, strict=False):
+            if feature.kind == "multivariate":
+                self._errors = _Errors(plan, feature, start)
+                continue
             columns.setdefault(feature.input, []).append(_Column(feature, start))
         self._inputs = {index: _Input(found) for index, found in columns.items()}
         self._score_at = plan.score_at
@@ -104,6 +108,8 @@ class Counter:
     def _count(
         self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
     ) -> None:
+        if self._errors is not None:
+            self._errors.count(inputs, len(groups), into)
         into[ROWS] += len(groups)
         for index, one in self._inputs.items():
             one.count(inputs[index] if index < len(inputs) else None, len(groups), into)
@@ -148,7 +154,7 @@ class _Column:
         self.start = start
         self.numbers: Adder
         self.texts: Adder
-        if feature.kind in ("numeric", "text"):
+        if feature.ordered:
             self.numbers = _numeric(_edge_cuts(feature.edges), feature.bins)
         else:
             self.numbers = _categories(feature)
@@ -183,28 +189,29 @@ class _Input:
             return
         if present:
             wanted = [at for _, at in present]
-            numbers = _as_floats((flat if wanted == list(range(width)) else flat[:, wanted]).T, self._bf16)
+            numbers = as_floats((flat if wanted == list(range(width)) else flat[:, wanted]).T, self._bf16)
             for (column, _), values in zip(present, numbers, strict=True):
                 values.sort()
                 column.numbers(values, into[column.start :])
 
 
-def _as_floats(array: Array, bf16: bool) -> Floats:
-    """A copy in float64, its last dimension contiguous."""
-    if bf16 and array.dtype == np.uint16:
-        array = f32_from_bf16(array.astype(np.uint16, copy=False))
-    return np.array(array, np.float64, order="C")
+class _Errors:
+    """The feature that is made of the others."""
 
+    __slots__ = ("_add", "_edges", "_of", "_start")
 
-def column_numbers(array: Array, column: int, bf16: bool) -> Floats:
-    """One column of an output [rows, ...] as float64 [rows]; NaN where it is no number or not there."""
-    flat = array.reshape(len(array), -1) if len(array) else array.reshape(0, 1)
-    if max(column, 0) >= flat.shape[1]:
-        return np.full(len(array), np.nan)
-    one = flat[:, max(column, 0)]
-    if one.dtype == object:
-        return np.array([_number(item) for item in one.tolist()], np.float64)
-    return _as_floats(one, bf16)
+    def __init__(self, plan: CountPlan, feature: FeaturePlan, start: int) -> None:
+        assert plan.multivariate is not None, "a plan says how its feature is made"
+        self._of = RowErrors(plan.multivariate, plan.features)
+        self._add = _numeric(_edge_cuts(feature.edges), feature.bins)
+        self._edges = feature.edges
+        self._start = start
+
+    def count(self, inputs: Sequence[Array | None], rows: int, into: Counts) -> None:
+        """Add rows [rows, ...]; those that were counted before them are in `into`."""
+        errors = self._of.errors(inputs, rows, int(into[ROWS]))
+        # However far off a row is, it has a bin: what is in none is not compared.
+        self._add(np.sort(np.clip(errors, self._edges[0], self._edges[-1])), into[self._start :])
 
 
 def _edge_cuts(edges: Sequence[float]) -> Floats:
@@ -263,15 +270,15 @@ def _texts(feature: FeaturePlan, numbers: Adder) -> Adder:
     if feature.kind == "text":
         return lambda texts, into: numbers(np.sort(np.array([_length(text) for text in texts])), into)
     if feature.kind == "boolean":
-        return lambda texts, into: _add_places(feature, texts, into, _boolean_place)
+        return lambda texts, into: _add_places(feature, texts, into, boolean_place)
     if feature.kind == "categorical" and not any(isinstance(value, float) for value in feature.values):
         places = _places(feature)
         return lambda texts, into: _add_places(feature, texts, into, lambda text: places.get(text, -1))
 
     def add(texts: list[Any], into: Counts) -> None:
-        found = [_number(text) for text in texts]
-        into[feature.bins + TYPE_ERROR] += sum(number is None for number in found)
-        numbers(np.sort(np.array([number for number in found if number is not None], np.float64)), into)
+        found = [number(text) for text in texts]
+        into[feature.bins + TYPE_ERROR] += sum(one is None for one in found)
+        numbers(np.sort(np.array([one for one in found if one is not None], np.float64)), into)
 
     return add
 
@@ -281,12 +288,6 @@ def _places(feature: FeaturePlan) -> Mapping[Any, int]:
     return dict.fromkeys((str(value).encode() for value in feature.others), feature.bins - 1) | places
 
 
-def _boolean_place(text: Any) -> int:
-    """Data bin of false and true; -1 = neither."""
-    lower = text.lower() if isinstance(text, bytes) else text
-    return 1 if lower in _TRUE else 0 if lower in _FALSE else -1
-
-
 def _add_places(feature: FeaturePlan, texts: Iterable[Any], into: Counts, place: Callable[[Any], int]) -> None:
     nowhere = feature.bins + (TYPE_ERROR if feature.kind == "boolean" else UNSEEN)
     for text, count in Tally(texts).items():
@@ -294,16 +295,6 @@ def _add_places(feature: FeaturePlan, texts: Iterable[Any], into: Counts, place:
         if not text and at < 0:
             at = feature.bins + MISSING
         into[at if at >= 0 else nowhere] += count
-
-
-def _number(text: Any) -> float | None:
-    """What a text says as a number: NaN when it is empty, None when it says none."""
-    if not text:
-        return np.nan
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _length(text: bytes) -> float:

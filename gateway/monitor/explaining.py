@@ -8,6 +8,7 @@ from gateway.monitor.engine import Engine, rule_of
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, resolved
 from gateway.monitor.significance import smallest_psi
+from gateway.monitor.together import asked_for
 from gateway.monitor.windows import BLIND_AFTER, DAY_MS
 from router.quantities import duration_text
 
@@ -21,6 +22,7 @@ def explained(reference: Reference, spec: Spec, since_s: float | None = None) ->
     Args:
         since_s: when the first rows that the reference is made of began to come, Unix time; None = it is not.
     """
+    reference = asked_for(reference, spec)
     rule = rule_of(reference, spec)
     window_rows = rule.limit or spec.min_rows
     durations = (spec.window.time_ms,) if spec.window.time_ms else (_HOUR_MS // 12, _HOUR_MS, DAY_MS)
@@ -65,9 +67,12 @@ def _features(reference: Reference, rows: int, level: float) -> list[dict[str, A
     found = []
     for index, (feature, data, _) in enumerate(feature_counts(plan, reference.counts)):
         bins, with_data = int((data > 0).sum()), int(data.sum())
+        counted = rows
+        if feature.kind == "multivariate" and plan.multivariate is not None:
+            counted = max(1, round(rows * plan.multivariate.sample))
         seen = None
         if bins > 1 and with_data and level / count < POWER:
-            seen = smallest_psi(rows, with_data, bins, level / count, POWER) * reference.phi(index)
+            seen = smallest_psi(counted, with_data, bins, level / count, POWER) * reference.phi(index)
         found.append(
             {
                 "name": feature.name,
@@ -96,6 +101,11 @@ def _notes(reference: Reference, spec: Spec) -> list[str]:
         )
     if reference.provisional:
         found.append("the reference is of rows that nobody chose: what it calls normal may not be")
+    made = reference.plan.multivariate
+    if spec.multivariate is not None and made is None:
+        found.append("features together are not looked at: the reference has no components; see tidegate monitor fit")
+    if spec.multivariate is not None and made is not None and made.sample < spec.multivariate.sample:
+        found.append(f"of so many features together only {made.sample:.2%} of the rows are looked at")
     if spec.window.time_ms is None:
         found.append("the smallest psi is for windows that last 1h; shorter ones have a smaller level")
     return found

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gateway.monitor.plan import FeatureKind, FeaturePlan
+from gateway.monitor.plan import MULTIVARIATE, FeatureKind, FeaturePlan
 from gateway.monitor.reference import MAX_FEATURES, ReferenceRefused
 from runtimes.tensors import Array, Signature, TensorSpec, f32_from_bf16
 
@@ -77,6 +77,8 @@ def places(signature: Signature, inputs: Sequence[Array | None], names: Mapping[
     for at, (spec, array) in enumerate(zip(signature.inputs, inputs, strict=True)):
         if array is not None:
             found += _columns(at, spec, array, names.get(spec.name, ()))
+    if any(place.name == MULTIVARIATE for place in found):
+        raise ReferenceRefused(f"no feature may be called {MULTIVARIATE!r}: so all of them together are called")
     twice = [name for name, count in Tally(place.name for place in found).items() if count > 1]
     if twice:
         raise ReferenceRefused(f"expected features with different names, got {twice[0]!r} twice")

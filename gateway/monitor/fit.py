@@ -5,7 +5,7 @@ and how neighbouring rows are alike is read off ten consecutive parts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.monitor import calibration, isotonic
-from gateway.monitor.counting import Counter, Counts, column_numbers, empty, feature_counts, score_bins
+from gateway.monitor.columns import column_numbers
+from gateway.monitor.counting import Counter, Counts, empty, feature_counts, score_bins
 from gateway.monitor.features import BINS, TOP, Kind, Left, Made, made, quantile_edges
 from gateway.monitor.plan import SCORE_BINS, UNSEEN, CountPlan, ScorePlan
 from gateway.monitor.reference import Origin, Reference, ReferenceRefused, binding_of, identified
 from gateway.monitor.scorebins import nested, nested_starts
 from gateway.monitor.significance import LEAST_ROWS, largest_window, overdispersion_of
+from gateway.monitor.together import fitted as fitted_together
 from runtimes.tensors import Array, Signature
 
 PARTS: Final = 10
@@ -122,10 +124,14 @@ def fit(
         raise ReferenceRefused("nothing to count: no feature and no score")
     plan = CountPlan("", tuple(one.plan for one in features), score, choices.groups)
     groups = np.full(count, len(choices.groups)) if rows.groups is None else rows.groups
-    parts = _part_counts(plan, rows, groups)
+    bounds = _bounds(count)
+    parts = _part_counts(plan, rows, groups, bounds)
     counts = np.sum(parts, axis=0)
     phis = _overdispersion(plan, parts)
     _leave_one_out(plan, counts, features)
+    together, why = fitted_together(plan, rows.inputs, count, bounds)
+    if together is None:
+        warnings.append(f"features together are not looked at (spec.multivariate): {why}")
     reference = Reference(
         plan,
         counts,
@@ -134,6 +140,7 @@ def fit(
         phis,
         _score_overdispersion(plan, parts),
         label_counts(plan, rows, groups),
+        together,
     )
     if largest_window(count) < choices.min_rows:
         warnings.append(
@@ -207,12 +214,16 @@ def _calibration(scores: Floats, labels: Floats | None, warnings: list[str]) -> 
     return found.points
 
 
-def _part_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> list[Counts]:
-    """Vectors of consecutive parts; of few rows one part."""
-    count = len(groups)
+def _bounds(count: int) -> list[int]:
+    """Where consecutive parts begin, and where the last one ends; of few rows one part."""
     parts = PARTS if count >= PARTS * LEAST_ROWS else 1
-    counter, found = Counter(plan), []
-    bounds = np.linspace(0, count, parts + 1).astype(int).tolist()
+    bounds: list[int] = np.linspace(0, count, parts + 1).astype(int).tolist()
+    return bounds
+
+
+def _part_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any], bounds: Sequence[int]) -> list[Counts]:
+    """A vector of each part."""
+    count, counter, found = len(groups), Counter(plan), []
     # Outputs that are not known are never looked at: the plan has no score of theirs.
     outputs = [np.zeros(count) if array is None else array for array in rows.outputs]
     for start, stop in pairwise(bounds):
@@ -227,10 +238,7 @@ def _overdispersion(plan: CountPlan, parts: Sequence[Counts]) -> tuple[float, ..
     if len(parts) == 1:
         return (1.0,) * len(plan.features)
     columns = zip(*(feature_counts(plan, part) for part in parts), strict=True)
-    return tuple(
-        overdispersion_of([data for _, data, _ in column], column[0][0].kind in ("numeric", "text"))
-        for column in columns
-    )
+    return tuple(overdispersion_of([data for _, data, _ in column], column[0][0].ordered) for column in columns)
 
 
 def _score_overdispersion(plan: CountPlan, parts: Sequence[Counts]) -> float:
@@ -297,14 +305,4 @@ def regrouped(reference: Reference, groups: Sequence[str]) -> Reference:
         labels = np.zeros((changed.group_count, *labels.shape[1:]), np.int64)
         for old, new in enumerate(target):
             labels[new] += reference.labels[old] if reference.labels is not None else 0
-    return identified(
-        Reference(
-            changed,
-            counts,
-            reference.binding,
-            reference.origin,
-            reference.overdispersion,
-            reference.score_overdispersion,
-            labels,
-        )
-    )
+    return identified(replace(reference, plan=changed, counts=counts, labels=labels))

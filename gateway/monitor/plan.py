@@ -25,7 +25,9 @@ LABEL_BINS: Final = 250
 CALIBRATED_UNIT: Final = 2.0**-32
 ROWS, SKIPPED, HEAD = 0, 1, 2
 """Places of the first two counts, and where features begin."""
-FeatureKind = Literal["numeric", "categorical", "boolean", "text"]
+FeatureKind = Literal["numeric", "categorical", "boolean", "text", "multivariate"]
+MULTIVARIATE: Final = "(multivariate)"
+"""Name of the feature that is made of the others; a model's own may not have it."""
 
 
 class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
@@ -33,11 +35,12 @@ class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         name: from `feature_names` of the model's config, or the input's own.
-        kind: text is counted by its length in characters, like a number.
-        input: index among the model's inputs.
+        kind: text is counted by its length in characters, like a number; multivariate is the reconstruction error of
+            a row, see `MultivariatePlan`.
+        input: index among the model's inputs; -1 = made of other features.
         column: in a row of that input; -1 = the row is one value.
-        edges: numeric and text: ascending, one more than data bins; bin i holds [edges[i], edges[i+1]), the last one
-            its upper edge, too. Under edges[0] is "below", over edges[-1] "above".
+        edges: numeric, text and multivariate: ascending, one more than data bins; bin i holds [edges[i], edges[i+1]),
+            the last one its upper edge, too. Under edges[0] is "below", over edges[-1] "above".
         values: categorical and boolean: the category of each data bin.
         other: categorical: one more data bin, for categories of the reference that have none of their own (each of
             them is in `others`); what is in neither is "unseen".
@@ -58,6 +61,11 @@ class FeaturePlan(msgspec.Struct, frozen=True, array_like=True):
     def bins(self) -> int:
         """Data bins."""
         return len(self.edges) - 1 if self.edges else len(self.values) + self.other
+
+    @property
+    def ordered(self) -> bool:
+        """Neighbouring bins are alike, as those of numbers."""
+        return bool(self.edges)
 
     @property
     def width(self) -> int:
@@ -87,18 +95,39 @@ class ScorePlan(msgspec.Struct, frozen=True, array_like=True):
     bf16: bool = False
 
 
+class MultivariatePlan(msgspec.Struct, frozen=True, array_like=True):
+    """How the reconstruction error of a row is made (`gateway.monitor.reconstruction`); columns are features.
+
+    Attributes:
+        features: numeric, categorical and boolean ones: indices into those of the plan.
+        shares: of each column, what its categories become: those of `values`, then those of `others`; () = a number.
+        fill, centre: of each column.
+        weights: [left out, columns].
+        sample: share of rows whose error is counted, above 0.
+    """
+
+    features: tuple[int, ...]
+    shares: tuple[tuple[float, ...], ...]
+    fill: tuple[float, ...]
+    centre: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    sample: float = 1.0
+
+
 class CountPlan(msgspec.Struct, frozen=True, array_like=True):
     """All that is counted of one version under one reference.
 
     Attributes:
         id: of the reference: 16 hexadecimal digits of its sha256.
         groups: declared values of the group header; everybody else is one more group, the last.
+        multivariate: how the last feature is made of the others; None = there is no such feature.
     """
 
     id: str
     features: tuple[FeaturePlan, ...]
     score: ScorePlan | None = None
     groups: tuple[str, ...] = ()
+    multivariate: MultivariatePlan | None = None
 
     def __post_init__(self) -> None:
         assert all(feature.bins > 0 for feature in self.features), "a feature has data bins"

@@ -6,6 +6,7 @@
     about              [n] uint8: JSON of id, plan, binding, origin, overdispersion (`_About`)
     counts             [plan.size] int64: the rows of the reference, as the plan counts them
     labels             [groups, decisions, score bins, 2] int64: rows with a label 0 or 1; absent without labels
+    multivariate       [n] uint8: JSON of `Multivariate`; absent where there is none, as in files of before
 
 The id is the first 16 digits of the sha256 of all that; a file whose content does not give its id is refused.
 """
@@ -21,7 +22,9 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
+from gateway.monitor import multivariate
 from gateway.monitor.counting import Counts
+from gateway.monitor.multivariate import Multivariate
 from gateway.monitor.plan import ROWS, SCORE_BINS, CountPlan, FeaturePlan
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
@@ -98,6 +101,7 @@ class Reference:
         score_overdispersion: the same of the score's bins.
         origin: "fit" offline; "first" = of the first rows served, provisional; "previous" window; "champion".
         labels: counts [group, decision, score bin, label]; None without labels.
+        multivariate: of the features together; None = nothing is known of that.
     """
 
     plan: CountPlan
@@ -107,6 +111,7 @@ class Reference:
     overdispersion: tuple[float, ...] = ()
     score_overdispersion: float = 1.0
     labels: Counts | None = None
+    multivariate: Multivariate | None = None
 
     @property
     def id(self) -> str:
@@ -160,7 +165,9 @@ def identified(reference: Reference) -> Reference:
 
 def _id(reference: Reference) -> str:
     labels = b"" if reference.labels is None else reference.labels.astype("<i8").tobytes()
-    return hashlib.sha256(_about(reference, "") + reference.counts.astype("<i8").tobytes() + labels).hexdigest()[:16]
+    together = b"" if reference.multivariate is None else msgspec.json.encode(reference.multivariate)
+    content = _about(reference, "") + reference.counts.astype("<i8").tobytes() + labels + together
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _about(reference: Reference, id_: str) -> bytes:
@@ -168,7 +175,11 @@ def _about(reference: Reference, id_: str) -> bytes:
     about = _About(
         id_, plan, reference.binding, reference.origin, reference.overdispersion, reference.score_overdispersion
     )
-    return msgspec.json.encode(about)
+    plain = msgspec.to_builtins(about)
+    if plan.multivariate is None:
+        # As files of before have it: their ids are of these bytes.
+        plain["plan"].pop()
+    return msgspec.json.encode(plain)
 
 
 def dumped(reference: Reference) -> bytes:
@@ -180,6 +191,8 @@ def dumped(reference: Reference) -> bytes:
     }
     if reference.labels is not None:
         arrays["labels"] = reference.labels
+    if reference.multivariate is not None:
+        arrays["multivariate"] = np.frombuffer(msgspec.json.encode(reference.multivariate), np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # its stub lacks the flag
     return buffer.getvalue()
@@ -214,11 +227,15 @@ def loaded(content: bytes) -> Reference:
 def _assembled(arrays: dict[str, np.ndarray]) -> Reference:
     try:
         about = msgspec.json.decode(arrays["about"].tobytes(), type=_About)
+        together = arrays.get("multivariate")
+        found = None if together is None else msgspec.json.decode(together.tobytes(), type=Multivariate)
     except KeyError as error:
         raise ReferenceRefused("damaged: what it is about is missing") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, AssertionError) as error:
         raise ReferenceRefused(f"damaged: {str(error)[:200]}") from error
     wrong = next(_plan_problems(about.plan, about.binding), "")
+    if not wrong and found is not None:
+        wrong = next(multivariate.problems(found, about.plan), "")
     if wrong:
         raise ReferenceRefused(f"damaged: {wrong}")
     plan = about.plan
@@ -227,7 +244,7 @@ def _assembled(arrays: dict[str, np.ndarray]) -> Reference:
     if len(about.overdispersion) not in (0, len(plan.features)):
         raise ReferenceRefused("damaged: expected an overdispersion for each feature")
     reference = Reference(
-        plan, counts, about.binding, about.origin, about.overdispersion, about.score_overdispersion, labels
+        plan, counts, about.binding, about.origin, about.overdispersion, about.score_overdispersion, labels, found
     )
     if not about.id == plan.id == _id(reference):
         raise ReferenceRefused("damaged: the content does not give its id")
@@ -250,6 +267,8 @@ def _plan_problems(plan: CountPlan, binding: Binding) -> Iterator[str]:
         yield f"expected at most {MAX_FEATURES:,} features, got {len(plan.features):,}"
     if plan.size > MAX_PLAN_SIZE:
         yield f"expected at most {MAX_PLAN_SIZE:,} counts, got {plan.size:,}"
+    if plan.multivariate is not None:
+        yield "what is made of features is kept beside the plan"
     for feature in plan.features:
         if not 0 <= feature.input < len(binding.inputs) or feature.column < -1:
             yield f"feature {feature.name[:64]!r} is of an input that the model does not have"
@@ -268,7 +287,9 @@ def _plan_problems(plan: CountPlan, binding: Binding) -> Iterator[str]:
 
 def _feature_problems(feature: FeaturePlan) -> Iterator[str]:
     name = f"feature {feature.name[:64]!r}"
-    if feature.kind in ("numeric", "text"):
+    if feature.kind == "multivariate":
+        yield f"{name} is made of others, and not kept"
+    elif feature.kind in ("numeric", "text"):
         yield from _edge_problems(name, feature.edges)
     elif feature.edges or len(set(feature.values)) != len(feature.values):
         yield f"{name} has categories, each once"

@@ -17,6 +17,7 @@ from gateway.monitor.fit import Rows, label_counts
 from gateway.monitor.reference import Reference
 from gateway.monitor.results import WindowResult
 from gateway.monitor.settings import Spec
+from gateway.monitor.together import asked_for
 from runtimes.tensors import Array
 
 VARIANT: Final = "-"
@@ -45,6 +46,7 @@ def replay(reference: Reference, spec: Spec, rows: Rows, times_ms: npt.NDArray[n
         rows: as the reference's model takes and gives them.
         times_ms: [rows] when each was asked; not falling.
     """
+    reference = asked_for(reference, spec)
     engine, counter = Engine(reference, spec), Counter(reference.plan)
     groups = np.full(len(times_ms), len(reference.plan.groups)) if rows.groups is None else rows.groups
     found: list[Replayed] = []
@@ -53,10 +55,12 @@ def replay(reference: Reference, spec: Spec, rows: Rows, times_ms: npt.NDArray[n
     first = 0
     engine.take(VARIANT, empty(reference.plan), int(times_ms[0]))
     step = step_rows(reference, spec)
+    total = empty(reference.plan)
     for start in range(0, len(times_ms), step):
         part = slice(start, start + step)
-        delta = empty(reference.plan)
-        counter.count(_parts(rows.inputs, part), [array[part] for array in outputs], groups[part], delta)
+        before = total.copy()
+        counter.count(_parts(rows.inputs, part), [array[part] for array in outputs], groups[part], total)
+        delta = total - before
         last = min(start + step, len(times_ms))
         for closed in engine.take(VARIANT, delta, int(times_ms[last - 1])):
             stop = first + closed.result.rows + closed.result.skipped

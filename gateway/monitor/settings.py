@@ -132,6 +132,16 @@ class Floors(Part, frozen=True):
     disparate_impact: Share = 0.8
 
 
+class Multivariate(Part, frozen=True):
+    """Features together: whether rows still fit the principal components of the reference's.
+
+    Attributes:
+        sample: share of rows to look at. The word `true` alone says 1.
+    """
+
+    sample: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
 class Groups(Part, frozen=True):
     """People who must not be treated worse than others.
 
@@ -243,6 +253,7 @@ class Spec(Part, frozen=True):
         min_rows: a window with fewer says "insufficient".
         false_alarms: how often the monitor may be wrong.
         floors: what is too small to matter.
+        multivariate: look at features together, too; none = each alone.
         groups: whom to compare; none = no fairness.
         labels: how feedback is read.
         latency: the objective whose budget is watched; none = no latency signal.
@@ -256,6 +267,7 @@ class Spec(Part, frozen=True):
     min_rows: Rows = 200
     false_alarms: FalseAlarms = FalseAlarms()
     floors: Floors = Floors()
+    multivariate: Multivariate | None = None
     groups: Groups | None = None
     labels: Labels = Labels()
     latency: Latency | None = None
@@ -308,16 +320,20 @@ def parse(document: object) -> Monitor:
 
 
 def _spelled_out(document: object, reading: Reading) -> object:
-    """The words `reference: model` and `reference: champion` as the mapping they stand for."""
+    """Words as the mappings they stand for: `reference: model` and `champion`, `multivariate: true` and `false`."""
     spec = document.get("spec") if isinstance(document, dict) else None
-    word = spec.get("reference") if isinstance(spec, dict) else None
-    if not isinstance(document, dict) or not isinstance(spec, dict) or not isinstance(word, str):
+    if not isinstance(document, dict) or not isinstance(spec, dict):
         return document
-    if word not in ("model", "champion"):
-        message = f"expected model, champion or a mapping with file, first or previous, got {word[:64]!r}"
-        reading.problem("spec.reference", message)
-        word = "model"
-    return document | {"spec": spec | {"reference": {word: True}}}
+    word, together = spec.get("reference"), spec.get("multivariate")
+    if isinstance(word, str):
+        if word not in ("model", "champion"):
+            message = f"expected model, champion or a mapping with file, first or previous, got {word[:64]!r}"
+            reading.problem("spec.reference", message)
+            word = "model"
+        spec = spec | {"reference": {word: True}}
+    if isinstance(together, bool):
+        spec = spec | {"multivariate": {} if together else None}
+    return document | {"spec": spec}
 
 
 def defaults(name: str) -> Monitor:
@@ -352,10 +368,11 @@ def _resolve(part: Section, path: str, found: dict[str, Any]) -> None:
 def schema() -> dict[str, Any]:
     """JSON schema (2020-12) of a Monitor document, for editors."""
     found = schema_of(Monitor)
-    # Two words stand for mappings.
+    # Words stand for mappings.
     reference = found["$defs"]["Spec"]["properties"]["reference"]
     mapping = {key: reference.pop(key) for key in ("$ref", "allOf", "anyOf") if key in reference}
     reference["anyOf"] = [mapping, {"enum": ["model", "champion"]}]
+    found["$defs"]["Spec"]["properties"]["multivariate"]["anyOf"].append({"type": "boolean"})
     return found
 
 

@@ -110,7 +110,11 @@ def test_a_csv_of_words_and_numbers_gives_a_reference_with_groups_and_labels(
     kinds = {one["name"]: (one["kind"], one["bins"]) for one in found["features"]}
     assert kinds == {"amount": ("numeric", 10), "word": ("categorical", 2)}
     assert set(found["baselines"]) == {"all", "f", "m", "everybody else"}
-    assert found["notes"] == ["columns that are no input: when, note"]
+    assert found["notes"] == [
+        "columns that are no input: when, note",
+        "features together are not looked at (spec.multivariate): every component is needed to explain 65%, and so "
+        "rebuilds any row",
+    ]
     reference = loaded((mixed / "r.npz").read_bytes())
     assert reference.labels is not None
     assert reference.labels.sum() == 4000 - 1334

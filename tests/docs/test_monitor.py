@@ -17,7 +17,12 @@ from tests.docs.tables import DOCS, code, rows
 
 TEXT = (DOCS / "monitor.md").read_text()
 (EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-OPTIONAL = {"groups": {"header": "x-group", "values": ["a"]}, "latency": {}, "retrain": {"url": "https://a.example"}}
+OPTIONAL = {
+    "groups": {"header": "x-group", "values": ["a"]},
+    "multivariate": True,
+    "latency": {},
+    "retrain": {"url": "https://a.example"},
+}
 
 
 def required(kind: type[Section], path: str) -> Iterator[str]:
@@ -46,7 +51,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_what_is_optional_is_left_out_by_default() -> None:
     assert {name: getattr(Spec(), name) for name in OPTIONAL} == dict.fromkeys(OPTIONAL)
-    assert "Without `groups`, `latency` or `retrain`" in TEXT
+    assert "Without `groups`, `multivariate`, `latency` or `retrain`" in TEXT
 
 
 def test_the_example_is_right() -> None:

@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_equal_references_give_equal_bytes() -> None
 
 def test_the_archive_opens_without_pickle_and_is_small() -> None:
     with np.load(io.BytesIO(CONTENT), allow_pickle=False) as arrays:
-        assert set(arrays.files) == {"format", "about", "counts", "labels"}
+        assert set(arrays.files) == {"format", "about", "counts", "labels", "multivariate"}
     assert len(CONTENT) < 40_000
 
 

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.monitor import distances, families, reconstruction, significance
+from gateway.monitor import distances, families, significance
 from gateway.monitor.adwin import Adwin
+from gateway.monitor.plan import FeaturePlan
+from gateway.monitor.rowerrors import DIGITS, RowErrors
+from gateway.monitor.together import components
+from tests.monitor.counting_models import texts
 from tests.parity import compat, streams
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "parity" / "golden.json").read_text())
@@ -121,11 +125,20 @@ def test_adwin_finds_what_river_finds() -> None:
 def test_reconstruction_errors_are_those_of_nannyml() -> None:
     golden = GOLDEN["nannyml_reconstruction"]
     before, now = streams.table(1, 2_000, 0.9), streams.table(2, 1_000, -0.2)
-    model = reconstruction.fit(before.numbers, before.categories)
-    found = [
-        model.measured(one.numbers[at : at + 500], [column[at : at + 500] for column in one.categories])
-        for one in (before, now)
-        for at in range(0, len(one.numbers), 500)
+    features = [FeaturePlan(f"n{at}", "numeric", 0, at) for at in range(3)]
+    features += [
+        FeaturePlan(f"c{at}", "categorical", 1 + at, -1, values=tuple(sorted({one for one in words if one})))
+        for at, words in enumerate(before.categories)
     ]
-    assert [one.value for one in found] == close(golden["value"])
-    assert [one.standard_error for one in found] == close(golden["standard_error"])
+    made = components(features, tensors(before), np.arange(2_000))
+    errors = RowErrors(made, features)
+    found = np.concatenate([errors.errors(tensors(before), 2_000, 0), errors.errors(tensors(now), 1_000, 0)])
+    chunks = found.reshape(-1, 500)
+    # Errors of rows are rounded.
+    assert chunks.mean(axis=1) == pytest.approx(golden["value"], abs=10.0**-DIGITS)
+    assert chunks.std(axis=1, ddof=1) / 500**0.5 == pytest.approx(golden["standard_error"], abs=10.0**-DIGITS)
+
+
+def tensors(table: streams.Table) -> list[np.ndarray]:
+    """As a gateway gets them: empty text is missing."""
+    return [table.numbers, *(texts([one or "" for one in words]) for words in table.categories)]

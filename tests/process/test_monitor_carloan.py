@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from examples.carloan.loans import CHANGE, DRIFTED
+from gateway.monitor.plan import MULTIVARIATE
 from tests.process import monitored
 from tests.process.monitored import AFTER, ANALYSIS, BEFORE, Sender, put, seen, series, until_counted, until_watched
 from tests.tree import Tree, serve
@@ -75,6 +77,33 @@ def test_two_workers_in_no_order(tmp_path: Path) -> None:
         assert sum(sender.rows for sender in senders) == seen(tree)["rows"]
         for sender in senders:
             sender.close()
+
+
+def test_loans_whose_features_no_longer_belong_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Each column is the same as before, in an order of its own.
+    mixed = np.column_stack([rng.permutation(column) for column in BEFORE.T]).astype(BEFORE.dtype)
+    with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
+        until_watched(tree)
+        before = tree.workers()[0]["revision"]
+        put(tree, window={"rows": 1_000}, multivariate={"sample": 0.5})
+        tree.until("a worker that was told", lambda: tree.workers()[0]["revision"] > before)
+        sender, sent = Sender(tree), 0
+        for part in (BEFORE[:1_000], BEFORE[1_000:2_000], mixed[:1_000], mixed[1_000:2_000]):
+            assert seen(tree)["incident"] is None
+            sender.send(part, each=250)
+            sent += len(part)
+            found = until_counted(tree, sent)
+        sender.close()
+        assert "input_drift" in fired(found)
+        assert named(found) == {MULTIVARIATE}
+        assert 350 < series(found)["windows"][-1]["features"][-1]["rows"] < 650
+        status, page = tree.get(f"/admin/v1/monitors/{monitored.NAME}?format=html", admin=True)
+        assert status == 200
+        assert MULTIVARIATE.encode() in page
+        status, explained = tree.get(f"/admin/v1/monitors/{monitored.NAME}/explain", admin=True)
+        assert status == 200
+        assert MULTIVARIATE.encode() in explained
 
 
 @pytest.mark.sim
