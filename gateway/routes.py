@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.messages import Collected, PolicyState, SigningKey, Snapshot, Watched
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog
 from gateway.logs import RequestLog
-from gateway.monitor.firsttap import FirstTap
 from gateway.monitor.tap import Tap
 from gateway.policyroute import PolicyRoute, Terms
 from gateway.predictions import Clock, Signer
@@ -22,6 +21,9 @@ from router.policy import Compare, TrafficPolicy, parse
 from router.table import ModelRoute, RoutingTable
 from runtimes.fleet import Fleet
 from runtimes.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gateway.monitor.firsttap import FirstTap
 
 Selector = tuple[str, str]
 """Model name, and what stands where the version stands."""

@@ -6,7 +6,7 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from gateway.exchange import JSON, Exchange
 from gateway.logs import RequestLog
 from gateway.meter import Meter
 from gateway.monitor.counting import Counter
-from gateway.monitor.firsttap import FirstTap
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
 from gateway.predictions import NO_MARK, UNCOUNTED, Signer
@@ -30,6 +29,9 @@ from runtimes.batching.job import DONE, Job
 from runtimes.errors import DeadlineExceeded, ExecutionFailed, ServingError
 from runtimes.runtime import Runtime
 from runtimes.tensors import DYNAMIC, Array
+
+if TYPE_CHECKING:
+    from gateway.monitor.firsttap import FirstTap
 
 Header = tuple[bytes, bytes]
 _Encoded = tuple[bytes, tuple[Header, ...], bytes]
@@ -85,7 +87,11 @@ class Codec:
                 pass
         self.taps = {}
         self.watched = watched
-        self.first = FirstTap(self.runtime.signature, watched.rows) if isinstance(watched, Collected) else None
+        self.first = None
+        if isinstance(watched, Collected):
+            from gateway.monitor.firsttap import FirstTap  # noqa: PLC0415  # 12 ms of a start, and few ask for it
+
+            self.first = FirstTap(self.runtime.signature, watched.rows)
         self._counter = Counter(decoded(watched.plan)) if isinstance(watched, Watched) else None
         for variant in self.meters:
             self.tap(variant)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
@@ -42,13 +42,15 @@ from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log
-from gateway.monitor.firsttap import FirstTap
 from gateway.wire.request import Limits as WireLimits
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import ServingError
 from runtimes.execution.watchdog import Watchdog
 from runtimes.fleet import Fleet
 from runtimes.runtime import Environment, WantedVersion
+
+if TYPE_CHECKING:
+    from gateway.monitor.firsttap import FirstTap
 
 BEAT_S: Final = 0.25
 TICK_S: Final = 0.1
@@ -312,7 +314,7 @@ class Worker:
                 tap.sending = True
                 self._spawn(self._send_first(wanted, tap))
 
-    async def _send_first(self, wanted: Collected, tap: FirstTap) -> None:
+    async def _send_first(self, wanted: Collected, tap: "FirstTap") -> None:
         """Send what waits, part by part, until control has enough."""
         place = {"name": wanted.name, "version": wanted.version, "since_ms": wanted.since_ms}
         try:
