@@ -76,9 +76,11 @@ class Turn:
 
     def audit(self, actor: str, what: str, reason: str, slots_before: int) -> None:
         """A record of a change, with what it rests on."""
-        status, spec = self.status, self.spec
-        current = spec is not None and identity(spec) == status.identity
-        marks = marks_of(spec, status, self.observed) if spec is not None and current else status.marks
+        spec = self.spec
+        if spec is not None and identity(spec) == self.status.identity:
+            # They stand beside the decision from then on: what was tripped does not look undecided afterwards.
+            self.set(marks=marks_of(spec, self.status, self.observed))
+        status = self.status
         record = Audit(
             at_ms=self.now_ms,
             actor=actor[:MAX_TEXT],
@@ -91,7 +93,7 @@ class Turn:
             slots_before=slots_before,
             slots_after=status.slots,
             revision=self.observed.revision,
-            marks=marks,
+            marks=status.marks,
             evidence=status.evidence,
         )
         self.actions.append(record)

@@ -27,6 +27,9 @@ def test_a_tripped_guardrail_rolls_back_from_any_phase_in_one_write(phase: str) 
     assert record.marks["error_rate"].state == "tripped"
     assert "31 of 40 bad requests" in record.reason
     assert tower.status.latched
+    # What tripped is shown so afterwards, too: nothing is judged any more.
+    tower.tick()
+    assert tower.status.marks["error_rate"].state == "tripped"
 
 
 @pytest.mark.parametrize("blind", [{"fresh": False}, {"acked_revision": 0}, {"window_open": False}, {"srm_p": 0.0}])
