@@ -11,10 +11,9 @@ from gateway.control.judge import Judge
 from gateway.control.replay import replay
 from gateway.tally import FIELDS, NOTE_SCORES, NOTE_SEEN, score_flags, score_of
 from router.document import PolicyError
-from router.policy import parse
 from router.rollout_document import Analysis, Guardrail
 from tests.audit.test_replay import linked, told
-from tests.control.test_judge import CANARY, STABLE, WEIGHTS, judge
+from tests.control.test_judge import CANARY, STABLE, WEIGHTS, analysis, judge
 
 SHIFT = {"metric": "output_shift"}
 ANALYSIS = Analysis(guardrails=(Guardrail(metric="output_shift"),))
@@ -159,17 +158,7 @@ def test_an_edited_count_is_found(column: int, place: int) -> None:
 
 
 def test_it_is_a_guardrail_and_no_signal() -> None:
-    document: dict[str, Any] = {
-        "apiVersion": "tidegate/v1",
-        "kind": "TrafficPolicy",
-        "metadata": {"name": "m"},
-        "spec": {
-            "variants": [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}],
-            "split": {"stable": 10_000},
-            "rollout": {"to": "canary", "steps": [{"setWeight": 1000}], "analysis": {"signals": [SHIFT]}},
-        },
-    }
     with pytest.raises(
-        PolicyError, match="output_shift is a guardrail; what the monitor says of outputs is the signal"
+        PolicyError, match="is a guardrail; what the monitor says of outputs is the signal output_drift"
     ):
-        parse(document)
+        analysis(signals=[SHIFT])
