@@ -17,10 +17,10 @@ import msgspec
 
 from gateway.control.messages import Collected, WantedModel
 from gateway.control.monitorheld import Progress
-from gateway.control.references import sha256_of
+from gateway.control.references import as_asked, sha256_of
 from gateway.monitor.firstrows import FirstRows
 from gateway.monitor.firsttap import read
-from gateway.monitor.fit import Choices, Fitted, regrouped
+from gateway.monitor.fit import Choices, Fitted
 from gateway.monitor.reference import Reference, ReferenceRefused, dumped, loaded
 from gateway.monitor.settings import Spec
 from gateway.store.base import Limits, Stale, Store, StoreAway
@@ -105,7 +105,7 @@ class FirstReferences:
         kept = self._kept[model.name].get((place.digest, place.wanted))
         if kept is not None:
             self._collecting.pop(place, None)
-            return regrouped(kept[1], spec.groups.values if spec.groups is not None else ()), ""
+            return as_asked(kept[1], spec), ""
         one = self._collecting.get(place)
         if one is None:
             one = self._collecting[place] = Collecting(self._now_ms(), FirstRows(place.wanted))

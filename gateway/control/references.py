@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ class References:
     """What was found for each version, under each setting that matters."""
 
     def __init__(self, digest_of: Callable[[Path], str] | None = None) -> None:
-        self._known: dict[tuple[str, ...], tuple[Reference | None, str]] = {}
+        self._known: dict[tuple[object, ...], tuple[Reference | None, str]] = {}
         self._digest_of = digest_of or sha256_of
 
     def find(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
@@ -30,17 +30,16 @@ class References:
         A reference is bound to the bytes of its model file: what was made for other bytes is refused, and serving
         goes on.
         """
-        groups = spec.groups.values if spec.groups is not None else ()
         path = Path(spec.reference.file).expanduser() if spec.reference.file else Path(model.directory) / FILE_NAME
-        key = (model.digest, str(path), _stamp(path), str(spec.multivariate), *groups)
+        key = (model.digest, str(path), _stamp(path), spec.multivariate, spec.groups)
         known = self._known.get(key)
         if known is None:
             while len(self._known) >= KEPT:
                 self._known.pop(next(iter(self._known)))
-            known = self._known[key] = self._read(model, path, groups, spec)
+            known = self._known[key] = self._read(model, path, spec)
         return known
 
-    def _read(self, model: WantedModel, path: Path, groups: Sequence[str], spec: Spec) -> tuple[Reference | None, str]:
+    def _read(self, model: WantedModel, path: Path, spec: Spec) -> tuple[Reference | None, str]:
         try:
             reference = loaded(_content(path))
             digest = self._digest_of(Path(model.directory) / model.file)
@@ -55,7 +54,12 @@ class References:
                 f"reference: it was made for the model with sha256 {reference.binding.digest[:12]}..., this one has "
                 f"{digest[:12]}...; make one for it: tidegate monitor fit"
             )
-        return asked_for(regrouped(reference, groups), spec), ""
+        return as_asked(reference, spec), ""
+
+
+def as_asked(reference: Reference, spec: Spec) -> Reference:
+    """A reference as the settings want it: with their groups, with or without its features together."""
+    return asked_for(regrouped(reference, spec.groups.values if spec.groups is not None else ()), spec)
 
 
 def _content(path: Path) -> bytes:

@@ -35,7 +35,6 @@ from gateway.monitor.plan import (
     FeaturePlan,
     ScorePlan,
 )
-from gateway.monitor.rowerrors import RowErrors
 from runtimes.tensors import Array
 
 Counts = npt.NDArray[np.int64]
@@ -201,6 +200,8 @@ class _Errors:
     __slots__ = ("_add", "_edges", "_of", "_start")
 
     def __init__(self, plan: CountPlan, feature: FeaturePlan, start: int) -> None:
+        from gateway.monitor.rowerrors import RowErrors  # noqa: PLC0415  # 6 ms of a start, and few ask for it
+
         assert plan.multivariate is not None, "a plan says how its feature is made"
         self._of = RowErrors(plan.multivariate, plan.features)
         self._add = _numeric(_edge_cuts(feature.edges), feature.bins)

@@ -5,13 +5,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from gateway.control.firstreferences import KEPT, KIND, FirstReferences, Made, _body
 from gateway.control.messages import WantedModel
 from gateway.control.monitorheld import Progress
 from gateway.monitor.firsttap import FirstTap
 from gateway.monitor.reference import Reference
-from gateway.monitor.settings import Groups, ReferenceFrom, Spec, Window
+from gateway.monitor.settings import Groups, Multivariate, ReferenceFrom, Spec, Window
 from gateway.store.sqlite import open_sqlite
 from runtimes.batching.job import Job
 from runtimes.registry.modelconfig import ModelConfig
@@ -44,6 +45,23 @@ async def until_made(firsts: FirstReferences, model: WantedModel, wanted: Spec) 
             return found
         firsts.collected()
         await asyncio.gather(*(one.fitting for one in firsts._collecting.values() if one.fitting is not None))
+
+
+def test_its_features_are_looked_at_together_where_that_is_asked_for(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store, model = await open_sqlite(tmp_path / "store.db"), model_in(tmp_path)
+        firsts = FirstReferences(store, now_ms=lambda: 1_000)
+        await firsts.find(model, SPEC)
+        firsts.collected()
+        assert firsts.take("m", 1, 1_000, part_of(1_024, width=3)) == ROWS - 1_024
+        assert firsts.take("m", 1, 1_000, part_of(1_000, width=3)) == 0
+        alone = await until_made(firsts, model, SPEC)
+        together, _ = await firsts.find(model, replace(SPEC, multivariate=Multivariate()))
+        assert together is not None
+        assert (alone.plan.multivariate, together.plan.features[-1].kind) == (None, "multivariate")
+        await store.close()
+
+    asyncio.run(scene())
 
 
 def test_a_reference_is_made_kept_and_found_by_whoever_comes_later(tmp_path: Path) -> None:
