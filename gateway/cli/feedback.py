@@ -34,7 +34,7 @@ def send(
     """
     form = file.endswith(".csv") if as_csv is None else as_csv
     counts: dict[str, int] = {}
-    with _opened(file) as stream:
+    with opened(file) as stream:
         for batch in _batches(_csv_items(stream) if form else _json_items(stream)):
             for kind, count in _sent(f"{data_url(url)}/v1/feedback", batch).items():
                 counts[kind] = counts.get(kind, 0) + count
@@ -47,7 +47,8 @@ def send(
         raise Failure(f"{refused:,} of {sum(counts.values()):,} items were not kept")
 
 
-def _opened(file: str) -> Any:
+def opened(file: str) -> Any:
+    """A text file to read, or standard input for `-`; a context. Raises Failure."""
     if file == "-":
         return nullcontext(sys.stdin)
     try:

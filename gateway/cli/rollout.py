@@ -7,6 +7,7 @@ import typer
 
 from gateway.cli.applying import Reason, url_of
 from gateway.cli.client import AdminUrl, admin_url, call
+from gateway.cli.feedback import opened
 from gateway.cli.following import follow
 from gateway.cli.output import Failure, Json, print, print_json, print_table
 from gateway.cli.policy import Name, percent
@@ -71,6 +72,38 @@ def status(
     last = follow(url, lambda shown: shown["state"] in AT_REST, rollout_view, as_json)
     if last["state"] == "ROLLED_BACK":
         raise Failure(f"{name} was rolled back: {last['reason']}", 3)
+
+
+@app.command("exposed")
+def exposed(
+    name: Name,
+    units: Annotated[
+        str | None, typer.Option("--units", metavar="FILE", help="Units, one per line; - = standard input.")
+    ] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Who may have had answers of the canary: stretches of slots, or which of these units fall into them."""
+    shown = call("GET", url_of(admin, "rollouts", name)).json()
+    found = shown["exposed"]
+    if found is None:
+        raise Failure(f"{name}: this rollout has given its canary no slots, so nobody was exposed by the split")
+    from gateway.control.exposure import in_words, members
+
+    if units is None:
+        if as_json:
+            print_json(found)
+        else:
+            print(in_words(found))
+        return
+    with opened(units) as stream:
+        every = [unit for line in stream if (unit := line.rstrip("\r\n"))]
+    inside = members(found, every)
+    if as_json:
+        print_json({"exposed": inside, "of": len(every)})
+        return
+    for unit in inside:
+        print(unit)
 
 
 @app.command("approve")

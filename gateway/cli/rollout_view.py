@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.policy import percent
+from gateway.control.exposure import in_words
 from router.rollout.words import duration
 
 _STYLES: Final = {
@@ -92,6 +93,8 @@ def _notes(shown: dict[str, Any], trouble: str) -> Iterator[str]:
         yield _said("paused", shown["paused"])
     if shown["killed"]:
         yield f"killed: {', '.join(shown['killed'])}"
+    if shown["state"] in ("ABORTING", "ROLLED_BACK") and shown.get("exposed"):
+        yield f"had it for a while: {in_words(shown['exposed'])}"
     for node in shown["unacknowledged"]:
         yield f"not reached: {node}"
 

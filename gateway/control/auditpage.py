@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
+from gateway.control.exposure import in_words
 from gateway.tally import BAD, OK, ROUTED
 
 Record = Mapping[str, Any]
@@ -147,7 +148,11 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
         word, meaning = _ENDS[said["what"]]
         mood = {"promoted": "good", "rolled back": "bad"}.get(word, "")
         yield f"<div class='verdict {mood}'><b>Outcome: {word}</b>, {_by(said['actor'])}, {_when(last)}. {meaning}"
-        yield f"<br><span class=soft>Reason given: {escape(said['reason'] or 'none')}</span></div>"
+        yield f"<br><span class=soft>Reason given: {escape(said['reason'] or 'none')}</span>"
+        exposed = next((one["record"]["exposed"] for one in found["records"] if "exposed" in one["record"]), None)
+        if exposed is not None:
+            yield f"<br><span class=soft>May have had the canary's answers: {escape(in_words(exposed))}.</span>"
+        yield "</div>"
     wrong = [one["id"] for one in found["records"] if not one["replay"]["same"]]
     chain = found["verified"]
     sound = "<span class=good>The chain of records is whole.</span>"

@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from gateway.control.exposure import Exposure
 from gateway.control.messages import VariantPin
 from router.rollout.status import RolloutStatus
 
@@ -47,6 +48,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         status: of the rollout.
         evidence: state of its statistics.
         answers: to commands, by their id.
+        exposed: slots that the canary of the present or last rollout ever had; None = none yet.
     """
 
     document: dict[str, Any]
@@ -69,6 +71,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     status: RolloutStatus = field(default_factory=RolloutStatus)
     evidence: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Told] = field(default_factory=dict)
+    exposed: Exposure | None = None
 
     @property
     def withheld(self) -> bool:

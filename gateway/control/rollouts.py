@@ -411,7 +411,7 @@ class Rollouts:
             record = msgspec.structs.replace(record, slow_ns=slow_ns)
         if self._must_save(kept, run, record, actions, now_ms):
             record = msgspec.structs.replace(record, evidence=self._evidence(run, record))
-            audit = audit_of(actions, record, kept.record)
+            audit = audit_of(actions, record, kept)
             try:
                 saved = await self._policies.save(name, record, expected=kept.revision, audit=audit, fence=self._lease)
             except (Stale, Fenced) as error:

@@ -6,10 +6,12 @@ from typing import Final
 
 import msgspec
 
+from gateway.control import exposure
 from gateway.control.documents import Kept, ownership_of, shares_of, weighed, with_gone
 from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
 from router import slots as tables
 from router.hashing import SLOTS
+from router.policy import TrafficPolicy
 from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Withhold, Zero
 from router.rollout.status import ACTIVE, RolloutStatus
 
@@ -70,6 +72,10 @@ def _routed(
         counts[stable], counts[canary] = SLOTS - action.slots, action.slots
         owned = owned.reshared(counts)
         record = msgspec.structs.replace(record, zeroed=False, canary=canary_name)
+    if canary in owned.owner and not record.zeroed:
+        identity = record.status.identity
+        widened = exposure.widened(record.exposed, identity, kept.policy, owned.owner, canary)
+        record = msgspec.structs.replace(record, exposed=widened)
     return msgspec.structs.replace(
         record,
         slots=tables.to_text(owned.owner, names),
@@ -77,7 +83,7 @@ def _routed(
     )
 
 
-def audit_of(actions: Iterable[Action], record: PolicyRecord, before: PolicyRecord) -> dict[str, object] | None:
+def audit_of(actions: Iterable[Action], record: PolicyRecord, before: Kept) -> dict[str, object] | None:
     """One record of the audit trail for a write: what was done, by whom, on what evidence; None = nothing to tell."""
     told = [action for action in actions if isinstance(action, Audit)]
     if not told:
@@ -86,18 +92,28 @@ def audit_of(actions: Iterable[Action], record: PolicyRecord, before: PolicyReco
     found: dict[str, object] = msgspec.to_builtins(last)
     found["evidence"] = fitting(last.evidence)
     names = tuple(pin.variant for pin in record.variants)
+    old = before.record
     return {
         **{key: value for key, value in found.items() if key not in ("type", "revision")},
         "kind_of": "rollout",
         "what": last.what,
         "also": [action.what for action in told[:-1]],
-        "canary": record.canary or before.canary,
-        "routed": record.revision != before.revision,
-        "revision_before": before.revision,
+        "canary": record.canary or old.canary,
+        "routed": record.revision != old.revision,
+        "revision_before": old.revision,
         "revision_after": record.revision,
-        "shares_before": shares_of(before.slots, names),
+        "shares_before": shares_of(old.slots, names),
         "shares_after": shares_of(record.slots, names),
+        **(_exposed(record, last.identity, before.policy) if record.zeroed and not old.zeroed else {}),
     }
+
+
+def _exposed(record: PolicyRecord, identity: str, policy: TrafficPolicy) -> dict[str, object]:
+    """Whom a rollback has to be told about."""
+    found = exposure.described(record.exposed, identity, policy)
+    if found is None or len(found["slots"]) > exposure.MOST_IN_AUDIT:
+        return {}
+    return {"exposed": found}
 
 
 def fitting(evidence: str) -> str:

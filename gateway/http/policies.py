@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from gateway.control import showing
 from gateway.control.documents import StalePolicy
+from gateway.control.exposure import described
 from gateway.control.folder import POLICY
 from gateway.control.planning import difference, plan
 from gateway.control.reading import name_in
@@ -202,6 +203,7 @@ class PolicyEndpoints:
             "weights": self._weights(name),
             "guardrails": showing.guardrails(kept),
             "killed": list(record.killed),
+            "exposed": described(record.exposed, status.identity, kept.policy),
             "counts": {
                 place: dict(zip(FIELDS, counts, strict=True))
                 for place, counts in self._policies.counts_of(name).items()

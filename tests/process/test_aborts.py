@@ -1,5 +1,6 @@
 """Rollback as users see it: nothing of the canary after an abort; stable answers what the canary cannot."""
 
+import json
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from gateway.control.exposure import members
 from tests import models
 from tests.process.callers import (
     Answer,
@@ -59,12 +61,14 @@ class Pipeliner(threading.Thread):
         self.caller = Caller(tree.port, "table")
         self.rng = random.Random(seed)
         self.answers: list[Answer] = []
+        self.units: list[str] = []
         self.stopping = threading.Event()
         self.error = ""
 
     def burst(self, count: int = 40) -> list[Answer]:
         for _ in range(count):
-            self.caller.send(GOOD, f"x-user-id: u{self.rng.randrange(10**6)}\r\n")
+            self.units.append(f"u{self.rng.randrange(10**6)}")
+            self.caller.send(GOOD, f"x-user-id: {self.units[-1]}\r\n")
         return [self.caller.read() for _ in range(count)]
 
     def run(self) -> None:
@@ -102,6 +106,19 @@ def test_no_answer_of_the_canary_after_an_acknowledged_abort_on_open_connections
         assert set(late) == {"stable"}
         assert {answer.variant for answer in pipe.burst()} == {"stable"}
         pipe.caller.close()
+    found = shown(tree, "table")["exposed"]
+    assert found["share"] == 0.5
+    before = [
+        (unit, answer.variant)
+        for pipe in pipes
+        for unit, answer in zip(pipe.units, pipe.answers, strict=False)
+        if answer.revision < revision
+    ]
+    exposed = set(members(found, [unit for unit, _ in before]))
+    assert {unit for unit, variant in before if variant == "canary"} == exposed
+    _, body = tree.get("/admin/v1/audit/rollouts/table", admin=True)
+    records = json.loads(body)["records"]
+    assert [one["record"]["exposed"] for one in records if "exposed" in one["record"]] == [found]
 
 
 def test_changes_of_weight_fail_no_request(tree: Tree) -> None:
