@@ -58,6 +58,7 @@ class Exchange(Job):
         json_length: of `Inference-Header-Content-Length`; None when the header is absent.
         request_id: the client's x-request-id if it may be echoed, else ours.
         timeout_ms: of `x-request-timeout-ms`; 0 = none.
+        trace: its traceparent, for the answer.
         started_ns: when the request was complete.
         headers: those that a policy reads, by lower-case name.
         query: of the URL; the fast lane takes none that has one.
@@ -77,6 +78,7 @@ class Exchange(Job):
     json_length: int | None = None
     request_id: bytes = b""
     timeout_ms: int = 0
+    trace: bytes = b""
     started_ns: int = 0
     headers: Mapping[bytes, bytes] = _NO_HEADERS
     query: bytes = b""

@@ -179,6 +179,7 @@ class Arm:
         self._ring.write(NOTE_BAD | (0 if unit & self._mask else NOTE_SEEN), place, unit)
         if not self.is_canary:
             return False
+        self._route.on_failed(exchange)
         self._failures += 1
         if self._failures >= CONSECUTIVE:
             self._route.zero(f"{CONSECUTIVE} requests failed in a row")
@@ -216,6 +217,7 @@ class PolicyRoute:
         decisions: gets a line for each request; None = nobody asked for that.
         serve: makes a `ServedVersion`: (codec, variant, arm, further headers).
         on_zeroed: told why the canary was zeroed here.
+        on_failed: told of requests that failed on the canary.
         beside: a header that the monitor reads and the policy does not; b"" = there is none.
 
     Attributes:
@@ -237,6 +239,7 @@ class PolicyRoute:
         serve: Callable[..., ServedVersion],
         now_ns: Callable[[], int],
         on_zeroed: Callable[[str], None],
+        on_failed: Callable[[Exchange], None],
         beside: bytes = b"",
     ) -> None:
         self._beside = beside if beside not in compiled.header_names else b""
@@ -250,6 +253,7 @@ class PolicyRoute:
         self.needs_body = compiled.needs_body
         self._now_ns = now_ns
         self._on_zeroed = on_zeroed
+        self.on_failed = on_failed
         self._tokens = _TOKENS
         self._unit_header = _only_unit_header(compiled)
         self._placed: dict[bytes, Placed] = {}

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.messages import Collected, PolicyState, SigningKey, Snapshot, Watched
 from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog
+from gateway.failing import Failing
 from gateway.logs import RequestLog
 from gateway.monitor.tap import Tap
 from gateway.policyroute import PolicyRoute, Terms
@@ -61,6 +63,7 @@ class RouteBook:
         clock: Unix time in whole seconds; its owner ticks.
         zeroed: (policy, rollout) whose canary this worker gives nothing, by its own decision -> why.
         on_zeroed: called when that has grown.
+        failing: the last requests that failed on a canary.
         decisions: the decision log; None = there is none.
         collected: versions whose first rows the monitor wants, with what they answered.
     """
@@ -76,6 +79,7 @@ class RouteBook:
         self.clock = Clock(now_ms() // 1000)
         self.zeroed: dict[tuple[str, str], str] = {}
         self.on_zeroed: Callable[[], None] = lambda: None
+        self.failing = Failing()
         self.decisions: DecisionLog | None = None
         self.collected: list[tuple[Collected, FirstTap]] = []
         self._page = page
@@ -162,9 +166,10 @@ class RouteBook:
             yield from codec.counting
 
     def _forget_zeroed(self, snapshot: Snapshot) -> None:
-        """What this worker zeroed holds for that rollout, until control clears it."""
+        """What this worker zeroed holds for that rollout, until control clears it; what failed, while there is one."""
         kept = {(state.name, state.rollout) for state in snapshot.policies if state.rollout not in snapshot.cleared}
         self.zeroed = {place: reason for place, reason in self.zeroed.items() if place in kept}
+        self.failing.keep({(state.name, state.rollout) for state in snapshot.policies})
 
     def _serve(self, codec: Codec, **variant: Any) -> ServedVersion:
         return ServedVersion(codec, self._log, self._now_ns, self._now_ms, **variant)
@@ -236,6 +241,7 @@ class RouteBook:
             serve=self._serve,
             now_ns=self._now_ns,
             on_zeroed=on_zeroed,
+            on_failed=partial(self.failing.note, state.name, state.rollout),
             beside=beside,
         )
 

@@ -246,10 +246,12 @@ class Worker:
             for r in self.fleet
         )
         settled = self._settled == self.snapshot.revision
-        routes, zeroed = self.dataplane.routes, self.dataplane.book.zeroed
+        routes, book = self.dataplane.routes, self.dataplane.book
         policies = {name: route.terms.revision for name, route in routes.policies.items()}
-        told = tuple((*place, reason) for place, reason in zeroed.items())
-        self.link.send(Status(self.snapshot.revision, settled, models, self._listening, policies, told))
+        told = tuple((*place, reason) for place, reason in book.zeroed.items())
+        self.link.send(
+            Status(self.snapshot.revision, settled, models, self._listening, policies, told, book.failing.told())
+        )
 
     async def _ask_for_slot(self, snapshot: Snapshot) -> None:
         """Ask control whether this snapshot is all there is to load, until it is or a newer one comes."""
@@ -338,6 +340,8 @@ class Worker:
 
     def _beat(self) -> None:
         self._beat_now()
+        if self.dataplane.book.failing.news:
+            self._tell()
         self._loop.call_later(BEAT_S, self._beat)
 
     def _beat_now(self) -> None:

@@ -287,6 +287,7 @@ def _entry(record: Record) -> str:
         f"<div class=entry><h3>{_WORDS.get(what, escape(what))}</h3>"
         f"<p class=soft>{_when(record)} {_by(said['actor'])} · record {escape(record['id'])} · revision "
         f"{said.get('revision_before', '-')} to {said.get('revision_after', '-')}</p>{reason}{moved}{_marks(said)}"
+        f"{_failing(said) if 'exposed' in said else ''}"
         f"<details><summary>Record and hash</summary><p><code>{escape(record['hash'])}</code></p>"
         f"<pre>{escape(record['body'])}</pre></details>{checks}</div>"
     )
@@ -302,6 +303,17 @@ def _marks(said: Mapping[str, Any]) -> str:
         for name, mark in said.get("marks", {}).items()
     )
     return f"<table><tr><th>guardrail<th>verdict<th>numbers</tr>{rows}</table>" if rows else ""
+
+
+def _failing(said: Mapping[str, Any]) -> str:
+    """Where whoever looks into a rollback may begin."""
+    failing = json.loads(said.get("evidence") or "{}").get("failing_requests", [])
+    ids = ", ".join(
+        f"<code>{escape(one['request'])}</code>"
+        + (f" (trace <code>{escape(one['trace'])}</code>)" if one["trace"] else "")
+        for one in failing
+    )
+    return f"<p>The last requests that failed on it, by x-request-id: {ids}.</p>" if ids else ""
 
 
 def _how_to_verify(found: Mapping[str, Any]) -> Iterator[str]:

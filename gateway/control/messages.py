@@ -218,6 +218,7 @@ class Status(Struct, frozen=True, tag="status"):
         listening: it answers requests.
         policies: revision in force here, by policy.
         zeroed: (policy, rollout, reason) of each canary that this worker gives nothing, by its own decision.
+        failing: (policy, rollout, last requests that failed on the canary) as `gateway.failing` has them.
     """
 
     revision: int
@@ -226,6 +227,7 @@ class Status(Struct, frozen=True, tag="status"):
     listening: bool = False
     policies: dict[str, int] = {}
     zeroed: tuple[tuple[str, str, str], ...] = ()
+    failing: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = ()
 
 
 class Beat(Struct, frozen=True, tag="beat"):

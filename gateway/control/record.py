@@ -119,6 +119,7 @@ class NodeReport(Struct, frozen=True, kw_only=True):
         lost: of workers that died of late.
         zeroed: (worker, reason) of those that give the canary nothing by their own decision.
         crashes: digest -> workers lost within 60 s while they executed it.
+        failing: (request id, trace id) of the last that failed on the canary.
     """
 
     node: str
@@ -134,6 +135,7 @@ class NodeReport(Struct, frozen=True, kw_only=True):
     lost: tuple[Lost, ...] = ()
     zeroed: tuple[tuple[str, str], ...] = ()
     crashes: dict[str, int] = field(default_factory=dict)
+    failing: tuple[tuple[str, str], ...] = ()
 
 
 def parts_of(report: NodeReport) -> list[NodeReport]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gateway.control.messages import PolicyState, Status
 from gateway.control.record import Lost, NodeReport, Notes
 from gateway.counters import CounterPage
+from gateway.failing import MOST
 from gateway.tally import BAD, NEUTRAL, OK, REVISION_MASK, ROUTED, Note, NoteRing, tallies
 
 Counts = npt.NDArray[np.int64]
@@ -117,6 +118,13 @@ class Reporter:
                 if name == state.name and rollout == state.rollout
             ),
             crashes={digest: count for digest, count in crashes.items() if digest in digests},
+            failing=tuple(
+                request
+                for status in statuses.values()
+                for name, rollout, requests in status.failing
+                if name == state.name and rollout == state.rollout
+                for request in requests
+            )[-MOST:],
         )
 
 

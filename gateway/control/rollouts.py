@@ -6,7 +6,6 @@ change and at least each second, so that the next leader goes on where this one 
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile, rollou
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
-from gateway.control.steps import ROUTING, audit_of, carried_out
+from gateway.control.steps import ROUTING, audit_of, carried_out, quoted
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
@@ -384,7 +383,7 @@ class Rollouts:
             window_open=window_open(kept.policy.spec.rollout, now_ms / 1000),
             applied_by=record.applied_by,
             commands=tuple(commands),
-            evidence=json.dumps(judge.evidence(weight)) if judge is not None else "",
+            evidence=quoted(judge.evidence(weight), here.values()) if judge is not None else "",
         )
 
     @staticmethod

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from gateway.control import exposure
 from gateway.control.documents import Kept, ownership_of, shares_of, weighed, with_gone
-from gateway.control.record import MOST_ANSWERS, PolicyRecord, Told
+from gateway.control.record import MOST_ANSWERS, NodeReport, PolicyRecord, Told
+from gateway.failing import MOST
 from router import slots as tables
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
@@ -114,6 +115,12 @@ def _exposed(record: PolicyRecord, identity: str, policy: TrafficPolicy) -> dict
     if found is None or len(found["slots"]) > exposure.MOST_IN_AUDIT:
         return {}
     return {"exposed": found}
+
+
+def quoted(evidence: dict[str, Any], reports: Iterable[NodeReport]) -> str:
+    """Evidence with the requests that failed on the canary: not for the verdict, for whoever looks into it."""
+    failing = [{"request": request, "trace": trace} for one in reports for request, trace in one.failing]
+    return json.dumps(evidence | {"failing_requests": failing[-MOST:]})
 
 
 def fitting(evidence: str) -> str:

@@ -47,7 +47,6 @@ class FastExchange(Exchange):
     disconnected = False
     response_complete = False
     error: ServingError | None = None
-    trace = b""
     coding = b""
     chunks: list[bytes] | None = None
 

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,14 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     models.write(tmp_path / "models", "wave", models.slow(width=4096, layers=60), 2)
     with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as running:
         yield running
+
+
+def records_of(tree: Tree, model: str) -> list[dict[str, Any]]:
+    """Of the audit trail of its last rollout."""
+    status, body = tree.get(f"/admin/v1/audit/rollouts/{model}", admin=True)
+    assert status == 200, body
+    found: list[dict[str, Any]] = json.loads(body)["records"]
+    return found
 
 
 def history(found: dict[str, object]) -> str:
@@ -89,6 +98,11 @@ def test_a_canary_that_errs_late_is_rolled_back_and_no_user_notices(tree: Tree) 
     assert {key[1] for key in seen.tally if key[2] == newest} == {"stable"}
     assert "error_rate" in found["reason"]
     assert found["latches"][-1]["actor"] == "auto:guardrail:error_rate"
+    (record,) = [one for one in records_of(tree, "table") if "exposed" in one["record"]]
+    failing = json.loads(record["record"]["evidence"])["failing_requests"]
+    assert 1 <= len(failing) <= 20
+    assert all(set(one) == {"request", "trace"} and one["request"] for one in failing)
+    assert record["replay"]["text"] == "same verdict"
     assert "error_rate" in history(found)
     # The same document again starts nothing: it is latched.
     apply(tree, policy("table", steps=steps, kill={"canary": False}), generation=1)
