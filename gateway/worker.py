@@ -14,13 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn import Config as UvicornConfig
 from uvicorn import Server
 
+from gateway import __version__
 from gateway.config import (
     Config,
     asks_for_keys,
@@ -122,7 +122,7 @@ class Worker:
             on_snapshot=self._on_snapshot,
             on_hint=self._on_hint,
         )
-        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, version("tidegate"), gate)
+        surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, __version__, gate)
         self._server = Server(
             UvicornConfig(
                 build_app(surface, limits, self._executor),

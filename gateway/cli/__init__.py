@@ -1,66 +1,80 @@
-"""The command line: `tidegate`. One file per group; heavy imports stand inside the commands.
+"""The command line: `tidegate`. One file per group, imported when it is asked for; heavy imports stand inside commands.
 
 Exit codes: 0 done, 1 failed while running, 2 used wrongly, 3 a gate was not passed.
 """
 
 import os
 import sys
+from collections.abc import Collection
+from importlib import import_module
+from typing import Final
 
 import typer
 
-from gateway.cli import (
-    audit,
-    bench,
-    config,
-    data,
-    doctor,
-    documents,
-    experiment,
-    feedback,
-    infer,
-    keys,
-    models,
-    monitoronline,
-    policy,
-    rollout,
-    serve,
-    store,
-)
 from gateway.cli.output import Failure, fail
 
-app = typer.Typer(
-    name="tidegate",
-    help="Serve ONNX models over HTTP, decide by evidence which version deserves the traffic.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("serve")(serve.serve)
-app.command("infer")(infer.infer)
-app.command("bench")(bench.bench)
-app.command("validate")(documents.validate)
-app.command("doctor")(doctor.doctor)
-app.command("version")(doctor.show_version)
-app.add_typer(models.app, name="models", help="Models of a running server: list, inspect, load, unload, alias.")
-app.add_typer(policy.app, name="policy", help="Traffic policies: list, get, apply, plan, diff, roll back, kill.")
-app.add_typer(rollout.app, name="rollout", help="Rollouts: follow one, approve, pause, resume, abort, promote, retry.")
-app.add_typer(store.app, name="store", help="The store: backup, check, restore.")
-app.add_typer(experiment.app, name="experiment", help="Experiments of a running server: list, report.")
-app.add_typer(experiment.shadow_app, name="shadow", help="Shadows of a running server: report.")
-app.add_typer(monitoronline.app, name="monitor", help="Drift monitors: make a reference, follow, explain, settings.")
-app.add_typer(feedback.app, name="feedback", help="Send rewards and labels for predictions.")
-app.add_typer(keys.app, name="keys", help="Keys of a data folder: create, list, revoke; a running server follows.")
-app.add_typer(audit.app, name="audit", help="Who changed what and why: list, find, verify, replay, export.")
-app.add_typer(data.app, name="data", help="What is held about people: forget a unit.")
-app.add_typer(config.app, name="config", help="Check, show and describe the configuration.")
+COMMANDS: Final = {
+    "serve": "serve:serve",
+    "infer": "infer:infer",
+    "bench": "bench:bench",
+    "validate": "documents:validate",
+    "doctor": "doctor:doctor",
+    "version": "doctor:show_version",
+}
+"""Name -> module and function."""
+GROUPS: Final = {
+    "models": ("models:app", "Models of a running server: list, inspect, load, unload, alias."),
+    "policy": ("policy:app", "Traffic policies: list, get, apply, plan, diff, roll back, kill."),
+    "rollout": ("rollout:app", "Rollouts: follow one, approve, pause, resume, abort, promote, retry."),
+    "store": ("store:app", "The store: backup, check, restore."),
+    "experiment": ("experiment:app", "Experiments of a running server: list, report."),
+    "shadow": ("experiment:shadow_app", "Shadows of a running server: report."),
+    "monitor": ("monitoronline:app", "Drift monitors: make a reference, follow, explain, settings."),
+    "feedback": ("feedback:app", "Send rewards and labels for predictions."),
+    "keys": ("keys:app", "Keys of a data folder: create, list, revoke; a running server follows."),
+    "audit": ("audit:app", "Who changed what and why: list, find, verify, replay, export."),
+    "data": ("data:app", "What is held about people: forget a unit."),
+    "config": ("config:app", "Check, show and describe the configuration."),
+}
+"""Name -> module and Typer, and what it says of itself."""
+
+
+def application(names: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+    """The command line with these commands and groups: each one left out is not imported."""
+    app = typer.Typer(
+        name="tidegate",
+        help="Serve ONNX models over HTTP, decide by evidence which version deserves the traffic.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, place in COMMANDS.items():
+        if name in names:
+            app.command(name)(_found(place))
+    for name, (place, words) in GROUPS.items():
+        if name in names:
+            app.add_typer(_found(place), name=name, help=words)
+    return app
+
+
+def _root() -> None:
+    """A callback, for Typer takes an application of one command to be that command."""
+
+
+def _found(place: str) -> typer.Typer:
+    module, _, name = place.partition(":")
+    found: typer.Typer = getattr(import_module(f"gateway.cli.{module}"), name)
+    return found
 
 
 def main() -> None:
     """Entry point of the console script."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        app()
+        (application([first]) if first in COMMANDS or first in GROUPS else application())()
     except Failure as failure:
         sys.exit(fail(failure))
     except KeyboardInterrupt:

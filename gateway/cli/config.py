@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.output import Failure, Json, print, print_json, print_table
-from gateway.config import Config, ConfigError, Loaded, keys_in_words, load_config
+from gateway.config import Config, ConfigError, keys_in_words
+from gateway.configfile import Loaded, load_config
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Configuration file [TIDEGATE_CONFIG].")]

@@ -8,9 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from gateway import __version__
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.output import Failure, Json, bytes_text, print, print_json, print_table
-from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, load_config, usable_cpus
+from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, usable_cpus
+from gateway.configfile import load_config
 
 _LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlette", "orjson", "pysimdjson", "msgspec")
 
@@ -18,9 +20,9 @@ _LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlet
 def show_version(as_json: Json = False) -> None:
     """Print the version."""
     if as_json:
-        print_json({"version": version("tidegate")})
+        print_json({"version": __version__})
     else:
-        print(f"tidegate {version('tidegate')}")
+        print(f"tidegate {__version__}")
 
 
 def doctor(admin: AdminUrl = None, as_json: Json = False) -> None:
@@ -40,7 +42,7 @@ def doctor(admin: AdminUrl = None, as_json: Json = False) -> None:
 
 
 def _libraries() -> dict[str, str]:
-    found = {"python": platform.python_version(), "tidegate": version("tidegate")}
+    found = {"python": platform.python_version(), "tidegate": __version__}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -91,7 +91,8 @@ def _once(values: list[str] | None) -> tuple[str, ...]:
 
 def _with_file(data_dir: str | None, path: str | None, work: Any) -> Any:
     """What `work` makes of the file; its refusals as exit codes."""
-    from gateway.config import ConfigError, load_config
+    from gateway.config import ConfigError
+    from gateway.configfile import load_config
     from gateway.datadir import default_path
     from gateway.keyfile import KeyFile, KeysUnusable
     from runtimes.errors import InvalidInput, ServingError

@@ -13,11 +13,11 @@ from gateway.config import (
     ConfigError,
     asks_for_keys,
     keys_in_words,
-    load_config,
     threads_per_execution,
     usable_cpus,
     worker_count,
 )
+from gateway.configfile import load_config
 
 
 def serve(

@@ -52,7 +52,8 @@ def restore(
     """Fill an empty store from a copy; the server that uses the data folder must be stopped."""
     import asyncio
 
-    from gateway.config import ConfigError, load_config
+    from gateway.config import ConfigError
+    from gateway.configfile import load_config
     from gateway.datadir import open_data_dir
     from gateway.store.base import StoreUnusable
     from runtimes.errors import ServingError

@@ -7,14 +7,14 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from gateway import __version__
 from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
@@ -71,7 +71,6 @@ class Control:
         self._pages: dict[str, CounterPage] = {}
         self._traces: dict[str, memoryview] = {}
         self._page = MetricsPage()
-        self._build = {"version": version("tidegate"), **{name: version(name) for name in _LIBRARIES}}
         self._tasks: set[asyncio.Task[Any]] = set()
         remembered = self._recall()
         catalogue = self._catalogue(config, remembered)
@@ -99,7 +98,7 @@ class Control:
         self._keys.look_first()
         self._admin_facts = {
             **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
-            "version": self._build["version"],
+            "version": __version__,
             "auth": config.server.auth,
             "control_mode": config.models.control_mode,
             "repository": config.models.repository,
@@ -173,7 +172,7 @@ class Control:
                 self.totals(),
                 service.snapshot.states,
                 service.call_workers(),
-                self._build,
+                _build(),
                 bool(service.source_problem),
                 self.traffic.facts() if self.traffic is not None else TrafficFacts(),
                 monitoring.facts() if monitoring is not None else None,
@@ -323,3 +322,11 @@ def read_facts(descriptor: int) -> tuple[Config, dict[str, Any]]:
     size = os.fstat(descriptor).st_size
     document = json.loads(os.pread(descriptor, size, 0))
     return msgspec.convert(document["config"], Config), document["facts"]
+
+
+@cache
+def _build() -> dict[str, str]:
+    """Versions of what runs here, for the metrics page."""
+    from importlib.metadata import version  # noqa: PLC0415  # 20 ms of a start
+
+    return {"version": __version__, **{name: version(name) for name in _LIBRARIES}}

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from examples.carloan import build
 from examples.carloan.loans import DRIFTED
-from gateway.cli import app
+from gateway.cli import application
 from gateway.cli.output import Failure
 from gateway.monitor.reference import loaded
 from tests import models
@@ -43,7 +43,7 @@ def loans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tidegate(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
-    app([str(one) for one in arguments], standalone_mode=False)
+    application()([str(one) for one in arguments], standalone_mode=False)
     return capsys.readouterr().out
 
 

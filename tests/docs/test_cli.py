@@ -5,7 +5,7 @@ from typing import Any
 
 import typer.main
 
-from gateway.cli import app
+from gateway.cli import application
 from tests.docs.tables import DOCS, code, rows
 
 TEXT = (DOCS / "cli.md").read_text()
@@ -20,7 +20,7 @@ def commands(group: Any, before: str = "") -> Iterator[str]:
 
 
 def test_every_command_is_documented_and_every_documented_one_exists() -> None:
-    found = list(commands(typer.main.get_command(app)))
+    found = list(commands(typer.main.get_command(application())))
     assert len(found) > 30
     assert {code(row[0]) for row in rows(TEXT, "command")} == set(found)
 
@@ -37,5 +37,5 @@ def test_every_command_that_prints_has_json() -> None:
             elif not any("--json" in parameter.opts for parameter in command.params):
                 without.add(before + name)
 
-    look(typer.main.get_command(app))
+    look(typer.main.get_command(application()))
     assert without == silent

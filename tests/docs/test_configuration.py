@@ -10,8 +10,9 @@ import typer.main
 import yaml
 from msgspec import Struct
 
-from gateway.cli import app
-from gateway.config import Config, load_config
+from gateway.cli import application
+from gateway.config import Config
+from gateway.configfile import load_config
 from runtimes.registry.configfile import read_config
 from runtimes.registry.modelconfig import ModelConfig
 from tests.docs.tables import DOCS, code, rows
@@ -70,7 +71,7 @@ def test_the_example_of_a_key_sets_it(row: list[str]):
 
 
 def test_every_flag_of_serve_stands_there():
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(application()).commands["serve"]  # type: ignore[attr-defined]
     flags = {option for parameter in serve.params for option in parameter.opts if option.startswith("--")}
     written = set(re.findall(r"`(--[a-z-]+)`", "".join(row[0] for row in rows(TEXT, "flag"))))
     assert flags - {"--help"} == written

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 import yaml
 
-from gateway.config import Config, ConfigError, load_config, threads_per_execution, usable_cpus, worker_count
+from gateway.config import Config, ConfigError, threads_per_execution, usable_cpus, worker_count
+from gateway.configfile import load_config
 
 
 def refused(
