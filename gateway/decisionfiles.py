@@ -11,7 +11,8 @@ find out whom they are about, also not by trying names.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2s
 from pathlib import Path
@@ -70,6 +71,26 @@ def append(folder: Path, slot: str, lines: bytes, file_bytes: int, files: int) -
                 raise
         finally:
             os.close(descriptor)
+
+
+class FileSink:
+    """Files of one slot. See `gateway.decisions.Sink`."""
+
+    part_lines = 2_000
+    part_bytes = line_bytes = sys.maxsize
+
+    def __init__(self, folder: Path, slot: int, file_bytes: int, files: int) -> None:
+        self._folder = folder
+        self._slot = str(slot)
+        self._bounds = (file_bytes, files)
+
+    def open(self) -> None:
+        """Make the folder. Raises OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """See `append`."""
+        append(self._folder, self._slot, b"".join(lines), *self._bounds)
 
 
 def _rotate(path: Path, files: int) -> None:

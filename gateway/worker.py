@@ -33,6 +33,7 @@ from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Collected, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
 from gateway.dataplane import Dataplane
+from gateway.decisionfiles import FOLDER, FileSink
 from gateway.decisions import DecisionLog
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
@@ -368,7 +369,9 @@ class Worker:
         while self._count_slice():
             pass
         self._watchdog.stop()
-        self._end()
+        if self._decisions is not None:
+            await asyncio.to_thread(self._decisions.close)
+        self._on_stopped()
 
     def _enter(self, phase: Phase) -> None:
         if phase == Phase.ANNOUNCED:
@@ -384,10 +387,10 @@ class Worker:
                 connection.abort_with_503()
 
     def _decision_log(self, config: Config, data_dir: Path, slot: int) -> DecisionLog:
+        settings = config.decisions
         found = DecisionLog(
-            config.decisions,
-            data_dir,
-            slot,
+            settings,
+            FileSink(data_dir / FOLDER, slot, settings.file_bytes, settings.files),
             self.dataplane.counts,
             now_ns=self.dataplane.now_ns,
             now_ms=lambda: time.time_ns() // 1_000_000,
@@ -395,11 +398,6 @@ class Worker:
         found.start()
         self.dataplane.book.decisions = found
         return found
-
-    def _end(self) -> None:
-        if self._decisions is not None:
-            self._decisions.close()
-        self._on_stopped()
 
     async def close(self) -> None:
         """End the tasks and threads of a worker that shares its process with others."""
