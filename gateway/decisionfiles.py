@@ -123,8 +123,8 @@ def find(folder: Path, wanted: Callable[[dict[str, Any]], bool], needle: bytes) 
     for path in paths(folder):
         with path.open("rb") as file:
             for line in file:
-                if needle in line and (decoded := _decoded(line)) is not None and wanted(decoded):
-                    found.append(decoded)
+                if needle in line and (fields := decoded(line)) is not None and wanted(fields):
+                    found.append(fields)
                     del found[: -2 * MOST_FOUND]
     return sorted(found, key=lambda line: int(line.get("time_ms", 0)))[-MOST_FOUND:]
 
@@ -148,7 +148,7 @@ def _rewritten(path: Path, wanted: Callable[[dict[str, Any]], bool], needle: byt
             open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new,
         ):
             for line in old:
-                if needle in line and (decoded := _decoded(line)) is not None and wanted(decoded):
+                if needle in line and (fields := decoded(line)) is not None and wanted(fields):
                     gone += 1
                 else:
                     new.write(line)
@@ -161,7 +161,8 @@ def _rewritten(path: Path, wanted: Callable[[dict[str, Any]], bool], needle: byt
     return gone
 
 
-def _decoded(line: bytes) -> dict[str, Any] | None:
+def decoded(line: bytes) -> dict[str, Any] | None:
+    """A line's fields; None = it is no JSON object."""
     try:
         found = json.loads(line)
     except ValueError:
