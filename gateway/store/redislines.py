@@ -1,6 +1,7 @@
 """Lines of all nodes in one Redis stream. See `gateway.store.lines`.
 
-They have one slot of the link for writing and one for searching: what decides must never queue up behind them.
+They are written on a connection of their own: a Redis that is too full for them must not be said to be away for it. One
+search at a time takes one of the store's: what decides must not queue up behind them.
 """
 
 import asyncio
@@ -23,15 +24,21 @@ class RedisLines:
     """On one event loop.
 
     Args:
+        link: of the store.
         key: makes the key of a part.
         greet: makes sure that this is a store we know.
         senders: so many are remembered.
     """
 
     def __init__(
-        self, link: RedisLink, key: Callable[[str], str], greet: Callable[[], Awaitable[None]], senders: int
+        self,
+        link: RedisLink,
+        key: Callable[[str], str],
+        greet: Callable[[], Awaitable[None]],
+        senders: int,
     ) -> None:
         self._link = link
+        self._writer = RedisLink(link.url, timeout_s=link.timeout_s)
         self._keys = [key(part) for part in LOG_PARTS]
         self._greet = greet
         self._senders = senders
@@ -47,7 +54,7 @@ class RedisLines:
         async with self._writing:
             await self._greet()
             bounds = (integer_of(most, "most", 1), self._senders)
-            return bool(await self._link.script(scripts.LINES, self._keys, [sender, sequence, *bounds, *words]))
+            return bool(await self._writer.script(scripts.LINES, self._keys, [sender, sequence, *bounds, *words]))
 
     async def find(self, needle: bytes, wanted: Wanted, most: int) -> list[bytes]:
         """See `Lines.find`."""
@@ -69,6 +76,10 @@ class RedisLines:
                 if ids := [entry_id for entry_id, line in looked if wanted(line)]:
                     gone += int(await self._link.command("XDEL", self._keys[0], *ids))
         return gone
+
+    async def close(self) -> None:
+        """Close the connection. Twice is fine."""
+        await self._writer.close()
 
     async def _look(self, start: bytes, needle: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Where to go on, b"" = nowhere; and (id, line) of those with the needle, newest first."""

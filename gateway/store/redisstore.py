@@ -378,7 +378,7 @@ class RedisStore:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        await self._link.close()
+        await asyncio.gather(self._link.close(), self.lines.close())
 
     # ---- following ----
 

@@ -164,6 +164,24 @@ def test_while_redis_is_gone_calls_end_soon_and_then_it_goes_on(own_redis: Redis
     run(body())
 
 
+def test_a_redis_too_full_for_lines_is_not_away_for_the_rest(own_redis: RedisServer) -> None:
+    async def body() -> None:
+        async with opened(own_redis.url) as store:
+            await store.put("policy", "p", b"{}", expected=0)
+            with own_redis.client() as client:
+                client.config_set("maxmemory", "1mb")
+                for _ in range(20):
+                    with pytest.raises(StoreAway):
+                        await store.lines.append("a", 1, some(0, 2), 1_000)
+                    assert await store.get("policy", "p") is not None
+                    assert await store.lines.find(ALL, anything, 10) == []
+                client.config_set("maxmemory", "0")
+            assert await again(lambda: store.lines.append("a", 1, some(0, 2), 1_000))
+            assert await store.lines.find(ALL, anything, 10) == some(0, 2)
+
+    run(body())
+
+
 def test_searches_wait_for_each_other_and_leave_the_rest_of_the_link_alone(place: RedisPlace) -> None:
     async def body(lines: Lines) -> None:
         await lines.append("a", 1, some(0, 500), 1_000)
