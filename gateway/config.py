@@ -180,16 +180,20 @@ class Decisions(Section, frozen=True):
     """The log of single routing decisions.
 
     Attributes:
-        log: one line per request that a policy routed, in `decisions/` of the data folder; never inputs.
+        log: one line per request that a policy routed; never inputs.
+        to: files = in `decisions/` of the data folder; stream = in a Redis of `store.url`, for all nodes together.
         outputs: names of outputs whose value is written with requests of one row.
         file_bytes, files: a file that is full is rotated; so many are kept per worker.
+        stream_lines: kept in the stream, about; beyond them the oldest go.
         buffer: lines that wait to be written, per worker; what comes beyond is dropped and counted.
     """
 
     log: bool = False
+    to: Literal["files", "stream"] = "files"
     outputs: tuple[str, ...] = ()
     file_bytes: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     files: Annotated[int, Meta(ge=1, le=1000)] = 8
+    stream_lines: Annotated[int, Meta(ge=1000, le=100_000_000)] = 1_000_000
     buffer: Annotated[int, Meta(ge=100, le=1_000_000)] = 20_000
 
 
@@ -237,6 +241,10 @@ def check(config: Config) -> None:
         raise ConfigError("server.drain_delay_ms: longer than server.grace_ms")
     if config.models.load and config.models.control_mode != "explicit":
         raise ConfigError("models.load: only models.control_mode: explicit loads by name")
+    if config.decisions.to == "stream" and config.store.url is None:
+        raise ConfigError(
+            "decisions.to: stream needs a Redis: set store.url: redis://HOST:PORT, or decisions.to: files"
+        )
 
 
 def is_address(host: str) -> bool:

@@ -11,7 +11,8 @@ find out whom they are about, also not by trying names.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2s
 from pathlib import Path
@@ -72,6 +73,26 @@ def append(folder: Path, slot: str, lines: bytes, file_bytes: int, files: int) -
             os.close(descriptor)
 
 
+class FileSink:
+    """Files of one slot. See `gateway.decisions.Sink`."""
+
+    part_lines = 2_000
+    part_bytes = line_bytes = sys.maxsize
+
+    def __init__(self, folder: Path, slot: int, file_bytes: int, files: int) -> None:
+        self._folder = folder
+        self._slot = str(slot)
+        self._bounds = (file_bytes, files)
+
+    def open(self) -> None:
+        """Make the folder. Raises OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """See `append`."""
+        append(self._folder, self._slot, b"".join(lines), *self._bounds)
+
+
 def _rotate(path: Path, files: int) -> None:
     for number in range(files - 1, 0, -1):
         older = path.with_name(f"{path.name}.{number}")
@@ -102,8 +123,8 @@ def find(folder: Path, wanted: Callable[[dict[str, Any]], bool], needle: bytes) 
     for path in paths(folder):
         with path.open("rb") as file:
             for line in file:
-                if needle in line and (decoded := _decoded(line)) is not None and wanted(decoded):
-                    found.append(decoded)
+                if needle in line and (fields := decoded(line)) is not None and wanted(fields):
+                    found.append(fields)
                     del found[: -2 * MOST_FOUND]
     return sorted(found, key=lambda line: int(line.get("time_ms", 0)))[-MOST_FOUND:]
 
@@ -127,7 +148,7 @@ def _rewritten(path: Path, wanted: Callable[[dict[str, Any]], bool], needle: byt
             open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new,
         ):
             for line in old:
-                if needle in line and (decoded := _decoded(line)) is not None and wanted(decoded):
+                if needle in line and (fields := decoded(line)) is not None and wanted(fields):
                     gone += 1
                 else:
                     new.write(line)
@@ -140,7 +161,8 @@ def _rewritten(path: Path, wanted: Callable[[dict[str, Any]], bool], needle: byt
     return gone
 
 
-def _decoded(line: bytes) -> dict[str, Any] | None:
+def decoded(line: bytes) -> dict[str, Any] | None:
+    """A line's fields; None = it is no JSON object."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -1,29 +1,59 @@
 """The decision log of one worker: a line for each request that a policy routed. Off unless asked for.
 
-On the loop a batch costs one tuple per request; a thread makes lines of them and writes. What finds no room in the
-buffer or on the disk is dropped and counted: nobody waits for a log.
+On the loop a batch costs one tuple per request; a thread makes lines of them and gives them to a sink, part by part.
+What finds no room in the buffer, or what the sink cannot keep, is dropped and counted: nobody waits for a log.
+
+    buffer   tuples -> lines -> part -> sink        a line has left the buffer once it is written, or dropped
 """
 
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
 from gateway.config import Decisions
 from gateway.counters import WORKER_INDEX
-from gateway.decisionfiles import FOLDER, append, keyed_prediction, keyed_unit
+from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.exchange import Exchange, Placed
 from runtimes.tensors import Array
 
 FLUSH_S: Final = 0.25
-_CHUNK_LINES: Final = 2_000
+LAST_NS: Final = 2_000_000_000
+"""At the end a sink that keeps nothing is asked for so long."""
 _WRITTEN: Final = WORKER_INDEX["decisions_written_total"]
 _DROPPED: Final = WORKER_INDEX["decisions_dropped_total"]
 _log: Final = logging.getLogger(__name__)
+
+
+class NotNow(Exception):
+    """A part could not be written, or nobody knows whether it was: the same part may be given again later."""
+
+
+class Sink(Protocol):
+    """Where lines go.
+
+    Attributes:
+        part_lines, part_bytes: of one part at most, a line beyond the bytes alone excepted.
+        line_bytes: a longer line cannot be kept.
+    """
+
+    part_lines: int
+    part_bytes: int
+    line_bytes: int
+
+    def open(self) -> None:
+        """Make ready for the first part; may raise OSError."""
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Keep all of these lines, or none. Called in the log's thread, and may block it.
+
+        Raises:
+            NotNow: the next part is the same lines again.
+            OSError: they cannot be kept.
+        """
 
 
 class Facts:
@@ -43,6 +73,7 @@ class DecisionLog:
     """Buffer and thread.
 
     Args:
+        sink: used by this log alone.
         counts: the worker's, in its page.
         now_ns: the clock of requests; Unix time is asked for in the thread alone.
         now_ms: Unix time.
@@ -55,8 +86,7 @@ class DecisionLog:
     def __init__(
         self,
         settings: Decisions,
-        data_dir: Path,
-        slot: int,
+        sink: Sink,
         counts: memoryview,
         *,
         now_ns: Callable[[], int],
@@ -64,26 +94,27 @@ class DecisionLog:
     ) -> None:
         self.key = b""
         self.outputs = settings.outputs
-        self._settings = settings
-        self._folder = data_dir / FOLDER
-        self._slot = str(slot)
+        self._sink = sink
         self._counts = counts
         self._now_ns, self._now_ms = now_ns, now_ms
         self._most = settings.buffer
         self._waiting: deque[tuple[int, Facts, str, list[tuple[Any, ...]]]] = deque()
+        self._made: deque[bytes] = deque()
+        self._part: list[bytes] = []
         self._taken = 0
         self._done = 0
+        self._counting = threading.Lock()
         self._stop = threading.Event()
         self._troubled = False
         self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
 
     def start(self) -> None:
         """Begin to write."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._sink.open()
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end."""
+        """Write what waits, and end. Blocks, and a sink may need the loop: for a thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
@@ -101,7 +132,7 @@ class DecisionLog:
         """
         count = len(jobs)
         if self._taken - self._done + count > self._most:
-            self._counts[_DROPPED] += count
+            self._drop(count)
             return
         if places:
             lines = _with_values(jobs, [outputs[place] for place in places])
@@ -113,7 +144,7 @@ class DecisionLog:
     def ended(self, facts: Facts, outcome: str, request_id: bytes, placed: Placed) -> None:
         """A request that got no answer from this variant: bad, neutral, left or fallback."""
         if self._taken - self._done >= self._most:
-            self._counts[_DROPPED] += 1
+            self._drop(1)
             return
         self._taken += 1
         self._waiting.append((self._now_ns(), facts, outcome, [(request_id, b"", placed, None)]))
@@ -123,17 +154,72 @@ class DecisionLog:
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_S):
             self._flush()
-        self._flush()
+        self._flush(self._now_ns() + LAST_NS)
+        left = [len(self._part), len(self._made)]
+        left += [sum(job[2] is not None for job in jobs) for _, _, _, jobs in self._waiting]
+        self._drop(sum(left))
 
-    def _flush(self) -> None:
+    def _flush(self, until_ns: int | None = None) -> None:
+        """Write part by part until nothing waits, the sink cannot, or the time is over."""
         begun_ms = self._now_ms() - self._now_ns() // 1_000_000
-        while self._waiting:
-            lines: list[bytes] = []
-            while self._waiting and len(lines) < _CHUNK_LINES:
-                now, facts, outcome, jobs = self._waiting.popleft()
-                lines += self._lines(begun_ms + now // 1_000_000, facts, outcome, jobs)
-                self._done += len(jobs)
-            self._write(lines)
+        while self._part or self._made or self._waiting:
+            if not self._part:
+                self._make(begun_ms)
+                self._part = self._next_part()
+            if self._part and not self._written():
+                return
+            if until_ns is not None and self._now_ns() >= until_ns:
+                return
+
+    def _make(self, begun_ms: int) -> None:
+        """Lines for one part at least, if so many wait."""
+        while self._waiting and len(self._made) < self._sink.part_lines:
+            now, facts, outcome, jobs = self._waiting.popleft()
+            lines = self._lines(begun_ms + now // 1_000_000, facts, outcome, jobs)
+            fitting = [line for line in lines if len(line) <= self._sink.line_bytes]
+            self._drop(len(lines) - len(fitting))
+            self._done += len(jobs) - len(fitting)
+            self._made += fitting
+
+    def _next_part(self) -> list[bytes]:
+        part: list[bytes] = []
+        size = 0
+        while self._made and len(part) < self._sink.part_lines:
+            size += len(self._made[0])
+            if part and size > self._sink.part_bytes:
+                break
+            part.append(self._made.popleft())
+        return part
+
+    def _written(self) -> bool:
+        """Give the part to the sink; False = it has to be given again."""
+        lines = len(self._part)
+        try:
+            if not self.key:
+                raise OSError("the store has not given its key yet")
+            self._sink.write(self._part)
+        except NotNow as error:
+            self._trouble(str(error))
+            return False
+        except OSError as error:
+            self._trouble(error.strerror or str(error))
+            self._drop(lines)
+        else:
+            self._troubled = False
+            self._counts[_WRITTEN] += lines
+        self._done += lines
+        self._part = []
+        return True
+
+    def _drop(self, lines: int) -> None:
+        # Counted on the loop and in the thread.
+        with self._counting:
+            self._counts[_DROPPED] += lines
+
+    def _trouble(self, reason: str) -> None:
+        if not self._troubled:
+            _log.error("decisions_not_written", extra={"facts": {"reason": reason}})
+        self._troubled = True
 
     def _lines(self, at_ms: int, facts: Facts, outcome: str, jobs: list[tuple[Any, ...]]) -> list[bytes]:
         key, found = self.key, []
@@ -157,21 +243,6 @@ class DecisionLog:
                 line["outputs"] = dict(zip(facts.outputs, values, strict=True))
             found.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         return found
-
-    def _write(self, lines: list[bytes]) -> None:
-        settings = self._settings
-        try:
-            if not self.key:
-                raise OSError("the store has not given its key yet")
-            append(self._folder, self._slot, b"".join(lines), settings.file_bytes, settings.files)
-        except OSError as error:
-            self._counts[_DROPPED] += len(lines)
-            if not self._troubled:
-                _log.error("decisions_not_written", extra={"facts": {"reason": error.strerror or str(error)}})
-            self._troubled = True
-        else:
-            self._counts[_WRITTEN] += len(lines)
-            self._troubled = False
 
 
 def _with_values(jobs: Sequence[Exchange], outputs: Sequence[Array]) -> list[tuple[Any, ...]]:

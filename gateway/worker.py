@@ -23,6 +23,7 @@ from uvicorn import Server
 from gateway import __version__
 from gateway.config import (
     Config,
+    Decisions,
     asks_for_keys,
     drain_delay_ms,
     threads_per_execution,
@@ -33,7 +34,9 @@ from gateway.control.link import WorkerEnd
 from gateway.control.messages import Beat, Collected, Hello, Hint, ModelState, Snapshot, Status
 from gateway.counters import WORKER_INDEX, CounterPage, running
 from gateway.dataplane import Dataplane
-from gateway.decisions import DecisionLog
+from gateway.decisionfiles import FOLDER, FileSink
+from gateway.decisions import DecisionLog, Sink
+from gateway.decisionstream import StreamSink
 from gateway.drain import Drain, DrainPlan, Phase
 from gateway.http.app import build_app
 from gateway.http.edge import Edge
@@ -80,7 +83,7 @@ class Worker:
     """One worker process, or the worker half of a single process.
 
     Args:
-        data_dir: where its decision log is, if it keeps one.
+        data_dir: where its decision log is, if it keeps one in files.
         on_ready: it has loaded what there is and wants its slot.
         on_stopped: its drain has ended.
     """
@@ -112,7 +115,6 @@ class Worker:
         )
         self.fleet = Fleet(self._environment(config, page), self.dataplane.sink_for, self._swap)
         self.dataplane.book.on_zeroed = self._tell
-        self._decisions = self._decision_log(config, data_dir, identity.slot) if config.decisions.log else None
         limits = edge_limits(config)
         gate = Gate() if asks_for_keys(config) else None
         self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)
@@ -122,6 +124,7 @@ class Worker:
             on_snapshot=self._on_snapshot,
             on_hint=self._on_hint,
         )
+        self._decisions = self._decision_log(config.decisions, data_dir, identity) if config.decisions.log else None
         surface = Surface(self.dataplane, self.fleet, self.link.call, lambda: self.snapshot, __version__, gate)
         self._server = Server(
             UvicornConfig(
@@ -372,7 +375,9 @@ class Worker:
         while self._count_slice():
             pass
         self._watchdog.stop()
-        self._end()
+        if self._decisions is not None:
+            await asyncio.to_thread(self._decisions.close)
+        self._on_stopped()
 
     def _enter(self, phase: Phase) -> None:
         if phase == Phase.ANNOUNCED:
@@ -387,11 +392,13 @@ class Worker:
             for connection in self.edge:
                 connection.abort_with_503()
 
-    def _decision_log(self, config: Config, data_dir: Path, slot: int) -> DecisionLog:
+    def _decision_log(self, settings: Decisions, data_dir: Path, identity: Identity) -> DecisionLog:
+        sink: Sink = FileSink(data_dir / FOLDER, identity.slot, settings.file_bytes, settings.files)
+        if settings.to == "stream":
+            sink = StreamSink(self.link.call, self._loop, identity.start_id, settings.stream_lines)
         found = DecisionLog(
-            config.decisions,
-            data_dir,
-            slot,
+            settings,
+            sink,
             self.dataplane.counts,
             now_ns=self.dataplane.now_ns,
             now_ms=lambda: time.time_ns() // 1_000_000,
@@ -399,11 +406,6 @@ class Worker:
         found.start()
         self.dataplane.book.decisions = found
         return found
-
-    def _end(self) -> None:
-        if self._decisions is not None:
-            self._decisions.close()
-        self._on_stopped()
 
     async def close(self) -> None:
         """End the tasks and threads of a worker that shares its process with others."""

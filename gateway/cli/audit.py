@@ -144,7 +144,7 @@ def find(
     admin: AdminUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Find single predictions in the decision log of this node."""
+    """Find single predictions in the decision log: this node's files, and the stream of all nodes."""
     if (prediction_id is None) == (unit is None) or (unit is not None and model is None):
         raise Failure("give --prediction-id ID, or --unit UNIT --model NAME", 2)
     body = {"prediction_id": prediction_id} if prediction_id is not None else {"unit": unit, "model": model}
@@ -160,7 +160,7 @@ def find(
         )
     lines = found["decisions"]
     if not lines:
-        print("no line in this node's decision log (is `decisions.log` on?)")
+        print("no line in the decision log (is `decisions.log` on?)")
         return
     columns = ["time (UTC)", "request", "model", "revision", "variant", "rule", "outcome", "outputs"]
     rows = [

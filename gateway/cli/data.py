@@ -23,7 +23,7 @@ def forget(
     admin: AdminUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Erase what is held about a unit: feedback, rewards, lines of this node's decision log."""
+    """Erase what is held about a unit: feedback, rewards, lines of the decision log."""
     body = {"unit": unit, "model": model}
     found = call("POST", f"{admin_url(admin)}/admin/v1/data/forget", body, timeout_s=_FORGET_S).json()
     if as_json:

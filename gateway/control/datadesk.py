@@ -1,17 +1,17 @@
-"""What is held about one unit: finding it and erasing it, in the decision log of this node and in the store.
+"""What is held about one unit: finding it and erasing it, in the decision log and in the store.
 
 A unit is found by its hash under the salt of each document that the policy ever had: the salt may have changed.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 from gateway.control.auditor import Auditor
+from gateway.control.decisionlog import DecisionLines
 from gateway.control.documents import readable
 from gateway.control.policies import Policies
-from gateway.decisionfiles import FOLDER, find, forget, keyed_prediction, keyed_unit
+from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.decisions import FLUSH_S
 from router.hashing import placer
 from runtimes.errors import InvalidInput
@@ -22,7 +22,8 @@ KEEPS: Final = (
     "the evidence of a rollout step under way: salted hashes of a sample of units, dropped when the step ends",
     "streams between nodes in a Redis: salted hashes of erring units, dropped by their bound",
     "backups of the store made before now",
-    "decision logs of other nodes: ask each of them",
+    "files of the decision log on other nodes: ask each of them",
+    "lines of the decision log that wait on a node that cannot reach the store: erase again when it is back",
 )
 """Where a unit cannot be erased from, or not by this call."""
 
@@ -37,11 +38,11 @@ class DataDesk:
         forgetters: others that hold something by unit, told of each erasure.
     """
 
-    def __init__(self, policies: Policies, auditor: Auditor, data_dir: Path) -> None:
+    def __init__(self, policies: Policies, auditor: Auditor, lines: DecisionLines) -> None:
         self._policies = policies
         self._store = policies.store
         self._auditor = auditor
-        self._folder = data_dir / FOLDER
+        self._lines = lines
         self.forgetters: list[Forgetter] = []
 
     async def find_prediction(self, text: str) -> dict[str, Any]:
@@ -49,9 +50,7 @@ class DataDesk:
         InvalidInput: it is no id of ours; StoreAway."""
         found, name = self._auditor.predicted(text)
         wanted = keyed_prediction(self._policies.unit_key, found.id.encode())
-        lines = await asyncio.to_thread(
-            find, self._folder, lambda line: line.get("prediction") == wanted, wanted.encode()
-        )
+        lines = await self._lines.find(lambda line: line.get("prediction") == wanted, wanted.encode())
         return {
             "model": name,
             "digest": found.digest,
@@ -66,7 +65,7 @@ class DataDesk:
         found: list[dict[str, Any]] = []
         for number in await self._hashes(model, unit):
             wanted = keyed_unit(self._policies.unit_key, model, number)
-            found += await asyncio.to_thread(find, self._folder, _about(model, wanted), wanted.encode())
+            found += await self._lines.find(_about(model, wanted), wanted.encode())
         return sorted(found, key=lambda line: int(line["time_ms"]))
 
     async def forget(self, model: str, unit: str, actor: str) -> dict[str, Any]:
@@ -84,11 +83,11 @@ class DataDesk:
                 others += await forgetter(model, number)
         for turn in range(2):
             if turn:
-                # What workers held in their buffers meanwhile is on the disk by then.
+                # What workers held in their buffers meanwhile is written by then.
                 await asyncio.sleep(2 * FLUSH_S)
             for number in numbers:
                 wanted = keyed_unit(self._policies.unit_key, model, number)
-                lines += await asyncio.to_thread(forget, self._folder, _about(model, wanted), wanted.encode())
+                lines += await self._lines.forget(_about(model, wanted), wanted.encode())
         erased = {"feedback_rows": rows, "experiment_entries": others, "decision_lines": lines}
         await self._store.audit_append(model, {"actor": actor, "what": "forget", "reason": "", **erased})
         return {"erased": erased, "not_erased": list(KEEPS)}

@@ -14,6 +14,7 @@ from gateway.control.alerts import Webhook, read_secret
 from gateway.control.auditor import Auditor
 from gateway.control.counts import Totals
 from gateway.control.datadesk import DataDesk
+from gateway.control.decisionlog import DecisionLines
 from gateway.control.experimentbook import Experiments
 from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import MONITOR, POLICY, DocumentFolder
@@ -83,7 +84,8 @@ class Traffic:
         )
         self.policies.told = self._told
         self.auditor = Auditor(self.policies)
-        self.data = DataDesk(self.policies, self.auditor, data_dir)
+        lines = DecisionLines(store, data_dir)
+        self.data = DataDesk(self.policies, self.auditor, lines)
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
@@ -108,6 +110,7 @@ class Traffic:
         self.policies.taken = self.experiments.taken
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
+        service.calls["decision_lines"] = lines.take
 
     async def watch(self) -> "Monitoring":
         """Put the drift monitor together; until then feedback and Monitor files wait, and no canary drifts."""

@@ -80,7 +80,7 @@ class AuditEndpoints:
         return Reply(200, body.encode(), content_type=b"text/html; charset=utf-8")
 
     async def find(self, request: Request) -> Reply:
-        """`{"prediction_id": ...}` or `{"model": ..., "unit": ...}`: lines of this node's decision log, and records."""
+        """`{"prediction_id": ...}` or `{"model": ..., "unit": ...}`: lines of the decision log."""
         body = await object_of(request, self._most)
         prediction, unit, model = (_text(body, key) for key in ("prediction_id", "unit", "model"))
         desk = self._traffic.data

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol
 
+from gateway.store.lines import Lines
 from runtimes.errors import ServingError
 
 # Counters pass through Lua, whose numbers are doubles.
@@ -233,7 +234,7 @@ class Limits:
         audit_bytes: of an audit record. Evidence of a decision is tens of KiB; pages of them must come in time.
         entry_bytes: of one stream entry or feedback row.
         stream_rows: kept per stream; the oldest are dropped. An hour of deltas of ten replicas each 4 s.
-        stream_marks: (replica, epoch) pairs per stream whose sequences are remembered.
+        stream_marks: (replica, epoch) pairs per stream, and senders of lines, whose sequences are remembered.
         feedback_rows: kept per model.
         batch_rows: rows of one feedback call.
         waiting: calls that wait for the store at once.
@@ -290,6 +291,10 @@ class Store(Protocol):
 
     A cancelled write may still happen; a cancelled read has no effect.
     """
+
+    @property
+    def lines(self) -> Lines | None:
+        """The decision log of all nodes; None = this store is of one node, which has files for it."""
 
     async def get(self, kind: str, name: str) -> Document | None:
         """The document, or None."""

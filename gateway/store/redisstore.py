@@ -37,6 +37,7 @@ from gateway.store.base import (
 )
 from gateway.store.breaker import wait_s
 from gateway.store.redis import LOWEST_VERSION, PATIENT_TIMEOUT_S, TIMEOUT_S, RedisLink, ours
+from gateway.store.redislines import LOG_PARTS, RedisLines
 from gateway.store.view import Key, View
 
 VERSION: Final = 1
@@ -74,6 +75,7 @@ class RedisStore:
         self._limits = limits
         self._prefix = prefix
         self._channel = f"{prefix}:changes"
+        self.lines = RedisLines(link, lambda part: self._key("decisions", part), self._greet, limits.stream_marks)
         self._view = View()
         self._revisions: dict[str, bytes] = {}
         self._greeted = False
@@ -333,11 +335,12 @@ class RedisStore:
     # ---- the whole ----
 
     async def backup(self, path: Path) -> None:
-        """See `Store.backup`: what belongs to one name is of one moment."""
+        """See `Store.backup`: what belongs to one name is of one moment. The decision log stays behind."""
         await self._greet()
         async with rediscopy.patient(self._link.url, PATIENT_TIMEOUT_S) as link:
             with rediscopy.local_files():
-                await rediscopy.export(link, self._prefix, VERSION, await self._all_keys(), path)
+                keys = [pair for pair in await self._all_keys() if pair[1] not in LOG_PARTS]
+                await rediscopy.export(link, self._prefix, VERSION, keys, path)
 
     async def restore(self, path: Path) -> None:
         """See `Store.restore`. If it breaks off, the store stays closed to all until its keys are removed."""
@@ -375,7 +378,7 @@ class RedisStore:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        await self._link.close()
+        await asyncio.gather(self._link.close(), self.lines.close())
 
     # ---- following ----
 

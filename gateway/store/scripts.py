@@ -9,6 +9,7 @@ Keys of one name share a hash tag:
     tidegate:{NAME}:stream  stream  ID-0 -> r, e, s, b;  :marks hash, :used sorted set, :count number
     tidegate:{NAME}:fb      hash    "ID\\nSLOT" -> "EXPIRES UNIT\\nBODY"
                             :fbexpiry, :fbunits sorted sets, :fbdropped number
+    tidegate:{decisions}:lines  stream  TIME_MS-N -> b: line;  :senders hash SENDER -> sequence, :heard sorted set
     tidegate:names          set     names with documents or audit
     tidegate:schema         number
 """
@@ -224,3 +225,38 @@ if not value or tonumber(string.match(value, '^%d+')) <= clock() then return fal
 return value
 """
 )
+
+# KEYS lines senders heard; ARGV sender sequence lines_max senders_max, then lines. What may fail for a key that is not
+# ours fails before the first line, and the mark comes last: lines are never there without being known to be.
+LINES: Final = (
+    _NOW
+    + """
+local last = redis.call('HGET', KEYS[2], ARGV[1])
+if last and tonumber(last) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[3], clock(), ARGV[1])
+for i = 5, #ARGV do redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'b', ARGV[i]) end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+while redis.call('ZCARD', KEYS[3]) > tonumber(ARGV[4]) do
+  redis.call('HDEL', KEYS[2], redis.call('ZPOPMIN', KEYS[3])[1])
+end
+return 1
+"""
+)
+
+# KEYS lines; ARGV start needle rows_max bytes_max -> id of the last line that was looked at (""=none), then id, line of
+# those that hold the needle
+SEARCH: Final = """
+local found, last, bytes = {''}, '', 0
+for _, row in ipairs(redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[3])) do
+  last = row[1]
+  local line = row[2][2]
+  if string.find(line, ARGV[2], 1, true) then
+    found[#found + 1] = last
+    found[#found + 1] = line
+    bytes = bytes + #line
+    if bytes > tonumber(ARGV[4]) then break end
+  end
+end
+found[1] = last
+return found
+"""

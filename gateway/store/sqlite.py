@@ -85,6 +85,8 @@ async def open_sqlite(
 class SqliteStore:
     """See `gateway.store.base.Store`. Made by `open_sqlite`, on one event loop."""
 
+    lines: Final = None
+
     def __init__(self, path: Path, clock_ms: Callable[[], int], limits: Limits) -> None:
         self._path = path
         self._clock_ms = clock_ms

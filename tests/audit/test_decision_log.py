@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +14,8 @@ import numpy as np
 
 from gateway.config import Decisions
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX
-from gateway.decisionfiles import FOLDER, append, find, forget, keyed_prediction, keyed_unit, paths
-from gateway.decisions import DecisionLog, Facts
+from gateway.decisionfiles import FOLDER, FileSink, append, find, forget, keyed_prediction, keyed_unit, paths
+from gateway.decisions import DecisionLog, Facts, NotNow, Sink
 from gateway.exchange import Exchange, Placed
 
 KEY = bytes(range(32))
@@ -34,11 +35,15 @@ def job(unit: int, rows: int = 1) -> Exchange:
 
 def log(folder: Path, **settings: Any) -> tuple[DecisionLog, memoryview]:
     counts = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q")
-    found = DecisionLog(
-        Decisions(log=True, **settings), folder, 3, counts, now_ns=lambda: 5_000_000_000, now_ms=lambda: 9_000
-    )
+    asked = Decisions(log=True, **settings)
+    sink = FileSink(folder / FOLDER, 3, asked.file_bytes, asked.files)
+    return into(sink, counts, asked), counts
+
+
+def into(sink: Sink, counts: memoryview, settings: Decisions) -> DecisionLog:
+    found = DecisionLog(settings, sink, counts, now_ns=lambda: 5_000_000_000, now_ms=lambda: 9_000)
     found.key = KEY
-    return found, counts
+    return found
 
 
 def told(counts: memoryview) -> tuple[int, int]:
@@ -96,6 +101,92 @@ def test_what_finds_no_room_in_the_buffer_is_dropped_and_counted(tmp_path: Path)
     assert told(counts) == (100, 100)
     writer.answered(FACTS, (), [job(1)], [], 5_250_000_000)
     assert told(counts) == (100, 100)
+
+
+class Slow:
+    """A sink that keeps what it is given when it is told to; what it kept, part by part."""
+
+    part_lines, part_bytes, line_bytes = 4, 1_000, 600
+
+    def __init__(self) -> None:
+        self.parts: list[list[bytes]] = []
+        self.asked: list[list[bytes]] = []
+        self.error: Exception | None = None
+
+    def open(self) -> None:
+        pass
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        self.asked.append(list(lines))
+        if self.error is not None:
+            raise self.error
+        self.parts.append(list(lines))
+
+
+def slow(**settings: Any) -> tuple[DecisionLog, memoryview, Slow]:
+    counts, sink = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q"), Slow()
+    return into(sink, counts, Decisions(log=True, **settings)), counts, sink
+
+
+def requests(parts: list[list[bytes]]) -> list[str]:
+    return [json.loads(line)["request"] for part in parts for line in part]
+
+
+def test_a_part_that_cannot_be_written_now_is_given_again_as_it_was():
+    writer, counts, sink = slow()
+    sink.error = NotNow("away")
+    writer.answered(FACTS, (), [job(1), job(2)], [], 5_250_000_000)
+    writer._flush()
+    writer.answered(FACTS, (), [job(unit) for unit in range(3, 9)], [], 5_250_000_000)
+    writer._flush()
+    assert sink.asked == [sink.asked[0]] * 2
+    assert told(counts) == (0, 0)
+    sink.error = None
+    writer._flush()
+    assert sink.asked[2] == sink.asked[0]
+    assert requests(sink.parts) == [f"r{unit}" for unit in range(1, 9)]
+    assert told(counts) == (8, 0)
+
+
+def test_lines_that_wait_for_the_sink_fill_the_buffer():
+    writer, counts, sink = slow(buffer=100)
+    sink.error = NotNow("away")
+    for start in range(0, 300, 10):
+        writer.answered(FACTS, (), [job(unit) for unit in range(start, start + 10)], [], 5_250_000_000)
+        writer.ended(FACTS, "left", b"r", placed(1))
+        writer._flush()
+    assert told(counts) == (0, 230)
+    sink.error = None
+    writer._flush()
+    assert told(counts) == (100, 230)
+    writer.answered(FACTS, (), [job(1)], [], 5_250_000_000)
+    writer._flush()
+    assert told(counts) == (101, 230)
+
+
+def test_what_waits_at_the_end_is_asked_for_once_more_and_then_dropped():
+    writer, counts, sink = slow()
+    sink.error = NotNow("away")
+    unplaced = job(9)
+    unplaced.placed = None
+    for jobs in ([job(unit) for unit in range(6)], [job(6), unplaced]):
+        writer.answered(FACTS, (), jobs, [], 5_250_000_000)
+    writer.start()
+    writer.close()
+    assert told(counts) == (0, 7)
+    assert len(sink.asked) >= 1
+
+
+def test_parts_are_bounded_and_a_line_too_long_is_dropped():
+    writer, counts, sink = slow()
+    texts = np.array([["x"], ["y" * 100], ["z" * 500], ["w" * 300]], dtype=object)
+    writer.answered(FACTS, (0,), [job(unit) for unit in range(4)], [texts], 5_250_000_000)
+    writer.answered(FACTS, (), [job(unit) for unit in range(4, 14)], [], 5_250_000_000)
+    writer._flush()
+    assert requests(sink.parts) == [f"r{unit}" for unit in range(14) if unit != 2]
+    assert all(len(part) <= 4 and sum(map(len, part)) <= 1_000 for part in sink.parts)
+    assert told(counts) == (13, 1)
+    assert (writer._taken, writer._done) == (14, 14)
 
 
 FULL = """

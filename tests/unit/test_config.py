@@ -94,6 +94,7 @@ def test_an_environment_that_is_wrong(name: str, value: str, expected: str) -> N
         ({"server.port": 5, "server.admin_port": 5}, "data port already"),
         ({"server.drain_delay_ms": 60_000}, "longer than server.grace_ms"),
         ({"models.load": ["a"]}, "control_mode: explicit"),
+        ({"decisions.to": "stream"}, "decisions.to: stream needs a Redis: set store.url"),
         ({"limits.fast_body_bytes": 1 << 30}, "json_body_bytes"),
         ({"limits.bytes_in_flight": 1024}, "bytes_in_flight"),
     ],
