@@ -208,9 +208,7 @@ def _defaults(name: str) -> dict[str, Any]:
 
 @app.command("apply")
 def apply(
-    file: Annotated[
-        str, typer.Option("-f", "--file", metavar="FILE|-", help="A Monitor document in YAML; - = standard input.")
-    ],
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A Monitor document in YAML; - = standard input.")],
     if_match: IfMatch = None,
     force: Force = False,
     reason: Reason = "",

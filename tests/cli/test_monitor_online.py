@@ -83,7 +83,7 @@ def view(tree: Tree) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def drifted(tree: Tree) -> tuple[str, Tree]:
     """The server after a calm window and three that are not; and what a follower in a pipe has printed meanwhile."""
-    done = run("monitor", "apply", "-f", "-", "--reason", "small windows", tree=tree, stdin=DOCUMENT)
+    done = run("monitor", "apply", "-", "--reason", "small windows", tree=tree, stdin=DOCUMENT)
     assert done.out == f"{NAME}: generation 1; it is in force\n", done
     calm = run("monitor", "status", NAME, "--check", tree=tree)
     assert calm.code == 0
@@ -218,26 +218,26 @@ def test_a_document_comes_back_as_it_was_applied_and_stale_ones_are_refused(drif
     tree = drifted[1]
     text = run("monitor", "get", NAME, tree=tree).out
     assert f"rows: {WINDOW}" in text
-    same = run("monitor", "apply", "-f", "-", tree=tree, stdin=text)
+    same = run("monitor", "apply", "-", tree=tree, stdin=text)
     assert same.out == f"{NAME}: generation 1, nothing has changed; it is in force\n"
-    changed = run("monitor", "apply", "-f", "-", "--json", tree=tree, stdin=text.replace("female", "woman"))
+    changed = run("monitor", "apply", "-", "--json", tree=tree, stdin=text.replace("female", "woman"))
     assert changed.json()["generation"] == 2
-    late = run("monitor", "apply", "-f", "-", "--if-match", "1", tree=tree, stdin=text.replace("1000", "1500"))
+    late = run("monitor", "apply", "-", "--if-match", "1", tree=tree, stdin=text.replace("1000", "1500"))
     assert late.code == 1
     assert "is at generation 2 by now, not 1" in late.err
     assert "-    rows: 1000" in late.err
     assert "+    rows: 1500" in late.err
-    done = run("monitor", "apply", "-f", "-", "--force", tree=tree, stdin=text.replace("1000", "1500"))
+    done = run("monitor", "apply", "-", "--force", tree=tree, stdin=text.replace("1000", "1500"))
     assert done.out == f"{NAME}: generation 3; it is in force\n"
-    both = run("monitor", "apply", "-f", "-", "--force", "--if-match", "1", tree=tree, stdin=text)
+    both = run("monitor", "apply", "-", "--force", "--if-match", "1", tree=tree, stdin=text)
     assert "not both" in both.refused(2)
 
 
 def test_a_wrong_document_is_refused_with_its_line(drifted: tuple[str, Tree]) -> None:
-    ran = run("monitor", "apply", "-f", "-", tree=drifted[1], stdin=DOCUMENT.replace("window:", "windw:"))
+    ran = run("monitor", "apply", "-", tree=drifted[1], stdin=DOCUMENT.replace("window:", "windw:"))
     assert ran.code == 3
     assert "line 5: spec.windw: unknown field; did you mean 'window'?" in ran.err
-    assert "absent.yaml" in run("monitor", "apply", "-f", "absent.yaml", tree=drifted[1]).refused(2)
+    assert "absent.yaml" in run("monitor", "apply", "absent.yaml", tree=drifted[1]).refused(2)
 
 
 def test_a_document_is_removed_only_by_yes(drifted: tuple[str, Tree]) -> None:

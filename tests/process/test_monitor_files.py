@@ -31,7 +31,7 @@ def test_a_folder_of_monitors_is_followed(tmp_path: Path) -> None:
         assert seen(tree)["owner"] == "file:loans.yaml"
         assert "file:loans.yaml" in run("monitor", "ls", tree=tree).out
         told = "the monitor belongs to 'loans.yaml' in the policy folder"
-        assert told in run("monitor", "apply", "-f", "-", tree=tree, stdin=TEXT).refused(1)
+        assert told in run("monitor", "apply", "-", tree=tree, stdin=TEXT).refused(1)
         assert told in run("monitor", "delete", NAME, "--yes", tree=tree).refused(1)
         assert "no request begins" in run("monitor", "approve", NAME, "x", tree=tree).refused(2), "that is not owned"
 
@@ -50,9 +50,7 @@ def test_a_folder_of_monitors_is_followed(tmp_path: Path) -> None:
         assert seen(tree)["file_problem"] == ""
         (folder / "loans.yaml").unlink()
         tree.until("the orphan", lambda: tree.logged("monitor_orphaned") != [])
-        assert (
-            run("monitor", "apply", "-f", "-", tree=tree, stdin=TEXT).out == f"{NAME}: generation 3; it is in force\n"
-        )
+        assert run("monitor", "apply", "-", tree=tree, stdin=TEXT).out == f"{NAME}: generation 3; it is in force\n"
 
         (folder / "other.yaml").write_text(TEXT.replace(NAME, "nobody"))
         tree.until("the second refusal", lambda: len(tree.logged("policy_file_refused")) == 2)
