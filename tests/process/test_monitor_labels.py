@@ -13,6 +13,7 @@ import pytest
 
 from tests.monitor.alarm_servers import Server
 from tests.process import monitored
+from tests.process.callers import apply, policy
 from tests.process.monitored import (
     ANALYSIS,
     BEFORE,
@@ -125,9 +126,9 @@ def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
             sender.close()
 
 
-def predict_together(sender: Sender, at: int, size: int) -> list[Prediction]:
+def predict_together(sender: Sender, at: int, size: int, headers: str = "") -> list[Prediction]:
     """One request of several rows, each with its own id."""
-    answer = sender.ask(as_json(BEFORE[at : at + size]))
+    answer = sender.ask(as_json(BEFORE[at : at + size]), headers)
     assert answer.status == 200, answer
     scores = json.loads(answer.body)["outputs"][0]["data"]
     id = answer.headers["x-prediction-id"]
@@ -182,6 +183,35 @@ def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> Non
         assert label(tree, [(one.id, one.truth) for one in too_large]) == {"new": len(too_large)}
         tree.until("they are counted", lambda: seen(tree)["versions"]["1"]["labels"]["unplaced"] == len(too_large))
         assert exact(labels)
+        sender.close()
+
+
+def test_rows_of_larger_requests_count_in_the_variant_that_answered(tmp_path: Path) -> None:
+    folder = monitored.repository(tmp_path, (1, 2), "version_policy: {all: true}\n")
+    (folder / NAME / "2" / "note.txt").write_text("another version of the same\n")
+    with serve(folder, "--workers", "1", models__quiet_period_ms=0) as tree:
+        put(tree, window={"rows": 100}, labels={"min_coverage": 0.5}, min_rows=1)
+        apply(tree, policy(NAME, split={"stable": 5_000, "canary": 5_000}))
+        until_watched(tree, versions=(1, 2))
+        tree.until("the middle of a cohort", lambda: 5 < time.time() % SPAN_S < SPAN_S - 60, 80)
+        sender, known = Sender(tree), dict[str, list[Prediction]](stable=[], canary=[])
+        for user in range(80):
+            rows = predict_together(sender, user * 5, 5, f"x-user-id: u{user}\r\n")
+            known[("stable", "canary")[base64.urlsafe_b64decode(rows[0].id.partition("/")[0])[10]]] += rows
+        assert min(map(len, known.values())) >= 100
+        until_counted(tree, sender.rows)
+        labels = {one.id: one.truth for one in known["stable"]} | {one.id: 1 - one.truth for one in known["canary"]}
+        assert label(tree, list(labels.items())) == {"new": sender.rows}
+
+        def exact(version: str, variant: str) -> bool:
+            (cohort,) = series(seen(tree), version, variant)["cohorts"]
+            mine = known[variant]
+            wanted, _ = truth(mine, labels)
+            found = {name: cohort["values"].get(name) for name in wanted}
+            return (cohort["predictions"], cohort["rows"], found) == (len(mine), len(mine), pytest.approx(wanted))
+
+        tree.until("stable's rows", lambda: exact("1", "stable"))
+        tree.until("the canary's", lambda: exact("2", "canary"))
         sender.close()
 
 
