@@ -108,7 +108,7 @@ class Tap:
         """Whether any of these requests, not all of one row, may have room in its id for its scores."""
         if not rows or (len(jobs) == 1 and rows > TOLD_ROWS):
             return False
-        return self._signature.batched and sum(job.rows for job in jobs) == rows
+        return self._signature.batched and sum([job.rows for job in jobs]) == rows
 
     def _of_requests(self, jobs: Sequence[Job], scores: list[float]) -> list[int]:
         """Marks of requests of which some have several rows, of the first group."""
