@@ -18,6 +18,7 @@ from gateway.config import Decisions
 from gateway.counters import WORKER_INDEX
 from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.exchange import Exchange, Placed
+from gateway.predictions import ID_CHARS
 from runtimes.tensors import Array
 
 FLUSH_S: Final = 0.25
@@ -238,7 +239,7 @@ class DecisionLog:
                 "outcome": outcome,
             }
             if lead:
-                line["prediction"] = keyed_prediction(key, lead.partition(b"\r\n")[0])
+                line["prediction"] = keyed_prediction(key, lead.partition(b"\r\n")[0][:ID_CHARS])
             if values is not None:
                 line["outputs"] = dict(zip(facts.outputs, values, strict=True))
             found.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from gateway.predictions import ForgedId, Prediction, read
+from gateway.predictions import MOST_CHARS, ForgedId, Prediction, read
 from runtimes.errors import InvalidInput
 
 MOST_ITEMS: Final = 1_000
@@ -89,7 +89,7 @@ def item_of(value: object, path: str = "") -> Item:
         if name not in _FIELDS:
             raise InvalidInput(f"{dot}{name[:64]}: unknown field; there are {', '.join(sorted(_FIELDS))}")
     prediction_id, model = value.get("prediction_id"), value.get("model", "")
-    if not isinstance(prediction_id, str) or not 1 <= len(prediction_id) <= 128:
+    if not isinstance(prediction_id, str) or not 1 <= len(prediction_id) <= MOST_CHARS:
         raise InvalidInput(f"{dot}prediction_id: expected the text of x-prediction-id, got {_shown(prediction_id)}")
     if not isinstance(model, str) or len(model) > 256:
         raise InvalidInput(f"{dot}model: expected a model's name, got {_shown(model)}")

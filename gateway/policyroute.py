@@ -136,9 +136,11 @@ class Arm:
                 counts = job.tally
                 assert counts is not None, "a request counts once"
                 counts[SLOW] += 1
-                self._ring.write(NOTE_SLOW | (0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8]), place, unit)
+                self._ring.write(
+                    NOTE_SLOW | (0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF]), place, unit
+                )
             elif not unit & mask:
-                self._ring.write(NOTE_SEEN | _SCORE_FLAGS[marked >> 8], place, unit)
+                self._ring.write(NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF], place, unit)
         _count_ok(jobs)
         if self._decisions is not None:
             self._decisions.answered(self.facts, self.outputs, jobs, outputs, now)
@@ -149,7 +151,7 @@ class Arm:
             route.shadow.offer(jobs, outputs, self._index)
 
     def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Iterable[int]:
-        """What each id says of its score: nothing, unless the monitor watches the version."""
+        """What each id says of its scores: nothing, unless the monitor watches the version."""
         served = self.served
         tap = served.codec.taps.get(served.variant) if served is not None else None
         return (tap.marks(jobs, outputs) if tap is not None else None) or repeat(NO_MARK, len(jobs))

@@ -1,10 +1,15 @@
 """`x-prediction-id`: a signed name that describes its own prediction, so that feedback joins without a stored one.
 
-    id   = base64url(body | mac), 52 characters; rows of a larger request are `id/k`, k from 0
+    id   = base64url(body | mac | tail), 52 characters without a tail; row k of a larger request is `id/k`, from 0
     body = version u8 | key u8 | digest 4 bytes | revision u32 | variant u8 | time u32 | stratum u8 | sequence u24
            | unit u64 | mark u16                                           29 bytes, big-endian
     mark = score bin u8 | group u6 | decision u2
-    mac  = blake2s(key, body), 10 bytes (RFC 7693: a keyed hash is a MAC)
+    mac  = blake2s(key, body | tail), 10 bytes (RFC 7693: a keyed hash is a MAC)
+    tail = rows u8 | score bin of each row u8 | decisions, the k-th bit from the right is row k's
+
+A tail is there where a request has 2 to TOLD_ROWS rows whose scores are known; version is then 2, the group of all rows
+stands in the mark, and decisions have leading zeros up to a multiple of 3 bytes, so that base64 needs no padding. The
+first 52 characters name the prediction by themselves: their MAC is of the tail too.
 
 All ones in a part of the mark: not known; 255 as stratum: not randomised, so what comes back for it is no evidence;
 255 as variant: no policy decided.
@@ -20,10 +25,14 @@ from hashlib import blake2s
 from typing import Final
 
 VERSION: Final = 1
+ROWS_VERSION: Final = 2
+"""Of an id with a tail."""
 UNKNOWN: Final = 255
 UNCOUNTED: Final = 255
 """Stratum of a request that was not randomised."""
 NO_MARK: Final = 0xFFFF
+TOLD_ROWS: Final = 64
+"""Rows whose scores an id has room for: 152 characters; batches have as many rows by default."""
 MOST_GROUPS: Final = 63
 NO_POLICY: Final = 255
 """In place of a variant's index."""
@@ -31,7 +40,16 @@ _BODY: Final = struct.Struct(">BB4sIBIIQH")
 _PREFIX: Final = struct.Struct(">BB4sIB")
 _REST: Final = struct.Struct(">IIQH")
 _MAC_BYTES: Final = 10
-_ID_CHARS: Final = 4 * -(-(_BODY.size + _MAC_BYTES) // 3)
+_ROWS_MARK: Final = 0xFF03
+"""Beside a tail, of the first group: scores and decisions stand there."""
+_HEAD_BYTES: Final = _BODY.size + _MAC_BYTES
+ID_CHARS: Final = 4 * _HEAD_BYTES // 3
+"""Of an id without its tail."""
+MOST_CHARS: Final = 160
+"""Of any id, with its row."""
+_ROWS_BEGIN: Final = bytes((ROWS_VERSION,))
+_DIGITS: Final = bytes(ord("1" if low & 3 == 1 else "0") for low in range(256))
+"""The decision in the lower byte of a mark, as a binary digit."""
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 _NEXT_HEADER: Final = b"\r\nx-request-id: "
@@ -53,8 +71,10 @@ class Prediction:
         stratum: index of what randomised the request; None = nothing did, and it is no evidence.
         time_s: Unix time of the answer.
         unit: hash of the unit that was randomised.
-        score_bin, decision, group: of a one-row request; None = not known. A version without a monitor tells none.
-        row: of a larger request; None = the id of the whole request.
+        id: without its tail.
+        score_bin, decision: of the one row, or of `row`; None = not known. A version without a monitor tells none.
+        group: of all rows; None = not known.
+        row: of a larger request; None = the id of the whole request, or of its only row.
     """
 
     id: str
@@ -80,6 +100,19 @@ def mark(score_bin: int, decision: int, group: int) -> int:
         group: below MOST_GROUPS.
     """
     return score_bin << 8 | group << 2 | decision
+
+
+def mark_of_rows(marks: Sequence[int]) -> int:
+    """The same of a larger request: its tail as a number, above the 16 bits of a mark.
+
+    Args:
+        marks: of 2 to TOLD_ROWS rows, all of the first group.
+    """
+    rows = len(marks)
+    packed = struct.pack(f">{rows}H", *marks)
+    decisions = int(packed[::-2].translate(_DIGITS), 2)
+    tail = bytes((rows,)) + packed[::2] + decisions.to_bytes(_decision_bytes(rows), "big")
+    return int.from_bytes(tail, "big") << 16 | _ROWS_MARK
 
 
 class Clock:
@@ -116,11 +149,14 @@ class Signer:
         ]
         if not revision:
             self._prefixes = [prefix[:-1] + bytes([NO_POLICY]) for prefix in self._prefixes]
+        self._row_prefixes = [_ROWS_BEGIN + prefix[1:] for prefix in self._prefixes]
         self._now_s = now_s
         self._sequence = sequence & 0xFF_FFFF
 
     def sign(self, variant: int, unit: int, stratum: int = UNCOUNTED, marked: int = NO_MARK) -> bytes:
         """An id, and behind it the begin of the header that follows: what `Exchange.lead` wants."""
+        if marked > NO_MARK:
+            return self._sign_rows(variant, unit, stratum, marked)
         self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
         body = self._prefixes[variant] + _REST.pack(
             self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked
@@ -128,6 +164,18 @@ class Signer:
         mac = self._mac.copy()
         mac.update(body)
         return binascii.b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL) + _NEXT_HEADER
+
+    def _sign_rows(self, variant: int, unit: int, stratum: int, marked: int) -> bytes:
+        """The same with a tail."""
+        self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
+        body = self._row_prefixes[variant] + _REST.pack(
+            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked & NO_MARK
+        )
+        # Its first byte is not 0.
+        tail = (marked >> 16).to_bytes((marked.bit_length() - 16 + 7) // 8, "big")
+        mac = self._mac.copy()
+        mac.update(body + tail)
+        return binascii.b2a_base64(body + mac.digest() + tail, newline=False).translate(_TO_URL) + _NEXT_HEADER
 
 
 def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
@@ -139,24 +187,19 @@ def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
     Raises:
         ForgedId: the message says why, and never what the signature should have been.
     """
-    whole, slash, row = text.partition("/")
-    if slash and not (row.isascii() and row.isdigit() and len(row) < 8 and int(row) < MOST_ROWS):
-        raise ForgedId("the row behind '/' is no number")
-    if len(whole) != _ID_CHARS or not whole.isascii():
-        raise ForgedId(f"expected {_ID_CHARS} characters of base64url, got {len(whole)} characters")
-    try:
-        raw = binascii.a2b_base64(whole.encode().translate(_FROM_URL), strict_mode=True)
-    except binascii.Error as error:
-        raise ForgedId("expected base64url") from error
-    body, mac = raw[: _BODY.size], raw[_BODY.size :]
+    whole, row = _divided(text)
+    raw = _decoded(whole)
+    body, mac, tail = raw[: _BODY.size], raw[_BODY.size : _HEAD_BYTES], raw[_HEAD_BYTES:]
     version, key_id, digest, revision, variant, time_s, sequence, unit, marked = _BODY.unpack(body)
     key = keys.get(key_id)
-    if version != VERSION or key is None:
+    if version != (ROWS_VERSION if tail else VERSION) or key is None:
         raise ForgedId("it is of a version or key that is not valid here")
-    if not hmac.compare_digest(blake2s(body, key=key, digest_size=_MAC_BYTES).digest(), mac):
+    if not hmac.compare_digest(blake2s(body + tail, key=key, digest_size=_MAC_BYTES).digest(), mac):
         raise ForgedId("its signature is wrong")
+    if row is not None:
+        marked, row = _of_tail(tail, marked, row) if tail else _of_one(marked, row)
     return Prediction(
-        id=whole,
+        id=whole[:ID_CHARS],
         digest=digest.hex(),
         revision=revision,
         variant=variant,
@@ -167,8 +210,55 @@ def read(text: str, keys: Mapping[int, bytes]) -> Prediction:
         score_bin=None if marked >> 8 == UNKNOWN else marked >> 8,
         decision=None if marked & 3 == 3 else marked & 3,
         group=None if marked >> 2 & 0x3F == 0x3F else marked >> 2 & 0x3F,
-        row=int(row) if slash else None,
+        row=row,
     )
+
+
+def _divided(text: str) -> tuple[str, int | None]:
+    """An id and its row. Raises ForgedId."""
+    whole, slash, row = text.partition("/")
+    if slash and not (row.isascii() and row.isdigit() and len(row) < 8 and int(row) < MOST_ROWS):
+        raise ForgedId("the row behind '/' is no number")
+    return whole, int(row) if slash else None
+
+
+def _decoded(whole: str) -> bytes:
+    """Its bytes, each written in the one way that there is. Raises ForgedId."""
+    if not ID_CHARS <= len(whole) <= MOST_CHARS or len(whole) % 4 or not whole.isascii() or "+" in whole:
+        raise ForgedId(f"expected {ID_CHARS} characters of base64url or some more, got {len(whole)} characters")
+    try:
+        raw = binascii.a2b_base64(whole.encode().translate(_FROM_URL), strict_mode=True)
+    except binascii.Error as error:
+        raise ForgedId("expected base64url") from error
+    if 4 * len(raw) != 3 * len(whole):
+        raise ForgedId("expected base64url without padding")
+    return raw
+
+
+def _of_tail(tail: bytes, marked: int, row: int) -> tuple[int, int]:
+    """The mark of a row, and the row. Raises ForgedId: there is no such row."""
+    rows = tail[0]
+    if row >= rows:
+        raise ForgedId(f"the request had {rows} rows, counted from 0")
+    score_bin = tail[1 + row]
+    if score_bin == UNKNOWN:
+        return marked, row
+    return score_bin << 8 | marked & 0xFC | int.from_bytes(tail[1 + rows :], "big") >> row & 1, row
+
+
+def _of_one(marked: int, row: int) -> tuple[int, int | None]:
+    """The same of an id without a tail: one that tells a score is of one row, which is number 0. Raises ForgedId."""
+    if marked >> 8 == UNKNOWN:
+        return marked, row
+    if row:
+        raise ForgedId("the request had one row")
+    return marked, None
+
+
+def _decision_bytes(rows: int) -> int:
+    """So many that a tail of a byte, `rows` bytes and these is a multiple of 3 bytes."""
+    least = -(-rows // 8)
+    return least + -(1 + rows + least) % 3
 
 
 def _digest_prefix(digest: str) -> bytes:

@@ -177,15 +177,14 @@ def labels_of(
         before = None
         if outcome.kind == "replaced" and outcome.previous is not None:
             before = label_of(msgspec.json.decode(outcome.previous)["value"], positive)
-        known = facts["row"] is None
         found.append(
             Labelled(
                 predicted_s=facts["time_s"],
                 observed_s=now_s if facts["at_s"] is None else facts["at_s"],
                 variant="-" if index == NO_POLICY or index >= len(variants) else variants[index],
                 group=-1 if facts["group"] is None else facts["group"],
-                decision=facts["decision"] if known else None,
-                bin=facts["score_bin"] if known else None,
+                decision=facts["decision"],
+                bin=facts["score_bin"],
                 label=label_of(value, positive),
                 before=before,
             )

@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.monitor.counting import Counter, Counts
 from gateway.monitor.plan import LABEL_BINS, SKIPPED
-from gateway.predictions import NO_MARK, mark
+from gateway.predictions import NO_MARK, TOLD_ROWS, mark, mark_of_rows
 from runtimes.batching.gather import gather, rejoin
 from runtimes.batching.job import Job
 from runtimes.errors import ServingError
@@ -83,21 +83,48 @@ class Tap:
         self._waiting.append((inputs, outputs, rows, self._by_row(jobs, rows) if self._groups else None))
 
     def marks(self, jobs: Sequence[Job], outputs: Sequence[Array]) -> list[int] | None:
-        """Score bin, decision and group of each request of one row, for its prediction id; None = not known."""
+        """Score bins, decisions and group of each request, for its prediction id; None = not known."""
         score = self._score
         if score is None or score.output >= len(outputs):
             return None
         array = outputs[score.output]
-        if array.ndim == 0 or len(array) != len(jobs) or array.dtype == object:
+        if array.ndim == 0 or array.dtype == object:
             return None
-        flat = array.reshape(len(jobs), -1)
+        rows = len(array)
+        one_each = rows == len(jobs)
+        if not one_each and not self._are_told(jobs, rows):
+            return None
+        flat = array.reshape(rows, -1)
         if score.column >= flat.shape[1]:
             return None
-        found = self._marks_of(flat[:, max(score.column, 0)].tolist(), score.threshold)
+        scores = flat[:, max(score.column, 0)].tolist()
+        found = self._marks_of(scores, score.threshold) if one_each else self._of_requests(jobs, scores)
         if not self._groups:
             return found
         groups = self._by_row(jobs, len(jobs))
         return [one if one == NO_MARK else one | group << 2 for one, group in zip(found, groups, strict=True)]
+
+    def _are_told(self, jobs: Sequence[Job], rows: int) -> bool:
+        """Whether any of these requests, not all of one row, may have room in its id for its scores."""
+        if not rows or (len(jobs) == 1 and rows > TOLD_ROWS):
+            return False
+        return self._signature.batched and sum([job.rows for job in jobs]) == rows
+
+    def _of_requests(self, jobs: Sequence[Job], scores: list[float]) -> list[int]:
+        """Marks of requests of which some have several rows, of the first group."""
+        assert self._score is not None, "there are scores"
+        threshold, marks_of = self._score.threshold, self._marks_of
+        found: list[int] = []
+        end = 0
+        for job in jobs:
+            begin, end = end, end + job.rows
+            if job.rows == 1:
+                found += marks_of(scores[begin:end], threshold)
+            elif 2 <= job.rows <= TOLD_ROWS:
+                found.append(mark_of_rows(marks_of(scores[begin:end], threshold)))
+            else:
+                found.append(NO_MARK)
+        return found
 
     def _marks_of(self, scores: list[float], threshold: float) -> list[int]:
         """Marks of the first group."""

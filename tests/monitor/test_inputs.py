@@ -124,13 +124,19 @@ def test_only_labels_that_the_ledger_took_count() -> None:
     rows = [
         (facts(), "label", 1, new),
         (facts(), "label", 1, again),
-        (facts(variant=NO_POLICY, row=3), "label", 1, changed),
+        (facts(variant=NO_POLICY, score_bin=None, decision=None), "label", 1, changed),
+        (facts(row=3), "label", 0, new),
         (facts(), "reward.clicks", 1.0, new),
     ]
     found = labels_of(rows, ["stable", "canary"], "1", 200.0)
-    assert [(one.variant, one.label, one.before) for one in found] == [("canary", 1, None), ("-", 1, 0)]
+    assert [(one.variant, one.label, one.before) for one in found] == [
+        ("canary", 1, None),
+        ("-", 1, 0),
+        ("canary", 0, None),
+    ]
     assert (found[0].bin, found[0].decision, found[0].observed_s) == (9, 1, 200.0)
-    assert (found[1].bin, found[1].decision) == (None, None), "the id of a larger request says nothing of one row"
+    assert (found[1].bin, found[1].decision) == (None, None)
+    assert (found[2].bin, found[2].decision) == (9, 1), "a row of a larger request is a row"
 
 
 # ---- groups ----

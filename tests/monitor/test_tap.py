@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +12,7 @@ from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
 from gateway.monitor.counting import Counter
 from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.tap import SLICE_ROWS, Tap
-from gateway.predictions import NO_MARK, mark
+from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, mark, read
 from runtimes.batching.job import Job
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
@@ -128,11 +127,64 @@ def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], thresho
             assert one >> 8 == min(249, max(0, int(min(max(score, 0.0), 1.0) * 250)))
 
 
-@pytest.mark.parametrize("rows", [2, 3])
-def test_requests_of_several_rows_have_no_mark(rows: int) -> None:
+def told(marked: int) -> list[tuple[int | None, int | None, int | None]]:
+    """What the id that is signed with this mark says of each row."""
+    signer = Signer(1, b"k" * 32, 0, ["sha256:" + "ab" * 32], now_s=Clock(1_800_000_000), sequence=5)
+    text = signer.sign(0, 7, UNCOUNTED, marked).partition(b"\r\n")[0].decode()
+    found = []
+    for row in range(TOLD_ROWS):
+        try:
+            one = read(f"{text}/{row}", {1: b"k" * 32})
+        except ForgedId:
+            break
+        found.append((one.score_bin, one.decision, one.group))
+    return found
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, TOLD_ROWS + 2), st.sampled_from([b"female", b"male", b"martian"])),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([0.5, 0.3, 0.501]),
+    st.integers(0, 2**32 - 1),
+)
+def test_marks_of_rows_are_those_of_the_rows_alone(sizes: list[tuple[int, bytes]], threshold: float, seed: int) -> None:
+    plan = plan_of(GROUPS)
+    assert plan.score is not None
+    tap = tap_of(msgspec.structs.replace(plan, score=msgspec.structs.replace(plan.score, threshold=threshold)))
+    jobs = [job([[0.5, 5.0]] * rows, group) for rows, group in sizes]
+    scores = np.random.default_rng(seed).random((sum(rows for rows, _ in sizes), 1), np.float32)
+    scores[::7] = np.nan
+    marks = tap.marks(jobs, [scores])
+    if marks is None:
+        assert len(jobs) == 1
+        assert jobs[0].rows > TOLD_ROWS
+        return
+    at = 0
+    for marked, (rows, group) in zip(marks, sizes, strict=True):
+        own, at = scores[at : at + rows], at + rows
+        alone = [tap.marks([job([[0.5, 5.0]], group)], [own[k : k + 1]]) for k in range(rows)]
+        if rows > TOLD_ROWS:
+            assert marked == NO_MARK
+            continue
+        expected = [told(one[0])[0][:2] for one in alone if one is not None]
+        assert [one[:2] for one in told(marked)[:rows]] == expected
+        if rows > 1:
+            assert {one[2] for one in told(marked)} == {(GROUPS.index(group.decode()) if group != b"martian" else 2)}
+
+
+def test_a_request_that_is_too_large_takes_no_marks_from_its_neighbours() -> None:
+    jobs = [job([[0.5, 5.0]]), job([[0.5, 5.0]] * (TOLD_ROWS + 1)), job([[0.5, 5.0]])]
+    marks = tap_of(plan_of()).marks(jobs, outputs_of(jobs, 0.5))
+    assert marks == [mark(125, 1, 0), NO_MARK, mark(125, 1, 0)]
+
+
+def test_what_is_not_divided_into_rows_has_no_mark() -> None:
     tap = tap_of(plan_of())
-    jobs = [job([[0.5, 5.0]] * rows)]
-    assert tap.marks(jobs, outputs_of(jobs)) is None
+    assert tap.marks([job(np.empty((0, 2)))], [np.empty((0, 1), np.float32)]) is None
+    assert tap.marks([job([[0.5, 5.0]] * 2)], [np.zeros((3, 1), np.float32)]) is None
 
 
 def test_the_score_of_a_regression_has_no_mark() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.monitor.alarm_servers import Server
 from tests.process import monitored
+from tests.process.callers import apply, policy
 from tests.process.monitored import (
     ANALYSIS,
     BEFORE,
@@ -121,12 +122,97 @@ def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
         assert 1.0 <= delays["0.5"] <= 60.0
         told = seen(tree)["versions"]["1"]["labels"]
         assert (told["too_late"], told["unplaced"]) == (0, 0)
-        # More than one row has no bin in its id.
-        answer = senders[0].ask(as_json(BEFORE[:2]))
-        assert label(tree, [(answer.headers["x-prediction-id"] + "/0", 1)]) == {"new": 1}
-        tree.until("it is counted", lambda: seen(tree)["versions"]["1"]["labels"]["unplaced"] == 1)
         for sender in senders:
             sender.close()
+
+
+def predict_together(sender: Sender, at: int, size: int, headers: str = "") -> list[Prediction]:
+    """One request of several rows, each with its own id."""
+    answer = sender.ask(as_json(BEFORE[at : at + size]), headers)
+    assert answer.status == 200, answer
+    scores = json.loads(answer.body)["outputs"][0]["data"]
+    id = answer.headers["x-prediction-id"]
+    time_s = int.from_bytes(base64.urlsafe_b64decode(id)[11:15], "big")
+    truths = ANALYSIS.repaid[at : at + size].tolist()
+    sender.rows += size
+    return [
+        Prediction(id if size == 1 else f"{id}/{k}", int(score >= 0.5), time_s, int(true))
+        for k, (score, true) in enumerate(zip(scores, truths, strict=True))
+    ]
+
+
+def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> None:
+    with serve(monitored.repository(tmp_path), "--workers", "2", models__quiet_period_ms=0) as tree:
+        put(tree, window={"rows": 400}, labels={"min_coverage": 0.5})
+        until_watched(tree)
+        tree.until("the middle of a cohort", lambda: 5 < time.time() % SPAN_S < SPAN_S - 60, 80)
+        sender, known, at = Sender(tree), list[Prediction](), 0
+        for size in (1, 2, 8, 1, 31, 64) * 8:
+            known += predict_together(sender, at, size)
+            at += size
+        too_large = predict_together(sender, at, 144)
+        known_rows, rows = len(known), len(known) + len(too_large)
+        assert {len(one.id.partition("/")[0]) for one in too_large} == {52}
+        assert max(len(one.id.partition("/")[0]) for one in known) == 152
+        until_counted(tree, rows)
+
+        def exact(labels: dict[str, int]) -> bool:
+            # Rows without a score in their id are predictions too, and none of their labels count.
+            wanted, coverage = truth(known + too_large, labels)
+            (cohort,) = cohorts(tree)
+            found = {name: cohort["values"].get(name) for name in wanted}
+            return bool(
+                (cohort["predictions"], cohort["rows"]) == (rows, len(labels))
+                and cohort["coverage"] == pytest.approx(coverage)
+                and found == pytest.approx(wanted)
+            )
+
+        labels = {one.id: one.truth for one in known}
+        assert label(tree, list(labels.items())) == {"new": known_rows}
+        tree.until("all rows", lambda: exact(labels))
+        # Once more; one of them instead; a row that was not there; an id without its tail; a tail of another answer.
+        assert label(tree, list(labels.items())[:100]) == {"duplicate": 100}
+        first, second = known[1].id.partition("/")[0], known[3].id.partition("/")[0]
+        bad = [f"{first}/2", f"{first[:52]}/0", f"{first[:52]}{second[52:]}/0", f"{second[:52]}{first[52:]}/0"]
+        assert label(tree, [(id, 1) for id in bad]) == {"forged": 4}
+        for one in known[60:90]:
+            labels[one.id] = 1 - labels[one.id]
+        assert label(tree, [(one.id, labels[one.id]) for one in known[60:90]]) == {"replaced": 30}
+        tree.until("others instead", lambda: exact(labels))
+        # More rows than an id has room for: kept, not placed, and counted as such.
+        assert label(tree, [(one.id, one.truth) for one in too_large]) == {"new": len(too_large)}
+        tree.until("they are counted", lambda: seen(tree)["versions"]["1"]["labels"]["unplaced"] == len(too_large))
+        assert exact(labels)
+        sender.close()
+
+
+def test_rows_of_larger_requests_count_in_the_variant_that_answered(tmp_path: Path) -> None:
+    folder = monitored.repository(tmp_path, (1, 2), "version_policy: {all: true}\n")
+    (folder / NAME / "2" / "note.txt").write_text("another version of the same\n")
+    with serve(folder, "--workers", "1", models__quiet_period_ms=0) as tree:
+        put(tree, window={"rows": 100}, labels={"min_coverage": 0.5}, min_rows=1)
+        apply(tree, policy(NAME, split={"stable": 5_000, "canary": 5_000}))
+        until_watched(tree, versions=(1, 2))
+        tree.until("the middle of a cohort", lambda: 5 < time.time() % SPAN_S < SPAN_S - 60, 80)
+        sender, known = Sender(tree), dict[str, list[Prediction]](stable=[], canary=[])
+        for user in range(80):
+            rows = predict_together(sender, user * 5, 5, f"x-user-id: u{user}\r\n")
+            known[("stable", "canary")[base64.urlsafe_b64decode(rows[0].id.partition("/")[0])[10]]] += rows
+        assert min(map(len, known.values())) >= 100
+        until_counted(tree, sender.rows)
+        labels = {one.id: one.truth for one in known["stable"]} | {one.id: 1 - one.truth for one in known["canary"]}
+        assert label(tree, list(labels.items())) == {"new": sender.rows}
+
+        def exact(version: str, variant: str) -> bool:
+            (cohort,) = series(seen(tree), version, variant)["cohorts"]
+            mine = known[variant]
+            wanted, _ = truth(mine, labels)
+            found = {name: cohort["values"].get(name) for name in wanted}
+            return (cohort["predictions"], cohort["rows"], found) == (len(mine), len(mine), pytest.approx(wanted))
+
+        tree.until("stable's rows", lambda: exact("1", "stable"))
+        tree.until("the canary's", lambda: exact("2", "canary"))
+        sender.close()
 
 
 def test_where_no_labels_come_answers_have_no_ids_and_all_else_goes_on(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ BAD: list[tuple[Any, str]] = [
     ([{"prediction_id": "x", "label": 1}, 7], "[1]: expected an object"),
     ({"label": 1}, "prediction_id: expected"),
     ({"prediction_id": 5, "label": 1}, "prediction_id: expected"),
-    ({"prediction_id": "x" * 129, "label": 1}, "prediction_id: expected"),
+    ({"prediction_id": "x" * 161, "label": 1}, "prediction_id: expected"),
     ({"prediction_id": "x"}, "the item: expected reward, label or both"),
     ([{"prediction_id": "x", "label": None}], "[0]: expected reward, label or both"),
     ({"prediction_id": "x", "reward": {}}, "reward: expected an object of 1 to 16"),

@@ -1,10 +1,28 @@
 """Prediction ids: what is signed is read back, and nothing else is."""
 
+import base64
+import hashlib
+import struct
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.predictions import MOST_GROUPS, NO_POLICY, Clock, ForgedId, Signer, mark, read
+from gateway.predictions import (
+    ID_CHARS,
+    MOST_CHARS,
+    MOST_GROUPS,
+    NO_MARK,
+    NO_POLICY,
+    TOLD_ROWS,
+    Clock,
+    ForgedId,
+    Signer,
+    mark,
+    mark_of_rows,
+    read,
+)
 
 KEYS = {1: b"k" * 32, 2: b"n" * 32}
 DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
@@ -13,6 +31,16 @@ DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
 def signed(key: int = 1, variant: int = 0, unit: int = 7, revision: int = 41, sequence: int = 5) -> str:
     signer = Signer(key, KEYS[key], revision, DIGESTS, now_s=Clock(1_800_000_000), sequence=sequence)
     return signer.sign(variant, unit).partition(b"\r\n")[0].decode()
+
+
+def signed_rows(rows: Sequence[tuple[int, int] | None], group: int = 0) -> str:
+    """Of a request whose rows have these score bins and decisions; None = not known."""
+    signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
+    marked = mark_of_rows([NO_MARK if row is None else mark(*row, 0) for row in rows]) | group << 2
+    return signer.sign(1, 7, 2, marked).partition(b"\r\n")[0].decode()
+
+
+ROWS = st.lists(st.none() | st.tuples(st.integers(0, 249), st.integers(0, 1)), min_size=2, max_size=TOLD_ROWS)
 
 
 @given(st.integers(0, 1), st.integers(0, 2**64 - 1), st.integers(1, 2**32 - 1), st.sampled_from([1, 2]))
@@ -70,3 +98,87 @@ def test_a_key_that_is_not_valid_any_more() -> None:
         read(signed(key=2), {1: KEYS[1]})
     with pytest.raises(ForgedId, match="signature"):
         read(signed(key=2), {2: KEYS[1]})
+
+
+# ---- requests of several rows ----
+
+
+@given(ROWS, st.integers(0, MOST_GROUPS - 1))
+def test_each_row_of_a_larger_request_is_read_back(rows: list[tuple[int, int] | None], group: int) -> None:
+    text = signed_rows(rows, group)
+    for at, row in enumerate(rows):
+        found = read(f"{text}/{at}", KEYS)
+        assert ((found.score_bin, found.decision), found.group, found.row) == (row or (None, None), group, at)
+        assert (found.id, found.unit, found.stratum, found.variant) == (text[:ID_CHARS], 7, 2, 1)
+    whole = read(text, KEYS)
+    assert (whole.score_bin, whole.decision, whole.group, whole.row) == (None, None, group, None)
+
+
+def test_an_id_is_never_longer_than_feedback_takes() -> None:
+    sizes = [len(signed_rows([(1, 1)] * rows)) for rows in range(2, TOLD_ROWS + 1)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[6], sizes[-1]) == (60, 68, 152)
+    assert sizes[-1] + len("/63") <= MOST_CHARS
+
+
+@given(ROWS, st.data())
+def test_any_other_bit_of_a_larger_id_is_noticed(rows: list[tuple[int, int] | None], data: st.DataObject) -> None:
+    raw = bytearray(base64.urlsafe_b64decode(signed_rows(rows)))
+    bit = data.draw(st.integers(0, 8 * len(raw) - 1))
+    raw[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ForgedId):
+        read(base64.urlsafe_b64encode(raw).decode() + "/0", KEYS)
+
+
+def test_a_tail_belongs_to_its_id() -> None:
+    two, other, one = signed_rows([(1, 1), (2, 0)]), signed_rows([(1, 1), (2, 1)]), signed()
+    for text in (two[:ID_CHARS], two[:-4], two + "AAAA", two[:ID_CHARS] + other[ID_CHARS:], one + two[ID_CHARS:]):
+        for row in ("", "/0"):
+            with pytest.raises(ForgedId):
+                read(text + row, KEYS)
+
+
+def test_base64_has_one_form() -> None:
+    """The text is the key of the ledger: with a second one, a label would count twice."""
+    texts = [signed_rows([(k, 1), (255 - k, 0)]) for k in range(6, 60)]
+    dashed = [text for text in texts if "-" in text]
+    assert dashed
+    for text in dashed:
+        with pytest.raises(ForgedId):
+            read(text.replace("-", "+"), KEYS)
+    with pytest.raises(ForgedId):
+        read(texts[0][:-1] + "=", KEYS)
+
+
+def test_a_row_that_the_request_did_not_have() -> None:
+    text = signed_rows([(1, 1), (2, 0), (3, 0)])
+    assert read(text + "/2", KEYS).score_bin == 3
+    with pytest.raises(ForgedId, match="3 rows"):
+        read(text + "/3", KEYS)
+
+
+def test_the_only_row_is_the_request() -> None:
+    signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
+    text = signer.sign(1, 7, 2, mark(125, 1, 3)).partition(b"\r\n")[0].decode()
+    assert read(text + "/0", KEYS) == read(text, KEYS)
+    with pytest.raises(ForgedId, match="one row"):
+        read(text + "/1", KEYS)
+
+
+def by_the_page(body: bytes, tail: bytes = b"") -> str:
+    """An id as the module's docstring says, by other code."""
+    mac = hashlib.blake2s(body + tail, key=KEYS[1], digest_size=10).digest()
+    return base64.urlsafe_b64encode(body + mac + tail).decode()
+
+
+def test_vectors() -> None:
+    """Ids live for 90 days with the callers: these bytes do not change within a version."""
+    signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
+    one = signer.sign(1, 7, 2, mark(125, 1, 3)).partition(b"\r\n")[0].decode()
+    body = struct.pack(">BB4sIBIIQ", 1, 1, bytes.fromhex("01234567"), 41, 1, 1_800_000_000, 2 << 24 | 6, 7)
+    assert one == by_the_page(body + bytes([125, 3 << 2 | 1]))
+    assert one == "AQEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ0gzfbj2Id-LTh1"
+    # Rows: 125 and 1, 4 and 0, not known, 249 and 1.
+    four = signed_rows([(125, 1), (4, 0), None, (249, 1)], 3)
+    assert four == by_the_page(b"\2" + body[1:] + bytes([255, 3 << 2 | 3]), bytes([4, 125, 4, 255, 249, 0b1001]))
+    assert four == "AgEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAH_w-MXWsKb-u-IBrpBH0E__kJ"
