@@ -146,6 +146,7 @@ def _one(name: str, version: View, one: View) -> Iterator[RenderableType]:
     yield from _performance(one)
     yield from _labels(version, one)
     yield from _fairness(one["fairness"])
+    yield from _gaps(one["fairness_by_labels"])
     if one["burn_rates"]:
         rates = ", ".join(f"{window} {number(rate)}" for window, rate in one["burn_rates"].items())
         yield Text.assemble(("  latency burns  ", "dim"), rates)
@@ -225,6 +226,19 @@ def _fairness(groups: Sequence[View]) -> Iterator[RenderableType]:
         note = "" if one["compared"] else "too small to be judged"
         impact = number(one.get("disparate_impact"))
         table.add_row(Text(f"  {one['group']}"), rows, percent(one.get("rate")), impact, Text(note, "dim"))
+    yield table
+
+
+def _gaps(groups: Sequence[View]) -> Iterator[RenderableType]:
+    """By labels: of positives and of negatives the share decided 1, and how far that is from the best group."""
+    if not any(one.get("tpr") is not None or one.get("fpr") is not None for one in groups):
+        return
+    table = _plain("  by labels", "TPR", "gap", "FPR", "gap", "")
+    for one in groups:
+        gaps = [number(one.get(name)) for name in ("tpr_gap", "fpr_gap")]
+        note = "" if one["compared"] else "too small to be judged"
+        rates = [percent(one.get(name)) for name in ("tpr", "fpr")]
+        table.add_row(Text(f"  {one['group']}"), rates[0], gaps[0], rates[1], gaps[1], Text(note, "dim"))
     yield table
 
 

@@ -314,8 +314,14 @@ def _fairness(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[
         plot = levels(rows, floor, max(1.0, *(row[1] for row in rows)), "disparate impact per group")
         yield f'<div class=pair><div>{plot}<p class="small soft">share decided 1 over that of the highest group; the '
         yield f"line is the floor, {floor:g}</p></div></div>"
-    columns = ["group", "rows", "decided 1", "disparate impact", "TPR", "FPR", "p", ""]
+    columns = ["group", "rows", "decided 1", "disparate impact", "TPR, estimated", "FPR, estimated", "p", ""]
     yield table(columns, [_group(one) for one in groups])
+    labelled = [
+        one for one in variant["fairness_by_labels"] if one.get("tpr") is not None or one.get("fpr") is not None
+    ]
+    if labelled:
+        columns = ["by labels", "rows", "TPR", "gap", "p", "FPR", "gap", "p"]
+        yield table(columns, [_gaps(one) for one in labelled])
 
 
 def _group(one: Mapping[str, Any]) -> list[str]:
@@ -325,6 +331,15 @@ def _group(one: Mapping[str, Any]) -> list[str]:
     return [
         one["group"], f"{one['rows']:,}", percent(one.get("rate")), number(one.get("disparate_impact")),
         percent(one.get("tpr")), percent(one.get("fpr")), number(one.get("p_rate"), 2), note,
+    ]  # fmt: skip
+
+
+def _gaps(one: Mapping[str, Any]) -> list[str]:
+    """A group of the last cohort with labels, against the one that is decided 1 most often."""
+    return [
+        one["group"], f"{one['rows']:,}",
+        percent(one.get("tpr")), number(one.get("tpr_gap")), number(one.get("p_tpr"), 2),
+        percent(one.get("fpr")), number(one.get("fpr_gap")), number(one.get("p_fpr"), 2),
     ]  # fmt: skip
 
 

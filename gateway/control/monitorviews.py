@@ -130,6 +130,7 @@ def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[
         "label_delay_s": {str(q): value for q, value in watching.cohorts.delay_quantiles(variant).items()},
         "reference_performance": msgspec.to_builtins(watching.realised_reference()),
         "fairness": watching.exported_fairness(variant),
+        "fairness_by_labels": watching.exported_gaps(variant),
         "burn_rates": {_WINDOW_S[at]: rate for at, rate in watching.burn_rates(variant, now_ms).items()},
         "beside_champion": _beside_champion(held, watching.version, variant),
     }  # fmt: skip
@@ -286,6 +287,11 @@ def _series(into: Gathered, place: tuple[str, str, str], held: Held, watching: W
         impact = group.get("disparate_impact")
         if impact is not None:
             into.add("fairness_disparate_impact", *place, group["group"], "decisions", impact)
+    for group in watching.exported_gaps(variant):
+        for which in ("tpr", "fpr"):
+            gap = group.get(f"{which}_gap")
+            if gap is not None:
+                into.add("fairness_gap", *place, group["group"], which, gap)
 
 
 def _window(into: Gathered, place: tuple[str, str, str], result: WindowResult) -> None:

@@ -55,6 +55,8 @@ FAMILIES: Final = (
     Family("feature_unseen_ratio", "gauge", "Share of rows with a category the reference has not.", ("feature",)),
     Family("fairness_disparate_impact", "gauge", "Rate of favourable decisions over that of the best group.",
            ("group", "basis")),
+    Family("fairness_gap", "gauge", "TPR or FPR of a group by labels, less that of the group most often decided 1.",
+           ("group", "rate")),
     Family("slo_burn_rate", "gauge", "Speed at which the latency budget is spent; 1 spends it in its period.",
            ("window",)),
     Family("latency_shift", "gauge", "Cohen's h by which the canary is slower than stable; 0.2 and more matters."),
@@ -96,6 +98,7 @@ class MonitorFacts:
     feature_out_of_range_ratio: Samples = ()
     feature_unseen_ratio: Samples = ()
     fairness_disparate_impact: Samples = ()
+    fairness_gap: Samples = ()
     slo_burn_rate: Samples = ()
     latency_shift: Samples = ()
     monitor_lag_seconds: Samples = ()

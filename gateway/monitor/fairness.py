@@ -183,7 +183,9 @@ def group_scores(counts: Counts) -> Counts:
 
 
 class FairnessWatch:
-    """The alarm on fairness of one series. Feed it each closed window once, in order.
+    """The alarm on fairness of one series. Feed it each window once, in order; or each cohort with labels.
+
+    Of a window it judges the rates of decisions, of a cohort only the gaps: no decisions are judged twice.
 
     Args:
         disparate_impact: a group under this share of the highest rate may alarm.
@@ -216,7 +218,7 @@ class FairnessWatch:
         for one in window.groups:
             if not one.compared or one.group == window.highest:
                 continue
-            if not math.isnan(one.disparate_impact):
+            if window.gaps != "realised" and not math.isnan(one.disparate_impact):
                 # Exactly four fifths is allowed, whatever floats say.
                 lacking = 1.0 - one.disparate_impact - 1e-12
                 keys.append(Key(f"{one.group}: disparate_impact", one.p_rate, lacking, 1.0 - self.disparate_impact))

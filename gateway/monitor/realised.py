@@ -228,6 +228,10 @@ class Cohorts:
         """Those with a cohort."""
         return {variant for _, variant in self._cohorts}
 
+    def find(self, start_s: int, variant: str) -> Cohort | None:
+        """The cohort of a span; None = it is forgotten, or was never begun."""
+        return self._cohorts.get((start_s, variant))
+
     def items(self) -> list[tuple[int, str, Cohort]]:
         """(start, variant, cohort), oldest first."""
         return [(*key, self._cohorts[key]) for key in sorted(self._cohorts)]

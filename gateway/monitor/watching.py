@@ -3,6 +3,7 @@
 Counts and labels go in, findings come out: a word on each signal whenever a window or a cohort has closed.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +15,7 @@ from gateway.monitor.burnrate import EventRing, burn_rate, burning
 from gateway.monitor.cbpe import Performance, scores_of
 from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed, Engine
-from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness
+from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness, realised_fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.performance import Verdict, Watch
 from gateway.monitor.realised import Cohorts, ErrorRun, Judged, Labelled, reference_performance
@@ -22,13 +23,14 @@ from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.telling import findings
 from gateway.monitor.windows import DAY_MS
-from gateway.monitor.words import Finding, Severity
+from gateway.monitor.words import Finding, Severity, State
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
 ADWIN_DELTA: Final = 1e-5
 """Of one check: cuts are looked for at every 32nd error, and the family may be wrong once in five times the knob."""
 LATENCY_EVERY_MS: Final = 60_000
+_WORST: Final[tuple[State, ...]] = ("firing", "pending", "resolved", "ok", "insufficient", "unknown")
 
 
 @dataclass(slots=True)
@@ -36,6 +38,14 @@ class Concept:
     """Errors of one decision class as they mature."""
 
     adwin: Adwin = field(default_factory=lambda: Adwin(ADWIN_DELTA, restart=False))
+
+
+class Unfair(msgspec.Struct, frozen=True):
+    """What one look at the groups of a variant says: at its decisions, or at what came true of them."""
+
+    state: State
+    keys: tuple[str, ...] = ()
+    text: str = ""
 
 
 class Watching:
@@ -46,7 +56,8 @@ class Watching:
         champion: variant that others are compared with.
 
     Attributes:
-        fair: last fairness by variant; judged: last matured performance by variant.
+        fair: last fairness of decisions by variant; gaps: last of a matured cohort, by labels.
+        judged: last matured performance by variant.
         last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
             kept across restarts.
     """
@@ -59,11 +70,14 @@ class Watching:
         self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
         self.last: dict[str, Closed] = {}
         self.fair: dict[str, Fairness] = {}
+        self.gaps: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.rings: dict[str, EventRing] = {}
         self._realised: dict[str, Watch] = {}
         self._fairness: dict[str, FairnessWatch] = {}
+        self._gaps: dict[str, FairnessWatch] = {}
+        self._unfair: dict[str, dict[str, Unfair]] = {}
         self._concepts: dict[str, Concept] = {}
         self._told_latency_ms: dict[str, int] = {}
 
@@ -96,6 +110,7 @@ class Watching:
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
         labelled = [self._of_errors(run) for run in due.errors] + [self._of_cohort(judged) for judged in due.judged]
+        labelled += [one for judged in due.judged if (one := self._of_gaps(judged)) is not None]
         found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in labelled]
         return found
 
@@ -113,19 +128,28 @@ class Watching:
         fair = fairness(counts, plan.groups, sums=sums if trusted else None, min_size=groups.min_size)
         self.fair[result.variant] = fair
         watch = self._fairness.setdefault(result.variant, FairnessWatch(self.spec.floors.disparate_impact))
-        days = max(1, result.closed_ms - result.opened_ms) / DAY_MS
-        alpha = window_alpha(1.0, days, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
-        verdict = watch.close(fair, alpha)
-        keys, text = _unfair(verdict, fair)
+        verdict = watch.close(fair, self._fairness_alpha(result.closed_ms - result.opened_ms))
+        self._unfair.setdefault(result.variant, {})["decisions"] = _unfair(verdict, fair)
+        span = {"window_from_s": result.opened_ms / 1000, "window_to_s": result.closed_ms / 1000}
+        return self._of_fairness(result.variant, span)
+
+    def _fairness_alpha(self, span_ms: int) -> float:
+        """Level of a window or cohort: fairness has the distance between false alarms for itself."""
+        return window_alpha(1.0, max(1, span_ms) / DAY_MS, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
+
+    def _of_fairness(self, variant: str, span: Mapping[str, Any]) -> Finding:
+        """What decisions and labels say together: the worse of the two."""
+        parts = self._unfair[variant].values()
+        state = min((part.state for part in parts), key=_WORST.index)
+        told = [part for part in parts if part.state == state]
         return Finding(
             signal="fairness",
-            state=verdict.state,
+            state=state,
             version=self.version,
-            variant=result.variant,
-            keys=keys,
-            window_from_s=result.opened_ms / 1000,
-            window_to_s=result.closed_ms / 1000,
-            text=text,
+            variant=variant,
+            keys=tuple(dict.fromkeys(key for part in told for key in part.keys)),
+            text="; ".join(part.text for part in told if part.text),
+            **span,
         )
 
     # ---- labels ----
@@ -150,6 +174,20 @@ class Watching:
             text=f"by labels: {words}" if words else "",
             **self._span(judged.start_s),
         )
+
+    def _of_gaps(self, judged: Judged) -> Finding | None:
+        """Whether the groups of a cohort are told apart by what came true of them; None = there are no groups."""
+        groups, plan, variant = self.spec.groups, self.reference.plan, judged.variant
+        cohort = self.cohorts.find(judged.start_s, variant)
+        if groups is None or not plan.groups or cohort is None:
+            return None
+        fair = self.gaps[variant] = realised_fairness(
+            cohort, plan.groups, min_coverage=self.spec.labels.min_coverage, min_size=groups.min_size
+        )
+        watch = self._gaps.setdefault(variant, FairnessWatch())
+        verdict = watch.close(fair, self._fairness_alpha(self.cohorts.span_s * 1000))
+        self._unfair.setdefault(variant, {})["labels"] = _apart(verdict, fair)
+        return self._of_fairness(variant, self._span(judged.start_s))
 
     def realised_reference(self) -> Performance:
         """What came true of the reference's own rows."""
@@ -230,6 +268,8 @@ class Watching:
             "cohorts": self.cohorts.plain(),
             "realised": {variant: watch.plain() for variant, watch in self._realised.items()},
             "fairness": {variant: watch.plain() for variant, watch in self._fairness.items()},
+            "gaps": {variant: watch.plain() for variant, watch in self._gaps.items()},
+            "unfair": msgspec.to_builtins(self._unfair),
             "rings": {variant: ring.plain() for variant, ring in self.rings.items()},
             "concepts": {place: concept.adwin.plain() for place, concept in self._concepts.items()},
             "judged": {variant: msgspec.to_builtins(judged) for variant, judged in self.judged.items()},
@@ -244,6 +284,8 @@ class Watching:
             self.cohorts = Cohorts.from_plain(state["cohorts"])
         self._realised = {variant: Watch.from_plain(plain) for variant, plain in state["realised"].items()}
         self._fairness = {variant: FairnessWatch.from_plain(plain) for variant, plain in state["fairness"].items()}
+        self._gaps = {variant: FairnessWatch.from_plain(plain) for variant, plain in state.get("gaps", {}).items()}
+        self._unfair = msgspec.convert(state.get("unfair", {}), dict[str, dict[str, Unfair]])
         self.judged = {variant: msgspec.convert(plain, Judged) for variant, plain in state["judged"].items()}
         for place, plain in state["concepts"].items():
             self._concepts[place] = Concept()
@@ -257,13 +299,30 @@ class Watching:
         fair = self.fair.get(variant)
         return [] if fair is None else exported(fair)
 
+    def exported_gaps(self, variant: str) -> list[dict[str, Any]]:
+        """The last matured cohort's, by labels, as it may leave the house."""
+        gaps = self.gaps.get(variant)
+        return [] if gaps is None else exported(gaps)
+
 
 def _worst_drop(verdict: Verdict) -> float | None:
     return max((drop.drop / drop.limit for drop in verdict.drops if drop.limit > 0), default=None)
 
 
-def _unfair(verdict: FamilyVerdict, fair: Fairness) -> tuple[tuple[str, ...], str]:
+def _unfair(verdict: FamilyVerdict, fair: Fairness) -> Unfair:
     rates = {one.group: one.disparate_impact for one in fair.groups}
     groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
     words = ", ".join(f"{group} gets {rates.get(group, 0.0):.2f} of the rate of {fair.highest}" for group in groups)
-    return groups, words
+    return Unfair(verdict.state, groups, words)
+
+
+def _apart(verdict: FamilyVerdict, fair: Fairness) -> Unfair:
+    by_name = {one.group: one for one in fair.groups}
+    words = []
+    for name in verdict.named:
+        group, _, gap = name.partition(": ")
+        kind = "true" if gap == "tpr_gap" else "false"
+        apart = getattr(by_name[group], gap, math.nan) if group in by_name else math.nan
+        words.append(f"by labels the {kind} positive rate of {group} is {apart:+.2f} from that of {fair.highest}")
+    groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
+    return Unfair(verdict.state, groups, ", ".join(words))
