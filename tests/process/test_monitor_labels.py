@@ -186,6 +186,42 @@ def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> Non
         sender.close()
 
 
+def test_gaps_by_labels_are_shown_and_exported_once_a_cohort_has_matured(tmp_path: Path) -> None:
+    groups = {"header": "x-group", "values": ["men", "women"], "min_size": 30}
+    with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
+        # Cohorts of 15 s: what is sent at once lies in one or two of them.
+        put(tree, window={"rows": 400}, labels={"min_coverage": 0.2, "mature_after": "60s"}, groups=groups)
+        until_watched(tree)
+        sender, at, known = Sender(tree), 0, dict[str, list[Prediction]](men=[], women=[])
+        tree.until("the begin of a cohort", lambda: time.time() % 15 < 4, 20)
+        for size in (32,) * 24:
+            group = ("men", "women")[at // size % 2]
+            known[group] += predict_together(sender, at, size, f"x-group: {group}\r\n")
+            at += size
+        # Men get what they were given; of women every label is the other one.
+        labels = [(one.id, one.decision) for one in known["men"]] + [
+            (one.id, 1 - one.decision) for one in known["women"]
+        ]
+        assert label(tree, labels) == {"new": len(labels)}
+        found: dict[str, dict[str, Any]] = {}
+
+        def gaps() -> bool:
+            nonlocal found
+            found = {one["group"]: one for one in series(seen(tree)).get("fairness_by_labels", [])}
+            return bool(found)
+
+        tree.until("a matured cohort", gaps, 120)
+        assert (found["men"]["tpr"], found["men"]["fpr"]) == (1.0, 0.0)
+        assert (found["women"]["tpr"], found["women"]["fpr"]) == (0.0, 1.0)
+        page = tree.get("/metrics", admin=True)[1]
+        text = page.decode() if isinstance(page, bytes) else page
+        assert {line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("tidegate_fairness_gap{")} <= {
+            "0.0", "1.0", "-1.0",
+        }  # fmt: skip
+        assert "tidegate_fairness_gap{" in text
+        sender.close()
+
+
 def test_rows_of_larger_requests_count_in_the_variant_that_answered(tmp_path: Path) -> None:
     folder = monitored.repository(tmp_path, (1, 2), "version_policy: {all: true}\n")
     (folder / NAME / "2" / "note.txt").write_text("another version of the same\n")
