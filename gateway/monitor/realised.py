@@ -30,6 +30,7 @@ LEAST_CLASS: Final = 30
 """Labels that a decision class needs before anything is said of it alone."""
 KEEP: Final = 200
 MOST_VARIANTS: Final = 16
+ALL_TOLD: Final = 0b111
 SLICES: Final = 60
 """Parts of a cohort's span by which its errors are in order."""
 DELAY_EDGES_S: Final = log_edges(1.0, 90 * 86_400.0, 1.25)
@@ -166,18 +167,26 @@ class Cohorts:
         self.too_late = self.unplaced = self.crowded = 0
         self._now = 0
         self._cohorts: dict[tuple[int, str], Cohort] = {}
+        self._fresh: set[tuple[int, str]] = set()
+        """Cohorts that changed since `due` looked at them, or were too young then."""
+        self._rules: tuple[float, float, int] | None = None
 
     def __repr__(self) -> str:
-        return f"Cohorts({len(self._cohorts)}, labels={sum(int(c.labels.sum()) for c in self._cohorts.values())})"
+        labels = sum(int(cohort.labels.sum()) for cohort in self._cohorts.values())
+        return f"Cohorts({len(self._cohorts)}, labels={labels}, fresh={len(self._fresh)})"
 
     # ---- counting ----
 
     def advance(self, now_s: float) -> None:
         """Time goes on: what is older than `keep` spans is forgotten."""
-        self._now = max(self._now, self._start(now_s))
+        start = self._start(now_s)
+        if start <= self._now:
+            return  # each label comes by here
+        self._now = start
         oldest = self._now - (self.keep - 1) * self.span_s
         for key in [key for key in self._cohorts if key[0] < oldest]:
             del self._cohorts[key]
+            self._fresh.discard(key)
 
     def predict(self, predicted_s: float, variant: str, counts: Counts) -> None:
         """Add predictions. Shape [group, decision] or [group, decision, bin]: as a window counts its scores."""
@@ -216,6 +225,8 @@ class Cohorts:
                 self.crowded += rows
                 return None
             found = self._cohorts[start, variant] = Cohort.empty(self.groups)
+        if found.told != ALL_TOLD:
+            self._fresh.add((start, variant))
         return found
 
     def _start(self, time_s: float) -> int:
@@ -237,19 +248,25 @@ class Cohorts:
     ) -> Due:
         """What can be said now of cohorts that ended `mature_after_s` ago or earlier; each thing once.
 
-        A cohort whose labels are too few waits until they come, or until it is forgotten.
+        A cohort whose labels are too few waits until they come, or until it is forgotten. A look costs as much as there
+        is new: a cohort that was not told and has not changed says again what it said.
         """
+        rules = (mature_after_s, min_coverage, min_rows)
+        if rules != self._rules:
+            self._rules, self._fresh = rules, set(self._cohorts)
         due = Due()
-        for start, variant, cohort in self.items():
+        for start, variant in sorted(self._fresh):
             if start + self.span_s + mature_after_s > now_s:
-                continue
+                break  # those after it are younger
+            self._fresh.remove((start, variant))
+            cohort = self._cohorts[start, variant]
             coverage = cohort.coverage()
             for decision in (0, 1):
                 run = _run(cohort, start, variant, decision)
                 if not cohort.told & 1 << decision and run is not None and coverage[decision] >= min_coverage:
                     cohort.told |= 1 << decision
                     due.errors.append(run)
-            if not cohort.told & 4:
+            if not cohort.told & 4 and min(coverage) >= min_coverage:
                 found = performance(cohort, min_coverage=min_coverage, min_rows=min_rows)
                 if found.state == "ok":
                     cohort.told |= 4

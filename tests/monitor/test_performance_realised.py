@@ -207,6 +207,38 @@ def test_a_cohort_is_judged_once_when_it_is_old_enough_and_covered() -> None:
     assert cohorts.due(NOW + 2 * HOUR, **rules).judged == []
 
 
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1), st.integers(0, 6)), max_size=60))
+def test_looking_at_what_changed_says_what_looking_at_everything_does(steps: list[tuple[int, int, int]]) -> None:
+    cohorts, ledger = at_work(keep=8), Ledger()
+    for prediction, label, hours in steps:
+        item = ledger.put(prediction, label)
+        cells = np.zeros((2, 2), np.int64)
+        cells[item.group, item.decision] = 1  # type: ignore[index]
+        cohorts.predict(item.predicted_s, item.variant, cells)
+        cohorts.label(item)
+        now_s = NOW + (hours - 3) * HOUR
+        cohorts.advance(now_s)
+        everything = Cohorts.from_plain(cohorts.plain())
+        for rules in ({"min_coverage": 0.5}, {"min_coverage": 0.9})[: 1 + label]:
+            asked = {"mature_after_s": 2 * HOUR, "min_rows": 2, **rules}
+            assert cohorts.due(now_s, **asked) == everything.due(now_s, **asked)
+        assert cohorts.plain() == everything.plain()
+
+
+def test_a_look_costs_as_much_as_there_is_new() -> None:
+    cohorts = at_work(groups=1, keep=200)
+    for span in range(200):
+        cohorts.predict(NOW - span * HOUR, "a", np.array([[500, 500]]))
+    assert "fresh=200" in repr(cohorts)
+    cohorts.due(NOW, mature_after_s=10 * HOUR)
+    assert "fresh=11" in repr(cohorts), "those that are too young, and none of the old ones that wait for labels"
+    cohorts.label(Labelled(NOW - 100 * HOUR, NOW, "a", 0, 1, 100, 1))
+    assert "fresh=12" in repr(cohorts)
+    cohorts.advance(NOW + 150 * HOUR)
+    cohorts.due(NOW + 150 * HOUR, mature_after_s=10 * HOUR)
+    assert repr(cohorts) == "Cohorts(50, labels=0, fresh=0)"
+
+
 @given(st.lists(st.integers(0, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), max_size=8))
 def test_a_stream_of_errors_has_all_of_them_in_order(slices: list[tuple[int, int]]) -> None:
     run = ErrorRun(0, "a", 1, tuple(w for w, _ in slices), tuple(n for _, n in slices))
