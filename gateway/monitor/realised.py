@@ -13,7 +13,8 @@ and negative_precision (of decision 0: the share of negatives), marked `selectiv
 Memory: 8 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -167,6 +168,7 @@ class Cohorts:
         self.too_late = self.unplaced = self.crowded = 0
         self._now = 0
         self._cohorts: dict[tuple[int, str], Cohort] = {}
+        self._of_variant: Counter[str] = Counter()
         self._fresh: set[tuple[int, str]] = set()
         """Cohorts that changed since `due` looked at them, or were too young then."""
         self._rules: tuple[float, float, int] | None = None
@@ -187,6 +189,8 @@ class Cohorts:
         for key in [key for key in self._cohorts if key[0] < oldest]:
             del self._cohorts[key]
             self._fresh.discard(key)
+            self._of_variant[key[1]] -= 1
+        self._of_variant = +self._of_variant
 
     def predict(self, predicted_s: float, variant: str, counts: Counts) -> None:
         """Add predictions. Shape [group, decision] or [group, decision, bin]: as a window counts its scores."""
@@ -221,13 +225,18 @@ class Cohorts:
             return None
         found = self._cohorts.get((start, variant))
         if found is None:
-            if variant not in self.variants and len(self.variants) >= MOST_VARIANTS:
+            if variant not in self._of_variant and len(self._of_variant) >= MOST_VARIANTS:
                 self.crowded += rows
                 return None
-            found = self._cohorts[start, variant] = Cohort.empty(self.groups)
+            found = self._made(start, variant)
         if found.told != ALL_TOLD:
             self._fresh.add((start, variant))
         return found
+
+    def _made(self, start: int, variant: str) -> Cohort:
+        self._of_variant[variant] += 1
+        cohort = self._cohorts[start, variant] = Cohort.empty(self.groups)
+        return cohort
 
     def _start(self, time_s: float) -> int:
         return int(time_s // self.span_s) * self.span_s
@@ -235,9 +244,9 @@ class Cohorts:
     # ---- reading ----
 
     @property
-    def variants(self) -> set[str]:
+    def variants(self) -> Set[str]:
         """Those with a cohort."""
-        return {variant for _, variant in self._cohorts}
+        return self._of_variant.keys()
 
     def items(self) -> list[tuple[int, str, Cohort]]:
         """(start, variant, cohort), oldest first."""
@@ -305,7 +314,7 @@ class Cohorts:
             setattr(found, name, plain[name])
         found._now = plain["now"]
         for start, variant, cells, told in plain["cohorts"]:
-            cohort = found._cohorts[start, variant] = Cohort.empty(found.groups)
+            cohort = found._made(start, variant)
             for name, pairs in cells.items():
                 getattr(cohort, name).reshape(-1)[pairs[::2]] = pairs[1::2]
             cohort.told = told
