@@ -142,6 +142,10 @@ class ModelMonitor:
         if saved is not None and watching.reference.id == saved["reference"]:
             watching.restore(saved["state"])
 
+    def awaits(self, version: str) -> bool:
+        """Whether windows of a version that is not served yet are kept for it."""
+        return version in self._absent
+
     # ---- what comes in between turns ----
 
     def label(self, version: str, item: Labelled, now_ms: int) -> None:
