@@ -171,6 +171,8 @@ class Cohorts:
         self._of_variant: Counter[str] = Counter()
         self._fresh: set[tuple[int, str]] = set()
         """Cohorts that changed since `due` looked at them, or were too young then."""
+        self._packed: dict[tuple[int, str], bytes] = {}
+        """Cells of cohorts as they are kept, of those that have not changed since."""
         self._rules: tuple[float, float, int] | None = None
 
     def __repr__(self) -> str:
@@ -189,6 +191,7 @@ class Cohorts:
         for key in [key for key in self._cohorts if key[0] < oldest]:
             del self._cohorts[key]
             self._fresh.discard(key)
+            self._packed.pop(key, None)
             self._of_variant[key[1]] -= 1
         self._of_variant = +self._of_variant
 
@@ -229,6 +232,7 @@ class Cohorts:
                 self.crowded += rows
                 return None
             found = self._made(start, variant)
+        self._packed.pop((start, variant), None)
         if found.told != ALL_TOLD:
             self._fresh.add((start, variant))
         return found
@@ -302,9 +306,13 @@ class Cohorts:
                 mine.add(cohort)
 
     def plain(self) -> dict[str, Any]:
-        """All of it in plain values (JSON, msgpack): cells that are not 0, as [place, count, place, count, ...]."""
+        """All of it in plain values (msgpack). What has not changed since the last call is not looked at again."""
+        for key, cohort in self._cohorts.items():
+            if key not in self._packed:
+                self._packed[key] = _packed(cohort)
         heads = {name: getattr(self, name) for name in _HEADS}
-        return {**heads, "now": self._now, "cohorts": [[*key, _sparse(c), c.told] for key, c in self._cohorts.items()]}
+        cohorts = [[*key, self._packed[key], cohort.told] for key, cohort in self._cohorts.items()]
+        return {**heads, "now": self._now, "cohorts": cohorts}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Cohorts":
@@ -315,22 +323,24 @@ class Cohorts:
         found._now = plain["now"]
         for start, variant, cells, told in plain["cohorts"]:
             cohort = found._made(start, variant)
-            for name, pairs in cells.items():
+            for name, pairs in msgspec.msgpack.decode(cells).items():
                 getattr(cohort, name).reshape(-1)[pairs[::2]] = pairs[1::2]
             cohort.told = told
+            found._packed[start, variant] = cells
         return found
 
 
 _HEADS: Final = ("groups", "span_s", "keep", "too_late", "unplaced", "crowded")
 
 
-def _sparse(cohort: Cohort) -> dict[str, list[int]]:
+def _packed(cohort: Cohort) -> bytes:
+    """Cells that are not 0, as [place, count, place, count, ...] of each array."""
     found = {}
     for name in ("predicted", "labels", "errors", "delays"):
         flat = getattr(cohort, name).reshape(-1)
         places = np.flatnonzero(flat)
         found[name] = np.stack([places, flat[places]], axis=1).reshape(-1).tolist()
-    return found
+    return msgspec.msgpack.encode(found)
 
 
 def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | None:
