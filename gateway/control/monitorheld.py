@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,9 @@ from gateway.monitor.leases import Lease
 from gateway.monitor.realised import Labelled
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
+
+ACTIONS: Final = 100
+"""Kinds of leases that are counted; the oldest go first."""
 
 
 class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +110,8 @@ class Held:
     def acted(self, lease: Lease) -> None:
         """A lease was granted: count it under what it allows and whose fault it is."""
         self.actions[lease.version, lease.variant, lease.level, self.monitor.attribution.verdict] += 1
+        for kind in list(self.actions)[:-ACTIONS]:
+            del self.actions[kind]
 
 
 def encoded_state(held: Held) -> bytes:

@@ -230,10 +230,21 @@ class Monitors:
             held.first = self.firsts.progress(name)
             self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
             watched += [self._watched(one, found[one.version][0], spec) for one in mine if found[one.version][0]]
+        self._references.settle()
         for name in set(self.held) - set(by_name):
-            self.held[name].monitor.watch({})
+            self._let_go(name, self.held[name])
         watched.sort(key=lambda one: (one.name, one.version))
         self._service.set_watched(tuple(watched), self.firsts.collected())
+
+    def _let_go(self, name: str, held: Held) -> None:
+        """A model is not served: it is forgotten, once saved, if nobody wrote it a document and nothing alarms."""
+        held.monitor.watch({})
+        if held.revision or held.monitor.ledger.open is not None or (self._led and held.moved):
+            return
+        del self.held[name]
+        self.told.forget(name)
+        self._sent = {series: rows for series, rows in self._sent.items() if series.model != name}
+        self._sent_answers = {key: buckets for key, buckets in self._sent_answers.items() if key[0] != name}
 
     async def _reference(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
         """A version's own, or else, where that is asked for, one from the first rows. See `References.find`."""
