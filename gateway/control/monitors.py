@@ -139,7 +139,8 @@ class Monitors:
                 return  # By the defaults workers might count other groups: they go on as the last control told them.
             living, finals = self._pages()
             # Before workers count a version that has come back: what was forgotten of it goes on from here.
-            totals = settled_totals(living.values(), finals)
+            served = {(one.name, str(one.version)) for one in self._service.snapshot.models}
+            totals = settled_totals(living.values(), finals, served)
             await self._watch()
             try:
                 await self._send_labels()
@@ -151,7 +152,7 @@ class Monitors:
             if self._speaks and not leads:
                 self.told.fall_silent()
             self._led = self._speaks = leads
-            answers = self._answers()
+            answers = {place: buckets_of(values) for place, values in self._served().models.items()}
             for name, held in list(self.held.items()):
                 mine = {series: counts for series, counts in totals.items() if series.model == name}
                 spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
@@ -163,9 +164,6 @@ class Monitors:
                 except Exception:
                     # One model's monitor must not end that of the others, nor control with its rollouts.
                     _log.exception("monitor_failed", extra={"facts": {"model": name}})
-
-    def _answers(self) -> dict[tuple[str, str, str], list[int]]:
-        return {place: buckets_of(values) for place, values in self._served().models.items()}
 
     # ---- documents and references ----
 
