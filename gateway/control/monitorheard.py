@@ -1,7 +1,7 @@
 """What nodes tell each other through streams, and what of it is new. What cannot be read is passed over."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -15,6 +15,12 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError)
 """What reading somebody else's entry may raise."""
 RUNS: Final = 8
 """Starts of a node before its last one that are known to be over."""
+SILENT_MS: Final = 86_400_000
+"""A node that told nothing for so long is taken to be gone. One that has rows tells of them each second."""
+GONE: Final = 512
+"""Forgotten series of one start of a node that are told apart."""
+STARTS: Final = 1_000
+"""Starts of nodes that are gone; no store knows more of them (`gateway.store.base.Limits.stream_marks`)."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -32,6 +38,8 @@ def hear(
         return
     key = (one.node, one.run, Series(name, one.version, one.variant, one.plan))
     parts = [*held.parts.pop(key, []), one] if one.part else [one]
+    if one.part != len(parts) - 1:
+        return  # one between them was dropped: what was begun before it is of older totals
     if len(parts) < one.parts:
         held.parts[key] = parts
     else:
@@ -42,7 +50,8 @@ def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: s
     """What totals add to those that were seen: (version, variant, delta), each row once however they come.
 
     Totals of one start of a node only grow, so the one with more rows is the newer: what comes again, or late, adds
-    nothing. Once a node has told of another start, the one before is over.
+    nothing. Once a node has told of another start, the one before is over. A series that was forgotten goes on from
+    what is told of it first: the rows before are in windows that are gone.
 
     Args:
         here: this node, which tells its totals each second whether they have grown or not.
@@ -54,11 +63,17 @@ def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: s
         if watching is None or watching.reference.id != series.plan or len(counts) != watching.reference.plan.size:
             continue
         seen = held.seen.get(key)
-        if run in held.over.get(node, ()) or (seen is not None and _told(counts) <= _told(seen)):
+        if run in held.over.get(node, ()) or (seen is not None and told_rows(counts) <= told_rows(seen)):
             held.duplicated += node != here
             continue
         if seen is None:
+            if not held.knows(series):
+                continue  # gone, and rows of it come late
             _begun(held, node, run)
+            if _is_gone(held, node, run, series):
+                held.seen[key] = counts
+                held.moved, held.saved_ms = True, 0
+                continue
         delta = counts if seen is None else counts - seen
         if delta.any():
             held.seen[key] = counts
@@ -66,17 +81,82 @@ def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: s
     return found
 
 
-def _told(counts: Counts) -> int:
+def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
+    """Answers by latency bucket, totals of each start of a node: what has grown is told to the monitor."""
+    for key, buckets in answers.items():
+        node, _, version, variant = key
+        if held.roles.live and (version, variant) not in held.roles.live:
+            held.answers.pop(key, None)  # nobody asks how fast it is
+            continue
+        seen = held.answers.get(key)
+        held.answers[key] = buckets
+        if seen is None:
+            continue
+        grown = [now - before for now, before in zip(buckets, seen, strict=True)]
+        if sum(grown) >= 0:
+            held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
+
+
+def told_rows(counts: Counts) -> int:
+    """How far totals are: they only grow."""
     return int(counts[ROWS] + counts[SKIPPED])
 
 
 def _begun(held: Held, node: str, run: str) -> None:
     """A node that was started anew counts from nothing."""
-    before = {key[1] for key in held.seen if key[0] == node and key[1] != run}
+    before = {key[1] for key in (*held.seen, *held.gone) if key[0] == node and key[1] != run}
     if before:
         held.over[node] = [*held.over.get(node, ()), *sorted(before)][-RUNS:]
         held.seen = {key: value for key, value in held.seen.items() if key[0] != node or key[1] == run}
+        held.gone = {key: value for key, value in held.gone.items() if key[0] != node or key[1] == run}
         held.answers = {key: value for key, value in held.answers.items() if key[0] != node or key[1] == run}
+
+
+def forget(held: Held, told: Iterable[str], here: str, now_ms: int) -> None:
+    """Forget totals whose windows are gone, and those of nodes that are. None of their rows is counted again.
+
+    Args:
+        told: nodes that have told something since the last call.
+        here: this node.
+    """
+    held.heard.update(dict.fromkeys((here, *told), now_ms))
+    known = {key[0] for key in held.seen} | {key[0] for key in held.answers}
+    held.heard = dict.fromkeys(known, now_ms) | held.heard
+    held.heard = {node: at for node, at in held.heard.items() if now_ms - at < SILENT_MS}
+    for key in [key for key in held.seen if key[0] not in held.heard or not held.knows(key[2])]:
+        _forget(held, key)
+    silent = [start for start in held.gone if start[0] not in held.heard]
+    for start in silent[:-STARTS]:
+        del held.gone[start]
+    kept = held.heard.keys() | {node for node, _ in held.gone}
+    held.over = {node: runs for node, runs in held.over.items() if node in kept}
+    held.parts = {key: parts for key, parts in held.parts.items() if key[0] in held.heard and held.knows(key[2])}
+    held.answers = {
+        key: buckets
+        for key, buckets in held.answers.items()
+        if key[0] in held.heard and key[2] in held.monitor.versions
+    }
+
+
+def _forget(held: Held, key: tuple[str, str, Series]) -> None:
+    node, run, series = key
+    del held.seen[key]
+    gone = held.gone.setdefault((node, run), set())
+    if gone is not None:
+        gone.add(series)
+        if len(gone) > GONE:
+            held.gone[node, run] = None
+    held.moved = True
+
+
+def _is_gone(held: Held, node: str, run: str, series: Series) -> bool:
+    """Whether a series was forgotten; from now on it is not."""
+    gone = held.gone.get((node, run), set())
+    if gone is None:
+        return True
+    was = series in gone
+    gone.discard(series)
+    return was
 
 
 def unreadable(held: Held, name: str, stream: str, node: str, error: Exception) -> None:

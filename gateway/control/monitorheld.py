@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,9 @@ from gateway.monitor.leases import Lease
 from gateway.monitor.realised import Labelled
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
+
+ACTIONS: Final = 100
+"""Kinds of leases that are counted; the oldest go first."""
 
 
 class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,8 @@ class Held:
     Attributes:
         revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
         seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
+        gone: (node, run) -> series that it told of and that were forgotten; None = too many to tell them apart.
+        heard: node -> when it told something last. Not kept across restarts.
         problems: version -> why it is not watched.
         first: version -> how far its reference from the first rows is, or was made.
         state_revision: of the saved state, for the next compare-and-set.
@@ -77,6 +82,8 @@ class Held:
     first: dict[str, Progress] = field(default_factory=dict)
     seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
     answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    gone: dict[tuple[str, str], set[Series] | None] = field(default_factory=dict)
+    heard: dict[str, int] = field(default_factory=dict)
     cursor: int = 0
     labels_cursor: int = 0
     missed: int = 0
@@ -91,9 +98,20 @@ class Held:
     fresh_ms: int = 0
     actions: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
 
+    def knows(self, series: Series) -> bool:
+        """Whether a series has windows, or may have them: others are nobody's, or gone."""
+        watching, live = self.monitor.versions.get(series.version), self.roles.live
+        if watching is None:
+            return self.monitor.awaits(series.version)
+        if watching.reference.id != series.plan:
+            return False
+        return not live or series[1:3] in live or series.variant in watching.engine.variants
+
     def acted(self, lease: Lease) -> None:
         """A lease was granted: count it under what it allows and whose fault it is."""
         self.actions[lease.version, lease.variant, lease.level, self.monitor.attribution.verdict] += 1
+        for kind in list(self.actions)[:-ACTIONS]:
+            del self.actions[kind]
 
 
 def encoded_state(held: Held) -> bytes:
@@ -101,6 +119,7 @@ def encoded_state(held: Held) -> bytes:
     state = {
         "monitor": held.monitor.state(),
         "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
+        "gone": [[*start, None if gone is None else list(gone)] for start, gone in held.gone.items()],
         "answers": [[*key, buckets] for key, buckets in held.answers.items()],
         "cursor": held.cursor,
         "labels_cursor": held.labels_cursor,
@@ -117,6 +136,7 @@ def restore_state(held: Held, body: bytes) -> str:
         state = msgspec.msgpack.decode(zlib.decompress(body))
         held.monitor.restore(state["monitor"])
         held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
+        held.gone = {(n, r): None if gone is None else {Series(*s) for s in gone} for n, r, gone in state["gone"]}
         held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
         held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
         held.missed, held.duplicated, held.over = state["missed"], state["duplicated"], state["over"]

@@ -4,7 +4,7 @@ Nodes tell totals since the start of their process tree, so that telling again i
 has grown since.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -66,12 +66,12 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
     buckets: list[int]
 
 
-def totals_of(pages: Iterable[CounterPage]) -> dict[Series, Counts]:
-    """Sums over pages, by series."""
+def totals_of(pages: Iterable[CounterPage], served: Set[tuple[str, ...]] | None = None) -> dict[Series, Counts]:
+    """Sums over pages, by series. Args: served: as of `settled_totals`; None = all."""
     found: dict[Series, Counts] = {}
     for page in pages:
         for key, block in page.blocks():
-            if key[0] == DRIFT and len(key) == 5:
+            if key[0] == DRIFT and len(key) == 5 and (served is None or key[1:3] in served):
                 series = Series(*key[1:])
                 values = np.frombuffer(block, np.int64)
                 known = found.get(series)
@@ -79,14 +79,20 @@ def totals_of(pages: Iterable[CounterPage]) -> dict[Series, Counts]:
     return found
 
 
-def settled_totals(living: Iterable[CounterPage], finals: CounterPage) -> dict[Series, Counts]:
-    """As `totals_of`, without a series that a worker does not cease to change: it is whole at the next look."""
-    found = totals_of([finals])
+def settled_totals(
+    living: Iterable[CounterPage], finals: CounterPage, served: Set[tuple[str, ...]]
+) -> dict[Series, Counts]:
+    """As `totals_of`, without a series that a worker does not cease to change: it is whole at the next look.
+
+    Args:
+        served: (model, version); pages keep others for as long as they are there, and they are not copied.
+    """
+    found = totals_of([finals], served)
     unsettled: set[Series] = set()
     for page in living:
         blocks = {key: block for key, block in page.blocks() if key[0] in (DRIFT, DRIFT_TAKEN) and len(key) == 5}
         for key, block in blocks.items():
-            if key[0] != DRIFT:
+            if key[0] != DRIFT or key[1:3] not in served:
                 continue
             series, values = Series(*key[1:]), _settled(block, blocks.get((DRIFT_TAKEN, *key[1:])))
             if values is None:

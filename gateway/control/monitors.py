@@ -21,7 +21,7 @@ from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
-from gateway.control.monitorheard import UNREADABLE, hear, taken, unreadable
+from gateway.control.monitorheard import UNREADABLE, forget, hear, hear_answers, taken, told_rows, unreadable
 from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitorinputs import Answers, Series, buckets_of, labels_of, settled_totals, split
 from gateway.control.monitorroles import roles_of
@@ -106,8 +106,8 @@ class Monitors:
         self._led = self._speaks = False
         self._waiting: list[tuple[str, Late]] = []
         self._pending: tuple[str, int, bytes] | None = None
-        self._sent: dict[Series, Counts] = {}
-        self._sent_answers: dict[tuple[str, str], list[int]] = {}
+        self._sent: dict[Series, int] = {}
+        self._sent_answers: dict[tuple[str, str, str], list[int]] = {}
         self._busy = asyncio.Lock()
 
     # ---- the loop ----
@@ -137,6 +137,10 @@ class Monitors:
             await self._documents()
             if not self.loaded:
                 return  # By the defaults workers might count other groups: they go on as the last control told them.
+            living, finals = self._pages()
+            # Before workers count a version that has come back: what was forgotten of it goes on from here.
+            served = {(one.name, str(one.version)) for one in self._service.snapshot.models}
+            totals = settled_totals(living.values(), finals, served)
             await self._watch()
             try:
                 await self._send_labels()
@@ -148,22 +152,18 @@ class Monitors:
             if self._speaks and not leads:
                 self.told.fall_silent()
             self._led = self._speaks = leads
-            living, finals = self._pages()
-            totals = settled_totals(living.values(), finals)
-            answers = self._answers()
+            answers = {place: buckets_of(values) for place, values in self._served().models.items()}
             for name, held in list(self.held.items()):
                 mine = {series: counts for series, counts in totals.items() if series.model == name}
                 spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
+                spoken = {place: buckets for place, buckets in spoken.items() if place[0] in held.monitor.versions}
                 try:
-                    await (self._lead(name, held, mine, spoken) if leads else self._send(name, mine, spoken))
+                    await (self._lead(name, held, mine, spoken) if leads else self._send(name, held, mine, spoken))
                 except ServingError:
                     raise
                 except Exception:
                     # One model's monitor must not end that of the others, nor control with its rollouts.
                     _log.exception("monitor_failed", extra={"facts": {"model": name}})
-
-    def _answers(self) -> dict[tuple[str, str, str], list[int]]:
-        return {place: buckets_of(values) for place, values in self._served().models.items()}
 
     # ---- documents and references ----
 
@@ -228,10 +228,21 @@ class Monitors:
             held.first = self.firsts.progress(name)
             self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
             watched += [self._watched(one, found[one.version][0], spec) for one in mine if found[one.version][0]]
+        self._references.settle()
         for name in set(self.held) - set(by_name):
-            self.held[name].monitor.watch({})
+            self._let_go(name, self.held[name])
         watched.sort(key=lambda one: (one.name, one.version))
         self._service.set_watched(tuple(watched), self.firsts.collected())
+
+    def _let_go(self, name: str, held: Held) -> None:
+        """A model is not served: it is forgotten, once saved, if nobody wrote it a document and nothing alarms."""
+        held.monitor.watch({})
+        if held.revision or held.monitor.ledger.open is not None or (self._led and held.moved):
+            return
+        del self.held[name]
+        self.told.forget(name)
+        self._sent = {series: rows for series, rows in self._sent.items() if series.model != name}
+        self._sent_answers = {key: buckets for key, buckets in self._sent_answers.items() if key[0] != name}
 
     async def _reference(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
         """A version's own, or else, where that is asked for, one from the first rows. See `References.find`."""
@@ -291,8 +302,9 @@ class Monitors:
             await self._labels(name, held, now_ms)
         except StoreAway as error:
             self.away = error.message
+        forget(held, (*(key[0] for key in vectors), *(key[0] for key in answers)), self._node, now_ms)
         deltas = taken(held, vectors, self._node)
-        self._hear_answers(held, answers, now_ms)
+        hear_answers(held, answers, now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
@@ -319,18 +331,6 @@ class Monitors:
         held.routing = routing
         route = self._service.snapshot.routes.get(name)
         return roles_of(kept, route, changed_s)
-
-    @staticmethod
-    def _hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
-        for key, buckets in answers.items():
-            seen = held.answers.get(key)
-            held.answers[key] = buckets
-            if seen is None:
-                continue
-            grown = [now - before for now, before in zip(buckets, seen, strict=True)]
-            if sum(grown) >= 0:
-                node, _, version, variant = key
-                held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
 
     async def _others(
         self,
@@ -383,21 +383,25 @@ class Monitors:
         await self._store.stream_append(stream, self._node, self._epoch, self._sequence, body)
 
     async def _send(
-        self, name: str, mine: Mapping[Series, Counts], spoken: Mapping[tuple[str, str], list[int]]
+        self, name: str, held: Held, mine: Mapping[Series, Counts], spoken: Mapping[tuple[str, str], list[int]]
     ) -> None:
         """Tell who leads what has grown here."""
-        for series, counts in mine.items():
-            sent = self._sent.get(series)
-            if sent is not None and sent.shape == counts.shape and not (counts != sent).any():
+        known = {series: counts for series, counts in mine.items() if held.knows(series)}
+        # One that comes back is told of at once, so that who leads knows where it goes on from.
+        self._sent = {series: rows for series, rows in self._sent.items() if series.model != name or series in known}
+        for series, counts in known.items():
+            if self._sent.get(series) == told_rows(counts):
                 continue
             for part in split(self._node, self._run, series, counts):
                 await self._append(f"drift/{name}", msgspec.msgpack.encode(part))
-            self._sent[series] = counts
+            self._sent[series] = told_rows(counts)
+        sent = self._sent_answers
+        self._sent_answers = {key: buckets for key, buckets in sent.items() if key[0] != name or key[1:] in spoken}
         for (version, variant), buckets in spoken.items():
-            if self._sent_answers.get((f"{name}:{version}", variant)) != buckets:
+            if self._sent_answers.get((name, version, variant)) != buckets:
                 body = msgspec.msgpack.encode(Answers(self._node, self._run, version, variant, buckets))
                 await self._append(f"drift/{name}", body)
-                self._sent_answers[f"{name}:{version}", variant] = buckets
+                self._sent_answers[name, version, variant] = buckets
 
     # ---- labels ----
 

@@ -71,6 +71,10 @@ class Told:
         for one in self._alertmanagers.values():
             one.leave()
 
+    def forget(self, name: str) -> None:
+        """A model without alarms is not served any more."""
+        self._outlets.pop(name, None)
+
     def counts(self, name: str) -> Mapping[tuple[Any, Any], int]:
         """(signal, severity) -> alerts of a model so far."""
         known = self._outlets.get(name)

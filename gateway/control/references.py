@@ -13,7 +13,6 @@ from gateway.monitor.reference import FILE_NAME, MAX_BYTES, Reference, Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.together import asked_for
 
-KEPT: Final = 256
 _CHUNK: Final = 1024 * 1024
 
 
@@ -22,6 +21,7 @@ class References:
 
     def __init__(self, digest_of: Callable[[Path], str] | None = None) -> None:
         self._known: dict[tuple[object, ...], tuple[Reference | None, str]] = {}
+        self._asked: set[tuple[object, ...]] = set()
         self._digest_of = digest_of or sha256_of
 
     def find(self, model: WantedModel, spec: Spec) -> tuple[Reference | None, str]:
@@ -32,12 +32,16 @@ class References:
         """
         path = Path(spec.reference.file).expanduser() if spec.reference.file else Path(model.directory) / FILE_NAME
         key = (model.digest, str(path), _stamp(path), spec.multivariate, spec.groups)
+        self._asked.add(key)
         known = self._known.get(key)
         if known is None:
-            while len(self._known) >= KEPT:
-                self._known.pop(next(iter(self._known)))
             known = self._known[key] = self._read(model, path, spec)
         return known
+
+    def settle(self) -> None:
+        """Forget what was not asked for since the last call: it is not served any more, or not like this."""
+        self._known = {key: found for key, found in self._known.items() if key in self._asked}
+        self._asked = set()
 
     def _read(self, model: WantedModel, path: Path, spec: Spec) -> tuple[Reference | None, str]:
         try:

@@ -3,7 +3,7 @@
 counts, labels, speed -> findings per series -> attribution -> incident -> events to tell, leases, retraining
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ from gateway.monitor.words import Finding
 OUTPUTS: Final = "outputs"
 HELD: Final = 50
 """Findings that fired and were not told, kept for `explain`."""
+LINGERS_MS: Final = 3_600_000
+"""So long a variant that gets no rows any more keeps its windows: they may be looked at, and a split may be undone."""
 ABSENT: Final = 8
 """Versions that were saved and are not served yet, whose windows are kept for them."""
 
@@ -119,6 +121,8 @@ class ModelMonitor:
         self._canary: tuple[str, str] | None = None
         self._waiting: list[Finding] = []
         self._absent: dict[str, Mapping[str, Any]] = {}
+        self._left_ms: dict[tuple[str, str], int] = {}
+        """Since when series that are known have not been live."""
 
     def watch(self, references: Mapping[str, Reference]) -> None:
         """These versions are served, and have references; what is known of others is forgotten."""
@@ -137,6 +141,10 @@ class ModelMonitor:
         watching = self.versions[version]
         if saved is not None and watching.reference.id == saved["reference"]:
             watching.restore(saved["state"])
+
+    def awaits(self, version: str) -> bool:
+        """Whether windows of a version that is not served yet are kept for it."""
+        return version in self._absent
 
     # ---- what comes in between turns ----
 
@@ -190,7 +198,18 @@ class ModelMonitor:
         for version, watching in self.versions.items():
             closed += [(version, one) for one in watching.engine.tick(now_ms)]
         findings = self._findings(closed, roles, now_ms)
+        self._forget(roles.live, now_ms)
         return self._decided(tuple(closed), findings, roles, now_ms, token)
+
+    def _forget(self, live: Set[tuple[str, str]], now_ms: int) -> None:
+        """Series that have not been live for long are forgotten. Args: live: empty = it is not known who is."""
+        if not live:
+            return
+        known = {(version, variant) for version, one in self.versions.items() for variant in one.variants}
+        self._left_ms = {series: self._left_ms.get(series, now_ms) for series in known - live}
+        for version, watching in self.versions.items():
+            mine = {variant: at for (name, variant), at in self._left_ms.items() if name == version}
+            watching.forget({variant for variant, at in mine.items() if now_ms - at >= LINGERS_MS})
 
     def _meet(self, roles: Roles) -> None:
         if roles.canary != self._canary:

@@ -13,7 +13,8 @@ and negative_precision (of decision 0: the share of negatives), marked `selectiv
 Memory: 8 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ LEAST_CLASS: Final = 30
 """Labels that a decision class needs before anything is said of it alone."""
 KEEP: Final = 200
 MOST_VARIANTS: Final = 16
+ALL_TOLD: Final = 0b111
 SLICES: Final = 60
 """Parts of a cohort's span by which its errors are in order."""
 DELAY_EDGES_S: Final = log_edges(1.0, 90 * 86_400.0, 1.25)
@@ -166,18 +168,32 @@ class Cohorts:
         self.too_late = self.unplaced = self.crowded = 0
         self._now = 0
         self._cohorts: dict[tuple[int, str], Cohort] = {}
+        self._of_variant: Counter[str] = Counter()
+        self._fresh: set[tuple[int, str]] = set()
+        """Cohorts that changed since `due` looked at them, or were too young then."""
+        self._packed: dict[tuple[int, str], bytes] = {}
+        """Cells of cohorts as they are kept, of those that have not changed since."""
+        self._rules: tuple[float, float, int] | None = None
 
     def __repr__(self) -> str:
-        return f"Cohorts({len(self._cohorts)}, labels={sum(int(c.labels.sum()) for c in self._cohorts.values())})"
+        labels = sum(int(cohort.labels.sum()) for cohort in self._cohorts.values())
+        return f"Cohorts({len(self._cohorts)}, labels={labels}, fresh={len(self._fresh)})"
 
     # ---- counting ----
 
     def advance(self, now_s: float) -> None:
         """Time goes on: what is older than `keep` spans is forgotten."""
-        self._now = max(self._now, self._start(now_s))
+        start = self._start(now_s)
+        if start <= self._now:
+            return  # each label comes by here
+        self._now = start
         oldest = self._now - (self.keep - 1) * self.span_s
         for key in [key for key in self._cohorts if key[0] < oldest]:
             del self._cohorts[key]
+            self._fresh.discard(key)
+            self._packed.pop(key, None)
+            self._of_variant[key[1]] -= 1
+        self._of_variant = +self._of_variant
 
     def predict(self, predicted_s: float, variant: str, counts: Counts) -> None:
         """Add predictions. Shape [group, decision] or [group, decision, bin]: as a window counts its scores."""
@@ -212,11 +228,19 @@ class Cohorts:
             return None
         found = self._cohorts.get((start, variant))
         if found is None:
-            if variant not in self.variants and len(self.variants) >= MOST_VARIANTS:
+            if variant not in self._of_variant and len(self._of_variant) >= MOST_VARIANTS:
                 self.crowded += rows
                 return None
-            found = self._cohorts[start, variant] = Cohort.empty(self.groups)
+            found = self._made(start, variant)
+        self._packed.pop((start, variant), None)
+        if found.told != ALL_TOLD:
+            self._fresh.add((start, variant))
         return found
+
+    def _made(self, start: int, variant: str) -> Cohort:
+        self._of_variant[variant] += 1
+        cohort = self._cohorts[start, variant] = Cohort.empty(self.groups)
+        return cohort
 
     def _start(self, time_s: float) -> int:
         return int(time_s // self.span_s) * self.span_s
@@ -224,9 +248,9 @@ class Cohorts:
     # ---- reading ----
 
     @property
-    def variants(self) -> set[str]:
+    def variants(self) -> Set[str]:
         """Those with a cohort."""
-        return {variant for _, variant in self._cohorts}
+        return self._of_variant.keys()
 
     def find(self, start_s: int, variant: str) -> Cohort | None:
         """The cohort of a span; None = it is forgotten, or was never begun."""
@@ -241,19 +265,25 @@ class Cohorts:
     ) -> Due:
         """What can be said now of cohorts that ended `mature_after_s` ago or earlier; each thing once.
 
-        A cohort whose labels are too few waits until they come, or until it is forgotten.
+        A cohort whose labels are too few waits until they come, or until it is forgotten. A look costs as much as there
+        is new: a cohort that was not told and has not changed says again what it said.
         """
+        rules = (mature_after_s, min_coverage, min_rows)
+        if rules != self._rules:
+            self._rules, self._fresh = rules, set(self._cohorts)
         due = Due()
-        for start, variant, cohort in self.items():
+        for start, variant in sorted(self._fresh):
             if start + self.span_s + mature_after_s > now_s:
-                continue
+                break  # those after it are younger
+            self._fresh.remove((start, variant))
+            cohort = self._cohorts[start, variant]
             coverage = cohort.coverage()
             for decision in (0, 1):
                 run = _run(cohort, start, variant, decision)
                 if not cohort.told & 1 << decision and run is not None and coverage[decision] >= min_coverage:
                     cohort.told |= 1 << decision
                     due.errors.append(run)
-            if not cohort.told & 4:
+            if not cohort.told & 4 and min(coverage) >= min_coverage:
                 found = performance(cohort, min_coverage=min_coverage, min_rows=min_rows)
                 if found.state == "ok":
                     cohort.told |= 4
@@ -280,9 +310,13 @@ class Cohorts:
                 mine.add(cohort)
 
     def plain(self) -> dict[str, Any]:
-        """All of it in plain values (JSON, msgpack): cells that are not 0, as [place, count, place, count, ...]."""
+        """All of it in plain values (msgpack). What has not changed since the last call is not looked at again."""
+        for key, cohort in self._cohorts.items():
+            if key not in self._packed:
+                self._packed[key] = _packed(cohort)
         heads = {name: getattr(self, name) for name in _HEADS}
-        return {**heads, "now": self._now, "cohorts": [[*key, _sparse(c), c.told] for key, c in self._cohorts.items()]}
+        cohorts = [[*key, self._packed[key], cohort.told] for key, cohort in self._cohorts.items()]
+        return {**heads, "now": self._now, "cohorts": cohorts}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Cohorts":
@@ -292,23 +326,25 @@ class Cohorts:
             setattr(found, name, plain[name])
         found._now = plain["now"]
         for start, variant, cells, told in plain["cohorts"]:
-            cohort = found._cohorts[start, variant] = Cohort.empty(found.groups)
-            for name, pairs in cells.items():
+            cohort = found._made(start, variant)
+            for name, pairs in msgspec.msgpack.decode(cells).items():
                 getattr(cohort, name).reshape(-1)[pairs[::2]] = pairs[1::2]
             cohort.told = told
+            found._packed[start, variant] = cells
         return found
 
 
 _HEADS: Final = ("groups", "span_s", "keep", "too_late", "unplaced", "crowded")
 
 
-def _sparse(cohort: Cohort) -> dict[str, list[int]]:
+def _packed(cohort: Cohort) -> bytes:
+    """Cells that are not 0, as [place, count, place, count, ...] of each array."""
     found = {}
     for name in ("predicted", "labels", "errors", "delays"):
         flat = getattr(cohort, name).reshape(-1)
         places = np.flatnonzero(flat)
         found[name] = np.stack([places, flat[places]], axis=1).reshape(-1).tolist()
-    return found
+    return msgspec.msgpack.encode(found)
 
 
 def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | None:

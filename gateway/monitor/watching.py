@@ -4,8 +4,9 @@ Counts and labels go in, findings come out: a word on each signal whenever a win
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -253,11 +254,25 @@ class Watching:
             for window, (bad, total) in ring.windows(now_ms / 1000).items()
         }
 
-    def forget(self, live: frozenset[str]) -> None:
-        """Variants that are gone have no windows any more."""
-        for variant in set(self.engine.variants) - live:
+    @property
+    def variants(self) -> frozenset[str]:
+        """Those of which anything is known but their cohorts."""
+        windows = (self.engine.variants, self.last, self.fair, self._fairness, self.rings, self._told_latency_ms)
+        labels = (self.judged, self.verdicts, self._realised, map(_variant_of, self._concepts))
+        return frozenset(chain(*windows, *labels, self.gaps, self._gaps, self._unfair))
+
+    def forget(self, gone: Set[str]) -> None:
+        """These variants have no windows any more; what labels say of them goes with their last cohort."""
+        for variant in gone:
             self.engine.forget(variant)
-            self.last.pop(variant, None)
+            for windows in (self.last, self.fair, self._fairness, self.rings, self._told_latency_ms):
+                windows.pop(variant, None)
+            self._unfair.get(variant, {}).pop("decisions", None)
+        for variant in gone - self.cohorts.variants:
+            for labels in (self.judged, self.verdicts, self._realised, self.gaps, self._gaps, self._unfair):
+                labels.pop(variant, None)
+        for place in [place for place in self._concepts if _variant_of(place) in gone - self.cohorts.variants]:
+            del self._concepts[place]
 
     # ---- across restarts ----
 
@@ -303,6 +318,11 @@ class Watching:
         """The last matured cohort's, by labels, as it may leave the house."""
         gaps = self.gaps.get(variant)
         return [] if gaps is None else exported(gaps)
+
+
+def _variant_of(place: str) -> str:
+    """Of a place of `Watching._concepts`."""
+    return place.rpartition("/")[0]
 
 
 def _worst_drop(verdict: Verdict) -> float | None:

@@ -1,7 +1,6 @@
 """Groups that are decided alike and for whom other things come true: only labels show it."""
 
-import json
-
+import msgspec
 import numpy as np
 import pytest
 
@@ -64,5 +63,5 @@ def test_it_goes_on_after_a_restart() -> None:
     for hour, share in ((0, 0.8), (1, 0.4)):
         cohort(watched, hour, (0.8, share))
     again = watching()
-    again.restore(json.loads(json.dumps(watched.state())))
+    again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(watched.state())))
     assert cohort(again, 2, (0.8, 0.4)) == cohort(watched, 2, (0.8, 0.4))

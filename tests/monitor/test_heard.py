@@ -2,14 +2,15 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.control.monitorheard import taken
+from gateway.control.monitorheard import GONE, SILENT_MS, forget, hear, taken
 from gateway.control.monitorheld import Held, encoded_state, restore_state
-from gateway.control.monitorinputs import Series
-from gateway.monitor.book import ModelMonitor
+from gateway.control.monitorinputs import Series, split
+from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts, empty
 from gateway.monitor.plan import ROWS, SKIPPED, CountPlan, FeaturePlan
 from gateway.monitor.reference import Binding, Reference, identified
@@ -95,3 +96,96 @@ def test_totals_of_another_reference_are_nobodys() -> None:
     other = Series("m", "1", "-", "ffffffffffffffff")
     assert taken(held, {("a", "run0", other): totals("a", 0, 1)[0]}, "here") == []
     assert not held.seen
+
+
+# ---- what is forgotten is not counted again ----
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["rows", "away", "back", "late", "saved"])), max_size=40)
+)
+def test_rows_of_windows_that_are_gone_are_never_counted_again(steps: list[tuple[str, str]]) -> None:
+    """Rows are told while the version is served, or are told again; each counts once, or was counted and is gone."""
+    held, counted = held_by(), empty(PLAN)
+    totals = {node: empty(PLAN) for node in "ab"}
+    served = True
+    for at, (node, step) in enumerate(steps):
+        if step in ("away", "back"):
+            served = step == "back"
+            held.monitor.watch({"1": REFERENCE} if served else {})
+        elif step == "saved":
+            held = held_by(encoded_state(held))
+            held.monitor.watch({"1": REFERENCE} if served else {})
+        elif step == "rows" and served:
+            totals[node] = totals[node] + 1
+        vectors = {(one, "run", SERIES): counts for one, counts in totals.items() if counts.any()}
+        forget(held, "ab", "here", at)
+        for _, _, delta in taken(held, vectors, "here"):
+            assert (delta >= 0).all()
+            counted += delta
+        assert (counted <= sum(totals.values())).all()
+    assert (counted == sum(totals.values())).all(), "nothing came between a return and the first look after it"
+
+
+def test_a_version_that_goes_leaves_no_vector_and_goes_on_from_there_when_it_comes_back() -> None:
+    held, key = held_by(), ("a", "run0", SERIES)
+    told = totals("a", 0, 3)
+    taken(held, {key: told[0]}, "here")
+    held.monitor.watch({})
+    forget(held, ["a"], "here", 0)
+    assert (held.seen, held.gone) == ({}, {("a", "run0"): {SERIES}})
+    held.monitor.watch({"1": REFERENCE})
+    assert taken(held, {key: told[1]}, "here") == []
+    assert (held.gone, held.moved) == ({("a", "run0"): set()}, True)
+    [(_, _, delta)] = taken(held, {key: told[2]}, "here")
+    assert (delta == told[2] - told[1]).all()
+
+
+def test_a_variant_that_goes_leaves_no_vector_either() -> None:
+    held, other = held_by(), SERIES._replace(variant="b")
+    held.roles = Roles(champion=("1", "-"), live=frozenset({("1", "-")}))
+    vectors = {("a", "run", SERIES): totals("a", 0, 1)[0], ("a", "run", other): totals("a", 1, 1)[0]}
+    held.roles = Roles(champion=("1", "-"), live=frozenset({("1", "-"), ("1", "b")}))
+    assert len(taken(held, vectors, "here")) == 2
+    held.roles = Roles(champion=("1", "-"), live=frozenset({("1", "-")}))
+    forget(held, ["a"], "here", 0)
+    assert [key[2].variant for key in held.seen] == ["-"]
+    assert taken(held, vectors, "here") == []
+
+
+def test_a_node_that_is_gone_is_forgotten_after_a_day_and_one_that_speaks_is_not() -> None:
+    held = held_by()
+    vectors = {(node, "run", SERIES): totals(node, 0, 1)[0] for node in "abh"}
+    forget(held, "ab", "h", 0)
+    taken(held, vectors, "h")
+    held.answers = {(node, "run", "1", "-"): [1] for node in "abh"}
+    forget(held, "b", "h", SILENT_MS // 2)
+    forget(held, "", "h", SILENT_MS)
+    assert {key[0] for key in held.seen} == {key[0] for key in held.answers} == {"b", "h"}
+    assert taken(held, vectors, "h") == [], "it was only silent, and goes on"
+    assert {key[0] for key in held.seen} == {"a", "b", "h"}
+
+
+def test_what_was_forgotten_is_bounded_and_beyond_the_bound_not_counted_twice() -> None:
+    held, told = held_by(), totals("a", 0, 2)
+    series = [SERIES._replace(variant=f"v{at}") for at in range(GONE + 10)]
+    taken(held, {("a", "run", one): told[0] for one in series}, "here")
+    held.monitor.watch({})
+    forget(held, ["a"], "here", 0)
+    assert held.gone == {("a", "run"): None}
+    held.monitor.watch({"1": REFERENCE})
+    assert taken(held, {("a", "run", one): told[0] for one in series}, "here") == []
+    assert len(taken(held, {("a", "run", one): told[1] for one in series}, "here")) == len(series)
+
+
+def test_parts_of_which_one_was_dropped_are_not_joined_with_newer_ones() -> None:
+    held, vectors = held_by(), {}
+    wide = np.ones(12_000, np.int64)
+    first, second = (list(split("a", "run", SERIES, counts)) for counts in (wide, 2 * wide))
+    for part in (first[0], first[2], second[0], second[1]):
+        hear("m", held, msgspec.msgpack.encode(part), vectors, {})
+    assert vectors == {}
+    hear("m", held, msgspec.msgpack.encode(second[2]), vectors, {})
+    [found] = vectors.values()
+    assert (found == 2).all()
+    assert held.parts == {}

@@ -47,13 +47,15 @@ def test_totals_are_sums_over_pages() -> None:
 def test_half_a_slice_is_in_no_window() -> None:
     counting, still = page_with(3, 3), page_with(4, 4)
     finals = page_with(1, 1)
-    assert settled_totals([counting, still], finals)[Series(*PLACE)][0] == 8
+    assert settled_totals([counting, still], finals, {PLACE[:2]})[Series(*PLACE)][0] == 8
     counting.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
-    assert settled_totals([counting, still], finals) == {}, "neither half nor the others without it"
+    assert settled_totals([counting, still], finals, {PLACE[:2]}) == {}, "neither half nor the others without it"
     counting.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
-    assert settled_totals([counting, still], finals)[Series(*PLACE)][0] == 8
+    assert settled_totals([counting, still], finals, {PLACE[:2]})[Series(*PLACE)][0] == 8
     finals.block(DRIFT_TAKEN, PLACE, 2)[1] += 1
-    assert settled_totals([still], finals)[Series(*PLACE)][0] == 5, "who died while counting changes nothing any more"
+    assert settled_totals([still], finals, {PLACE[:2]})[Series(*PLACE)][0] == 5, (
+        "who died while counting changes nothing any more"
+    )
 
 
 def test_what_a_dead_worker_had_not_counted_is_known() -> None:

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from gateway.control.monitorheard import hear_answers
 from gateway.control.monitorheld import Held, encoded_state, restore_state
-from gateway.control.monitors import Monitors
 from gateway.control.monitorviews import explanation, facts, view
 from gateway.control.monitorwords import latency_beside
 from gateway.monitor.attribution import Attribution
@@ -46,7 +46,7 @@ class Story:
                     grown = arm(world, self.rng, count, scale).tolist()
                     known = self.totals.get(key, [0] * len(grown))
                     self.totals[key] = [before + more for before, more in zip(known, grown, strict=True)]
-            Monitors._hear_answers(self.held, self.totals, self.now_ms)
+            hear_answers(self.held, self.totals, self.now_ms)
             outcome = self.held.monitor.turn([], ROLES, self.now_ms, token=1)
             self.told += [event.reason for event in outcome.events]
         return self.held.monitor.attribution

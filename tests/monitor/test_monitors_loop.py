@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from gateway.control.counts import Totals
-from gateway.control.monitorheld import Held, Late
+from gateway.control.monitorheld import ACTIONS, Held, Late
 from gateway.control.monitors import Monitors
+from gateway.control.monitortold import Told
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.incidents import Incident, Ledger
+from gateway.monitor.leases import Lease
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding, Reference, identified
@@ -54,7 +57,7 @@ def monitors_on(store: Any) -> Monitors:
         pages=lambda: ({}, nothing),
         served=lambda: Totals({}, np.zeros(0, np.int64), np.zeros(0, np.int64)),
         lease=lambda: None,
-        told=nothing,
+        told=Told(None, b"", source="/test", now_s=lambda: 1.0),
         now_ms=lambda: 1_000,
     )
 
@@ -121,3 +124,42 @@ def test_without_a_monitor_nothing_is_known() -> None:
     assert monitors.drift("m").unknown == {"input_drift", "output_drift"}
     monitors.held["m"] = Held(Spec(), ModelMonitor("m", Spec()))
     assert monitors.drift("m").unknown == {"input_drift", "output_drift"}, "another node leads"
+
+
+# ---- what is gone ----
+
+
+@pytest.mark.parametrize("why", ["document", "incident", "unsaved", ""])
+def test_a_model_that_is_not_served_is_forgotten_unless_there_is_something_to_say_of_it(why: str) -> None:
+    monitors = monitors_on(None)
+    held = monitors.held["m"] = Held(Spec(), ModelMonitor("m", Spec()))
+    monitors._led = True
+    held.revision, held.moved = int(why == "document"), why == "unsaved"
+    if why == "incident":
+        attribution = held.monitor.attribution
+        incident = Incident(
+            id="m/1", model="m", opened_s=1.0, alarms=(), families=(), severity="warning", attribution=attribution
+        )
+        held.monitor.ledger = Ledger(model="m", open=incident)
+    monitors._let_go("m", held)
+    assert ("m" in monitors.held) == bool(why)
+
+
+def test_kinds_of_leases_that_are_counted_are_bounded() -> None:
+    held = Held(Spec(), ModelMonitor("m", Spec()))
+    for version in range(3 * ACTIONS):
+        held.acted(
+            Lease(
+                model="m",
+                version=str(version),
+                variant="canary",
+                level="freeze",
+                reason="",
+                evidence_id="",
+                revision=1,
+                fence=1,
+                granted_s=0.0,
+                expires_at=1.0,
+            )
+        )
+    assert [key[0] for key in held.actions] == [str(version) for version in range(2 * ACTIONS, 3 * ACTIONS)]

@@ -1,9 +1,9 @@
 """Labels by cohort: any order and detour gives the same counts, and nothing is told that labels do not show."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +32,11 @@ def at_work(**settings_: Any) -> Cohorts:
     cohorts = Cohorts(**{"groups": 2, **settings_})
     cohorts.advance(NOW)
     return cohorts
+
+
+def kept(cohorts: Cohorts) -> Cohorts:
+    """What a restart finds."""
+    return Cohorts.from_plain(msgspec.msgpack.decode(msgspec.msgpack.encode(cohorts.plain())))
 
 
 class Ledger:
@@ -90,7 +95,9 @@ def test_any_order_duplicates_and_relabels_give_the_counts_of_the_last_labels(
     for prediction, label in ledger.rows.items():
         once.label(item_of(prediction, label))
     assert state_of(straight) == state_of(shuffled) == state_of(left) == state_of(once)
-    assert straight.plain() == Cohorts.from_plain(json.loads(json.dumps(straight.plain()))).plain()
+    assert (
+        straight.plain() == Cohorts.from_plain(msgspec.msgpack.decode(msgspec.msgpack.encode(straight.plain()))).plain()
+    )
 
 
 @given(PUTS, st.integers(0, 80))
@@ -103,7 +110,7 @@ def test_a_restart_goes_on_to_the_bit(puts: list[tuple[int, int]], cut: int) -> 
         through.label(item)
     for item in items[:cut]:
         first.label(item)
-    again = Cohorts.from_plain(json.loads(json.dumps(first.plain())))
+    again = kept(first)
     for item in items[cut:]:
         again.label(item)
     assert sorted(map(str, again.plain()["cohorts"])) == sorted(map(str, through.plain()["cohorts"]))
@@ -205,6 +212,53 @@ def test_a_cohort_is_judged_once_when_it_is_old_enough_and_covered() -> None:
     cohorts.label(Labelled(NOW - 10, NOW, "a", 0, 1, 200, 1))
     assert performance(cohorts.items()[0][2]).values["accuracy"] > before
     assert cohorts.due(NOW + 2 * HOUR, **rules).judged == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1), st.integers(0, 6)), max_size=60))
+def test_looking_at_what_changed_says_what_looking_at_everything_does(steps: list[tuple[int, int, int]]) -> None:
+    cohorts, ledger = at_work(keep=8), Ledger()
+    for prediction, label, hours in steps:
+        item = ledger.put(prediction, label)
+        cells = np.zeros((2, 2), np.int64)
+        cells[item.group, item.decision] = 1  # type: ignore[index]
+        cohorts.predict(item.predicted_s, item.variant, cells)
+        cohorts.label(item)
+        now_s = NOW + (hours - 3) * HOUR
+        cohorts.advance(now_s)
+        everything = Cohorts.from_plain(cohorts.plain())
+        for rules in ({"min_coverage": 0.5}, {"min_coverage": 0.9})[: 1 + label]:
+            asked = {"mature_after_s": 2 * HOUR, "min_rows": 2, **rules}
+            assert cohorts.due(now_s, **asked) == everything.due(now_s, **asked)
+        assert cohorts.plain() == everything.plain()
+
+
+def test_what_is_kept_is_what_was_counted_since_it_was_kept_before() -> None:
+    cohorts = filled((70, 30))
+    assert kept(cohorts).plain() == cohorts.plain()
+    cohorts.predict(NOW - 10, "a", np.array([[0, 5]]))
+    cohorts.label(Labelled(NOW - 10, NOW, "a", 0, 1, 200, 1))
+    other = filled((5, 5))
+    cohorts.merge(other)
+    for found in (kept(cohorts), cohorts):
+        [(_, _, cohort)] = found.items()
+        assert (int(cohort.predicted.sum()), int(cohort.labels.sum())) == (
+            int(filled((70, 30)).items()[0][2].predicted.sum()) + 5 + int(other.items()[0][2].predicted.sum()),
+            int(filled((70, 30)).items()[0][2].labels.sum()) + 1 + int(other.items()[0][2].labels.sum()),
+        )
+
+
+def test_a_look_costs_as_much_as_there_is_new() -> None:
+    cohorts = at_work(groups=1, keep=200)
+    for span in range(200):
+        cohorts.predict(NOW - span * HOUR, "a", np.array([[500, 500]]))
+    assert "fresh=200" in repr(cohorts)
+    cohorts.due(NOW, mature_after_s=10 * HOUR)
+    assert "fresh=11" in repr(cohorts), "those that are too young, and none of the old ones that wait for labels"
+    cohorts.label(Labelled(NOW - 100 * HOUR, NOW, "a", 0, 1, 100, 1))
+    assert "fresh=12" in repr(cohorts)
+    cohorts.advance(NOW + 150 * HOUR)
+    cohorts.due(NOW + 150 * HOUR, mature_after_s=10 * HOUR)
+    assert repr(cohorts) == "Cohorts(50, labels=0, fresh=0)"
 
 
 @given(st.lists(st.integers(0, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), max_size=8))
