@@ -195,15 +195,20 @@ DRIFT = (
         Panel("Fairness", [
             (f"min by (model, version, variant, group, basis) ({chosen('tidegate_fairness_disparate_impact')})",
              "{{group}} {{basis}} " + WHO),
-        ], "short", "Rate of favourable decisions over that of the best group.", width=8,
+        ], "short", "Rate of favourable decisions over that of the best group.", width=6,
               limits=((0.8, "four fifths"),)),
+        Panel("Fairness by labels", [
+            (f"max by (model, version, variant, group, rate) ({chosen('tidegate_fairness_gap')})",
+             "{{group}} {{rate}} " + WHO),
+        ], "short", "True or false positive rate of a group less that of the group most often decided 1.", width=6,
+              limits=((-0.1, "alarm"), (0.1, "alarm"))),
         Panel("Latency budget", [
             (f"max by (model, version, variant, window) ({chosen('tidegate_slo_burn_rate')})", "{{window}} " + WHO),
-        ], "short", "Speed at which the budget is spent; 1 spends exactly all of it.", width=8,
+        ], "short", "Speed at which the budget is spent; 1 spends exactly all of it.", width=6,
               limits=((1, "all of it"), (6, "page"), (14.4, "page"))),
         Panel("Slower than stable", [
             (f"max {BY_VARIANT} ({chosen('tidegate_latency_shift')})", WHO),
-        ], "short", "Cohen's h of the canary's answers against stable's, over the same seconds; 0.2 matters.", width=8,
+        ], "short", "Cohen's h of the canary's answers against stable's, over the same seconds; 0.2 matters.", width=6,
               limits=((0.2, "matters"),)),
     )),
     ("The monitor itself", (

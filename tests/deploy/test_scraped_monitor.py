@@ -40,8 +40,13 @@ def test_a_watched_model_fills_the_dashboard_of_drift_and_fires_its_alerts(tmp_p
         sender, sent = Sender(tree), 0
         with prometheus(folder, tree.admin_port, tree.port, hold=False) as server:
             for _ in range(3):
-                ids = [sender.ask(as_json(AFTER[n : n + 1])).headers["x-prediction-id"] for n in range(400)]
-                body = [{"prediction_id": id, "label": n % 2} for n, id in enumerate(ids)]
+                ids = [
+                    sender.ask(as_json(AFTER[n : n + 1]), f"x-group: {('women', 'men')[n % 2]}\r\n").headers[
+                        "x-prediction-id"
+                    ]
+                    for n in range(400)
+                ]
+                body = [{"prediction_id": id, "label": n // 2 % 2} for n, id in enumerate(ids)]
                 assert tree.call("POST", "/v1/feedback", body)[0] == 200
                 for group in ("women", "men"):
                     content, more = binary(AFTER[:300])
