@@ -189,11 +189,11 @@ def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> Non
 def test_gaps_by_labels_are_shown_and_exported_once_a_cohort_has_matured(tmp_path: Path) -> None:
     groups = {"header": "x-group", "values": ["men", "women"], "min_size": 30}
     with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
-        # Cohorts of 15 s: what is sent at once lies in one or two of them.
-        put(tree, window={"rows": 400}, labels={"min_coverage": 0.2, "mature_after": "60s"}, groups=groups)
+        put(tree, window={"rows": 400}, labels={"min_coverage": 0.2, "mature_after": "16s"}, groups=groups)
         until_watched(tree)
         sender, at, known = Sender(tree), 0, dict[str, list[Prediction]](men=[], women=[])
-        tree.until("the begin of a cohort", lambda: time.time() % 15 < 4, 20)
+        # Of 4 s. The clock of ids is 0.1 s late at most, and rows are counted within a second.
+        tree.until("the first half of a cohort", lambda: 0.5 < time.time() % 4 < 1.5, 20)
         for size in (32,) * 24:
             group = ("men", "women")[at // size % 2]
             known[group] += predict_together(sender, at, size, f"x-group: {group}\r\n")
@@ -210,7 +210,7 @@ def test_gaps_by_labels_are_shown_and_exported_once_a_cohort_has_matured(tmp_pat
             found = {one["group"]: one for one in series(seen(tree)).get("fairness_by_labels", [])}
             return bool(found)
 
-        tree.until("a matured cohort", gaps, 120)
+        tree.until("a matured cohort", gaps, 60)
         assert (found["men"]["tpr"], found["men"]["fpr"]) == (1.0, 0.0)
         assert (found["women"]["tpr"], found["women"]["fpr"]) == (0.0, 1.0)
         page = tree.get("/metrics", admin=True)[1]
