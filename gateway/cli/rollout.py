@@ -86,18 +86,21 @@ def exposed(
     """Who may have had answers of the canary: stretches of slots, or which of these units fall into them."""
     shown = call("GET", url_of(admin, "rollouts", name)).json()
     found = shown["exposed"]
-    if found is None:
-        raise Failure(f"{name}: this rollout has given its canary no slots, so nobody was exposed by the split")
+    if not found:
+        raise Failure(f"{name}: its canary was given no slots, so nobody was exposed by the split")
     from gateway.control.exposure import in_words, members
 
     if units is None:
         if as_json:
             print_json(found)
         else:
-            print(in_words(found))
+            print("\n".join(map(in_words, found)))
         return
-    with opened(units) as stream:
-        every = [unit for line in stream if (unit := line.rstrip("\r\n"))]
+    try:
+        with opened(units) as stream:
+            every = [unit for line in stream if (unit := line.rstrip("\r\n"))]
+    except UnicodeDecodeError as error:
+        raise Failure(f"{units}: not UTF-8", 2) from error
     inside = members(found, every)
     if as_json:
         print_json({"exposed": inside, "of": len(every)})

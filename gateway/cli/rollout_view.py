@@ -93,8 +93,8 @@ def _notes(shown: dict[str, Any], trouble: str) -> Iterator[str]:
         yield _said("paused", shown["paused"])
     if shown["killed"]:
         yield f"killed: {', '.join(shown['killed'])}"
-    if shown["state"] in ("ABORTING", "ROLLED_BACK") and shown.get("exposed"):
-        yield f"had it for a while: {in_words(shown['exposed'])}"
+    for found in shown["exposed"] if shown["state"] in ("ABORTING", "ROLLED_BACK") else ():
+        yield f"had it for a while: {in_words(found)}"
     for node in shown["unacknowledged"]:
         yield f"not reached: {node}"
 

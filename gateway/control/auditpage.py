@@ -149,9 +149,8 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
         mood = {"promoted": "good", "rolled back": "bad"}.get(word, "")
         yield f"<div class='verdict {mood}'><b>Outcome: {word}</b>, {_by(said['actor'])}, {_when(last)}. {meaning}"
         yield f"<br><span class=soft>Reason given: {escape(said['reason'] or 'none')}</span>"
-        exposed = next((one["record"]["exposed"] for one in found["records"] if "exposed" in one["record"]), None)
-        if exposed is not None:
-            yield f"<br><span class=soft>May have had the canary's answers: {escape(in_words(exposed))}.</span>"
+        for one in next((one["record"]["exposed"] for one in found["records"] if "exposed" in one["record"]), ()):
+            yield f"<br><span class=soft>May have had the canary's answers: {escape(in_words(one))}.</span>"
         yield "</div>"
     wrong = [one["id"] for one in found["records"] if not one["replay"]["same"]]
     chain = found["verified"]

@@ -48,7 +48,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         status: of the rollout.
         evidence: state of its statistics.
         answers: to commands, by their id.
-        exposed: slots that the canary of the present or last rollout ever had; None = none yet.
+        exposures: slots that the present or last canary ever had.
     """
 
     document: dict[str, Any]
@@ -71,7 +71,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     status: RolloutStatus = field(default_factory=RolloutStatus)
     evidence: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Told] = field(default_factory=dict)
-    exposed: Exposure | None = None
+    exposures: tuple[Exposure, ...] = ()
 
     @property
     def withheld(self) -> bool:

@@ -74,9 +74,9 @@ def _routed(
         owned = owned.reshared(counts)
         record = msgspec.structs.replace(record, zeroed=False, canary=canary_name)
     if canary in owned.owner and not record.zeroed:
-        identity = record.status.identity
-        widened = exposure.widened(record.exposed, identity, kept.policy, owned.owner, canary)
-        record = msgspec.structs.replace(record, exposed=widened)
+        digest = record.status.canary_digest
+        widened = exposure.widened(record.exposures, digest, kept.policy, owned.owner, canary)
+        record = msgspec.structs.replace(record, exposures=widened)
     return msgspec.structs.replace(
         record,
         slots=tables.to_text(owned.owner, names),
@@ -105,16 +105,15 @@ def audit_of(actions: Iterable[Action], record: PolicyRecord, before: Kept) -> d
         "revision_after": record.revision,
         "shares_before": shares_of(old.slots, names),
         "shares_after": shares_of(record.slots, names),
-        **(_exposed(record, last.identity, before.policy) if record.zeroed and not old.zeroed else {}),
+        **(_exposed(record, last.canary_digest, before.policy) if record.zeroed and not old.zeroed else {}),
     }
 
 
-def _exposed(record: PolicyRecord, identity: str, policy: TrafficPolicy) -> dict[str, object]:
+def _exposed(record: PolicyRecord, digest: str, policy: TrafficPolicy) -> dict[str, object]:
     """Whom a rollback has to be told about."""
-    found = exposure.described(record.exposed, identity, policy)
-    if found is None or len(found["slots"]) > exposure.MOST_IN_AUDIT:
-        return {}
-    return {"exposed": found}
+    found = exposure.described(record.exposures, digest, policy)
+    stretches = sum(len(one["slots"]) for one in found)
+    return {"exposed": found} if 0 < stretches <= exposure.MOST_IN_AUDIT else {}
 
 
 def quoted(evidence: dict[str, Any], reports: Iterable[NodeReport]) -> str:

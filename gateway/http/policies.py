@@ -203,7 +203,7 @@ class PolicyEndpoints:
             "weights": self._weights(name),
             "guardrails": showing.guardrails(kept),
             "killed": list(record.killed),
-            "exposed": described(record.exposed, status.identity, kept.policy),
+            "exposed": described(record.exposures, status.canary_digest, kept.policy),
             "counts": {
                 place: dict(zip(FIELDS, counts, strict=True))
                 for place, counts in self._policies.counts_of(name).items()

@@ -28,7 +28,8 @@ def shown(**other: Any) -> dict[str, Any]:
         "name": "m", "identity": "i", "state": "BAKING", "phase": "BAKING", "step": 1, "steps": 3, "reason": "why",
         "entered_at_ms": round(NOW_S * 1000) - 90_000, "held_ms": 5_000, "shadow_slots": 0, "generation": 2,
         "applied_by": "ann", "stable": "old", "canary": "new", "store_away": "", "paused": None, "killed": [],
-        "unacknowledged": [], "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
+        "unacknowledged": [], "exposed": [],
+        "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
         "variants": [{"variant": "old", "version": 1}, {"variant": "new", "version": 2}],
         "weights": {"intended": {"old": 0.5, "new": 0.5}, "in_force": {"old": 0.5, "new": 0.5}},
         "plan_of_steps": [

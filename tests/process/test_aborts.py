@@ -107,7 +107,7 @@ def test_no_answer_of_the_canary_after_an_acknowledged_abort_on_open_connections
         assert {answer.variant for answer in pipe.burst()} == {"stable"}
         pipe.caller.close()
     found = shown(tree, "table")["exposed"]
-    assert found["share"] == 0.5
+    assert [one["share"] for one in found] == [0.5]
     before = [
         (unit, answer.variant)
         for pipe in pipes
@@ -119,6 +119,21 @@ def test_no_answer_of_the_canary_after_an_acknowledged_abort_on_open_connections
     _, body = tree.get("/admin/v1/audit/rollouts/table", admin=True)
     records = json.loads(body)["records"]
     assert [one["record"]["exposed"] for one in records if "exposed" in one["record"]] == [found]
+
+
+def test_without_a_unit_the_ids_of_requests_say_who_had_the_canary(tree: Tree) -> None:
+    apply(tree, policy("table", users=False, steps=HALF))
+    until(tree, "table", "BAKING")
+    caller = Caller(tree.port, "table")
+    ids = [f"request-{number}" for number in range(300)]
+    variants = [caller.ask(GOOD, f"x-request-id: {id}\r\n").variant for id in ids]
+    caller.close()
+    command(tree, "table", "abort", reason="now")
+    found = shown(tree, "table")["exposed"]
+    assert [one["unit"] for one in found] == ["x-request-id"]
+    had = [id for id, variant in zip(ids, variants, strict=True) if variant == "canary"]
+    assert 90 < len(had) < 210
+    assert members(found, ids) == had
 
 
 def test_changes_of_weight_fail_no_request(tree: Tree) -> None:
