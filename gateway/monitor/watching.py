@@ -135,8 +135,8 @@ class Watching:
         return self._of_fairness(result.variant, span)
 
     def _fairness_alpha(self, span_ms: int) -> float:
-        """Level of a window or cohort: fairness has the distance between false alarms for itself."""
-        return window_alpha(1.0, max(1, span_ms) / DAY_MS, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
+        """Level of a window or a cohort: decisions and labels share the distance that fairness has for itself."""
+        return window_alpha(0.5, max(1, span_ms) / DAY_MS, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
 
     def _of_fairness(self, variant: str, span: Mapping[str, Any]) -> Finding:
         """What decisions and labels say together: the worse of the two."""
@@ -342,7 +342,8 @@ def _apart(verdict: FamilyVerdict, fair: Fairness) -> Unfair:
     for name in verdict.named:
         group, _, gap = name.partition(": ")
         kind = "true" if gap == "tpr_gap" else "false"
-        apart = getattr(by_name[group], gap, math.nan) if group in by_name else math.nan
-        words.append(f"by labels the {kind} positive rate of {group} is {apart:+.2f} from that of {fair.highest}")
+        apart = getattr(by_name.get(group), gap, math.nan)
+        if not math.isnan(apart):
+            words.append(f"by labels the {kind} positive rate of {group} is {apart:+.2f} from that of {fair.highest}")
     groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
     return Unfair(verdict.state, groups, ", ".join(words))
