@@ -34,7 +34,7 @@ from gateway.counters import (
     TERMINATED,
     CounterPage,
 )
-from runtimes.batching.batcher import Batch
+from runtimes.batching.batcher import Executed
 from runtimes.errors import QueueFull, ServingError
 from runtimes.runtime import Runtime
 
@@ -58,16 +58,16 @@ class Meter:
         self._runtime = runtime
         self._counts = page.block("model", (runtime.name, runtime.version_text, variant), MODEL_VALUES)
 
-    def executed(self, batch: Batch) -> None:
-        """One execution."""
-        counts, executed, rows = self._counts, batch.executed, batch.rows
+    def executed(self, jobs: int, executed: Executed) -> None:
+        """One execution of so many jobs."""
+        counts, rows = self._counts, executed.rows
         counts[EXECUTIONS] += 1
         counts[EXECUTION_DURATION + bisect_left(DURATION_BOUNDS_NS, executed.run_ns)] += 1
         counts[EXECUTION_DURATION + _SUM] += executed.run_ns
         counts[BATCH_ROWS + bisect_left(ROWS_BOUNDS, rows)] += 1
         counts[BATCH_ROWS + _ROWS_SUM] += rows
-        counts[COMPUTE_INPUT_NS] += executed.gather_ns * len(batch.jobs)
-        counts[COMPUTE_INFER_NS] += executed.run_ns * len(batch.jobs)
+        counts[COMPUTE_INPUT_NS] += executed.gather_ns * jobs
+        counts[COMPUTE_INFER_NS] += executed.run_ns * jobs
         counts[CPU_NS] += executed.cpu_ns
         at = BATCH_STATS + 4 * (rows if rows <= 128 else 0)
         counts[at] += 1

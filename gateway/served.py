@@ -6,7 +6,7 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
 from gateway.wire.fields import field_places
 from gateway.wire.request import Limits
-from runtimes.batching.batcher import Batch
+from runtimes.batching.batcher import Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.errors import DeadlineExceeded, ExecutionFailed, ServingError
 from runtimes.runtime import Runtime
@@ -356,14 +356,14 @@ class Results:
     _jobs: Sequence[Job] = ()
     _inputs: Sequence[Array | None] = ()
 
-    def executed(self, batch: Batch) -> None:
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
         """Count one execution, under the variant that came first."""
-        _waiting(batch.jobs[0]).meter.executed(batch)
-        self._jobs, self._inputs = batch.jobs, batch.executed.inputs
+        _waiting(jobs[0]).meter.executed(len(jobs), outcome)
+        self._jobs, self._inputs = jobs, outcome.inputs
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
         """Answer every request of a batch."""
-        exchanges = cast(Sequence[Exchange], jobs)
+        exchanges: Sequence[Exchange] = jobs  # type: ignore[assignment]  # a cast is a call, and this is the hot path
         first = exchanges[0].served
         assert first is not None, "an admitted request was routed"
         inputs = self._inputs if jobs is self._jobs and self._inputs else None
@@ -399,8 +399,8 @@ class Results:
 
 
 def _waiting(job: Job) -> ServedVersion:
-    whole = getattr(job, "whole", job)
-    served = cast(Exchange, whole).served
+    whole: Any = getattr(job, "whole", job)
+    served: ServedVersion | None = whole.served
     assert served is not None, "an admitted request was routed"
     return served
 

@@ -4,7 +4,6 @@ A runtime is built beside what serves, and only then put in its place; it never 
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from runtimes.errors import (
     NonFiniteOutput,
     ServingError,
 )
+from runtimes.execution.cputime import CpuTime
 from runtimes.execution.graph import VALUE_DEPENDENT, operators
 from runtimes.execution.pool import ModelThread
 from runtimes.execution.session import OnnxSession
@@ -197,6 +197,7 @@ class Runtime:
         self._environment = environment
         self._marks = environment.marks(wanted)
         self._guard = Guard()
+        self._cpu = CpuTime(environment.turn_budget_ns // 4)
         self._thread: ModelThread | None = None
         self._terminated_at_ns: list[int] = []
         self._quarantined_until_ns = 0
@@ -278,33 +279,33 @@ class Runtime:
     def _execute(self, jobs: Sequence[Job]) -> Executed:
         """Gather, run under the watchdog, check. Raises ServingError."""
         now_ns = self._environment.now_ns
-        cpu_ns = time.thread_time_ns()
+        rows = sum([job.rows for job in jobs])
+        predicted_ns = self.batcher.cost.predict_ns(rows)
+        self._cpu.begin(predicted_ns)
         begun_ns = now_ns()
         inputs = gather(jobs, self.signature)
         ready_ns = now_ns()
-        rows = sum([job.rows for job in jobs])
         self._marks[0] = get_ident()
         try:
-            outputs = self._run(jobs, rows, inputs, ready_ns)
+            outputs = self._run(jobs, predicted_ns, inputs, ready_ns)
         finally:
             self._marks[0] = 0
         done_ns = now_ns()
+        cpu_ns, measured = self._cpu.end(done_ns - begun_ns)
         if self.batcher.bounds.mergeable:
             for array in outputs:
                 if array.shape[0] != rows:
                     raise ExecutionFailed(f"the model gave {array.shape[0]} rows for {rows}")
         if self.config.finite:
             self._check_finite(outputs)
-        return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, time.thread_time_ns() - cpu_ns, inputs)
+        return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, cpu_ns, measured, inputs)
 
-    def _run(self, jobs: Sequence[Job], rows: int, inputs: Sequence[Array | None], now_ns: int) -> list[Array]:
+    def _run(self, jobs: Sequence[Job], predicted_ns: int, inputs: Sequence[Array | None], now_ns: int) -> list[Array]:
         session, guard = self._session, self._guard
         assert session is not None, "a closed runtime does not execute"
         last_ns = max([job.deadline_ns for job in jobs])
         configured_ms = self.config.execution.watchdog_ms
-        own_limit_ns = limit_ns(
-            self.batcher.cost.predict_ns(rows), configured_ms * 1_000_000 if configured_ms else None
-        )
+        own_limit_ns = limit_ns(predicted_ns, configured_ms * 1_000_000 if configured_ms else None)
         guard.limit_ns = min(own_limit_ns, max(1, last_ns - now_ns)) if last_ns else own_limit_ns
         guard.started_ns = now_ns
         try:

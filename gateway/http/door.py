@@ -18,6 +18,7 @@ from gateway.logs import RequestLog
 
 SWEEP_S: Final = 1.0
 HALF_CLOSED_S: Final = 0.05
+_IDS: Final = 64
 _TCP_CLOSE: Final = 7
 """State of a socket that was reset (Linux, include/net/tcp_states.h)."""
 
@@ -73,7 +74,8 @@ class Door:
         self._wall_s = wall_s
         self._stopped = False
         self._id_prefix = random_bytes(8).hex().encode()
-        self._ids = itertools.count(1)
+        self._ids = itertools.count()
+        self._fresh_ids: list[bytes] = []
         self._half_closed: dict[Connection, socket.socket] = {}
         self.refresh()
 
@@ -87,7 +89,11 @@ class Door:
 
     def new_request_id(self) -> bytes:
         """32 hexadecimal digits: 64 random bits of this process and a number."""
-        return b"%s%016x" % (self._id_prefix, next(self._ids))
+        if not self._fresh_ids:
+            # Many at once: in a loop each costs a tenth of what it does between all else.
+            first, prefix = next(self._ids) * _IDS, self._id_prefix
+            self._fresh_ids = [b"%s%016x" % (prefix, first + at) for at in range(_IDS, 0, -1)]
+        return self._fresh_ids.pop()
 
     @property
     def draining(self) -> bool:

@@ -303,7 +303,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """An answer of either lane has left; without uvicorn's timer per response."""
         self._active = None
         self._since = self.edge.tick
-        if self.ended():
+        if not (self.pipeline or self._close_after or self.flow.read_paused) or self.ended():
             return
         if self._close_after and not self.pipeline and self._phase == IDLE:
             self.transport.close()

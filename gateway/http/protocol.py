@@ -76,7 +76,11 @@ class EdgeProtocol(GuardedProtocol):
             cycle.chunks = None
         cycle.complete = True
         cycle.started_ns = self.edge.dataplane.now_ns()
-        if cycle is self._active:
+        if cycle is not self._active:
+            return
+        if cycle.error is None:
+            self.edge.dataplane.infer(cycle)
+        else:
             self._start_exchange(cycle)
 
     def _start_exchange(self, exchange: FastExchange) -> None:

@@ -19,7 +19,7 @@ JSON: Final = b"application/json"
 BINARY: Final = b"application/octet-stream"
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 _HEADS: Final = 256
-"""Shapes of binary answers remembered; when full, all are forgotten."""
+"""Shapes of answers remembered; when full, all are forgotten."""
 
 Header = tuple[bytes, bytes]
 
@@ -33,6 +33,7 @@ class BatchEncoder:
         self._openings = [_output_opening(spec) for spec in signature.outputs]
         self._numbers = all(spec.datatype.kind != "bytes" for spec in signature.outputs)
         self._plain = signature.batched and self._numbers
+        self._row_openings: dict[tuple[int, ...], bytes] = {}
         self._binary_heads: dict[tuple[tuple[int, ...], ...], tuple[bytes, tuple[Header, ...]]] = {}
 
     def encode_binary(self, outputs: Sequence[Array]) -> tuple[bytes, tuple[Header, ...], bytes] | None:
@@ -72,7 +73,9 @@ class BatchEncoder:
             rows = len(array)
             if rows == 0:
                 return None
-            flat = np.ascontiguousarray(_readable(array, spec)).reshape(rows, -1)
+            flat = np.ascontiguousarray(_readable(array, spec))
+            if flat.ndim != 2:
+                flat = flat.reshape(rows, -1)
             encoded = orjson.dumps(flat, option=_NUMPY)
             if b"null" in encoded:
                 # What is not finite; the words for that are put in one by one.
@@ -83,11 +86,10 @@ class BatchEncoder:
         return self._several(columns, outputs, rows_list)
 
     def _single(self, texts: list[bytes], inner: tuple[int, ...], rows_list: Sequence[int]) -> list[bytes]:
-        tail = b"".join([b",%d" % size for size in inner])
-        head = self._opening + self._openings[0]
         if len(rows_list) == len(texts):
-            opening = b'%s1%s],"data":[' % (head, tail)
-            return [b"%s%s]}]}" % (opening, text) for text in texts]
+            opening = self._row_openings.get(inner) or self._row_opening(inner)
+            return [opening + text + b"]}]}" for text in texts]
+        head, tail = self._opening + self._openings[0], _sizes(inner)
         bodies: list[bytes] = []
         at = 0
         for rows in rows_list:
@@ -96,10 +98,18 @@ class BatchEncoder:
             at += rows
         return bodies
 
+    def _row_opening(self, inner: tuple[int, ...]) -> bytes:
+        """What stands before the numbers of one row; kept, for it depends on the shape alone."""
+        if len(self._row_openings) >= _HEADS:
+            self._row_openings.clear()
+        found = b'%s%s1%s],"data":[' % (self._opening, self._openings[0], _sizes(inner))
+        self._row_openings[inner] = found
+        return found
+
     def _several(
         self, columns: Sequence[list[bytes]], outputs: Sequence[Array], rows_list: Sequence[int]
     ) -> list[bytes]:
-        tails = [b"".join([b",%d" % size for size in array.shape[1:]]) for array in outputs]
+        tails = [_sizes(array.shape[1:]) for array in outputs]
         bodies: list[bytes] = []
         at = 0
         for rows in rows_list:
@@ -175,6 +185,10 @@ def _document(request_id: str, name: str, version_text: str, texts: Sequence[byt
         version_text.encode(),
         b",".join(texts),
     )
+
+
+def _sizes(inner: tuple[int, ...]) -> bytes:
+    return b"".join([b",%d" % size for size in inner])
 
 
 def _output_opening(spec: TensorSpec) -> bytes:

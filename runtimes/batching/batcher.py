@@ -28,10 +28,11 @@ class Executed:
         outputs: arrays in the signature's order, the rows of all jobs in dim 0.
         rows: of all jobs.
         gather_ns, run_ns, cpu_ns: time to build the inputs, to run, and CPU time of both.
+        cpu_measured: whether the last was measured, not estimated.
         inputs: what it was given; () = not kept.
     """
 
-    __slots__ = ("cpu_ns", "gather_ns", "inputs", "outputs", "rows", "run_ns")
+    __slots__ = ("cpu_measured", "cpu_ns", "gather_ns", "inputs", "outputs", "rows", "run_ns")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Executed:
         gather_ns: int,
         run_ns: int,
         cpu_ns: int,
+        cpu_measured: bool = True,
         inputs: Sequence[Array | None] = (),
     ) -> None:
         self.inputs = inputs
@@ -48,31 +50,15 @@ class Executed:
         self.gather_ns = gather_ns
         self.run_ns = run_ns
         self.cpu_ns = cpu_ns
-
-
-class Batch:
-    """A finished execution on its way out.
-
-    Attributes:
-        jobs: all jobs that were in it, in the order of their rows; those DONE have no reader any more.
-        rows: rows executed.
-        started_ns: when the jobs left the queue.
-    """
-
-    __slots__ = ("executed", "jobs", "rows", "started_ns")
-
-    def __init__(self, jobs: list[Job], rows: int, started_ns: int, executed: Executed) -> None:
-        self.jobs = jobs
-        self.rows = rows
-        self.started_ns = started_ns
-        self.executed = executed
+        self.cpu_measured = cpu_measured
 
 
 class Sink(Protocol):
     """Who hears of the results; called on the event loop only."""
 
-    def executed(self, batch: Batch) -> None:
-        """One execution succeeded: count it. Comes before `completed`, once per execution."""
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
+        """One execution of these jobs, in the order of their rows, succeeded: count it. Comes before `completed`,
+        once per execution; jobs that are DONE have no reader any more."""
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
         """Answer those of the jobs that are not DONE, and mark them DONE; outputs hold the rows of all."""
@@ -237,7 +223,7 @@ class Batcher:
             return 0
         spent = 0
         while not self._running and (self.queue.jobs or self._retries):
-            if self.lane is POOL or self._head_is_long():
+            if self.lane is POOL or (self.queue.rows > 1 and self._head_is_long()):
                 self._start_in_pool()
                 break
             jobs = self._next_batch(budget_ns - spent, must and spent == 0)
@@ -252,7 +238,8 @@ class Batcher:
         """Put the batch off by one turn, once, when those that came together of late are not all here yet."""
         queue = self.queue
         self._looked = (
-            not self._looked
+            queue.jobs < self._together
+            and not self._looked
             and self.lane is LOOP
             and not self._retries
             and not self.closed
@@ -264,7 +251,7 @@ class Batcher:
 
     def _head_is_long(self) -> bool:
         """One request of so many rows that it would fill a whole turn: not on the loop."""
-        if self.queue.rows <= 1 or self._retries:
+        if self._retries:
             return False
         head = self.queue.head()
         return head is not None and head.rows > 1 and self.cost.predict_ns(head.rows) > self._turn_budget_ns
@@ -296,7 +283,7 @@ class Batcher:
         if limit < head.rows and not must:
             self._scheduler.request(self)
             return []
-        return queue.take(limit if bounds.mergeable else 1)
+        return queue.take(head, limit if bounds.mergeable else 1)
 
     def _wake_in(self, delay_ns: int) -> None:
         """One timer for the queue, not one per request."""
@@ -358,10 +345,14 @@ class Batcher:
         if isinstance(outcome, Executed):
             rows = outcome.rows
             self.cost.learn(rows, outcome.run_ns + outcome.gather_ns)
-            self._work.learn(rows, outcome.cpu_ns)
-            self._choose_lane()
-            self._sink.executed(Batch(jobs, rows, started_ns, outcome))
-            self._deliver(jobs, outcome.outputs, started_ns)
+            if outcome.cpu_measured:
+                self._work.learn(rows, outcome.cpu_ns)
+                self._choose_lane()
+            self._sink.executed(jobs, outcome)
+            if self._cuts and any(type(job) is Part for job in jobs):
+                self._deliver_parts(jobs, outcome.outputs, started_ns)
+            else:
+                self._sink.completed(jobs, outcome.outputs, started_ns)
         elif isinstance(outcome, _Stale):
             for job in jobs:
                 if job not in outcome.live:
@@ -376,12 +367,6 @@ class Batcher:
         else:
             outcome.executed = not isinstance(outcome, InvalidInput)
             self._fail(jobs[0], outcome)
-
-    def _deliver(self, jobs: list[Job], outputs: list[Array], started_ns: int) -> None:
-        if self._cuts and any(type(job) is Part for job in jobs):
-            self._deliver_parts(jobs, outputs, started_ns)
-        else:
-            self._sink.completed(jobs, outputs, started_ns)
 
     def _deliver_parts(self, jobs: list[Job], outputs: list[Array], started_ns: int) -> None:
         at = 0

@@ -18,16 +18,21 @@ def gather(jobs: Sequence[Job], signature: Signature) -> list[Array | None]:
     Raises:
         InvalidInput: a JSON number does not fit its datatype; which job it was, bisecting tells.
     """
-    return [_column([job.inputs[i] for job in jobs], spec) for i, spec in enumerate(signature.inputs)]
+    # Loops, not comprehensions: each of those is a call, and most batches are of few jobs with one input.
+    found: list[Array | None] = []
+    for i, spec in enumerate(signature.inputs):
+        first = jobs[0].inputs[i]
+        if first is None:
+            found.append(None)
+        elif len(jobs) == 1 or spec.optional:
+            # An optional input belongs to no row: those who give one share an execution with nobody.
+            found.append(narrow(first, spec) if isinstance(first, Wide) else first)
+        else:
+            found.append(_column([job.inputs[i] for job in jobs], spec))
+    return found
 
 
-def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array | None:
-    first = values[0]
-    if first is None:
-        return None
-    if len(values) == 1 or spec.optional:
-        # An optional input belongs to no row: those who give one share an execution with nobody.
-        return narrow(first, spec) if isinstance(first, Wide) else first
+def _column(values: Sequence[Array | Wide | None], spec: TensorSpec) -> Array:
     if set(map(type, values)) == _ALL_WIDE:
         return narrow(_join(values), spec)  # type: ignore[arg-type]  # every one is Wide
     return np.concatenate([narrow(v, spec) if isinstance(v, Wide) else v for v in values])

@@ -67,15 +67,15 @@ class JobQueue:
                 best = line[0]
         return best
 
-    def take(self, limit_rows: int) -> list[Job]:
+    def take(self, head: Job, limit_rows: int) -> list[Job]:
         """Remove the next batch: the head, then its bucket in order while the rows fit.
 
         Lower priorities of the same bucket fill what is left. Shapes: the sum of rows is at most
         `limit_rows`, except that the head alone is always taken.
+
+        Args:
+            head: what `head` gives now.
         """
-        head = self.head()
-        if head is None:
-            return []
         batch: list[Job] = []
         rows = 0
         for key in (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from runtimes.batching.batcher import Batch, Batcher, Executed
+from runtimes.batching.batcher import Batcher, Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.batching.plan import Bounds, CostModel
 from runtimes.batching.turns import TurnScheduler
@@ -33,7 +33,7 @@ class Bench:
         self.sizes.append(len(jobs))
         return Executed([], len(jobs), 1, 1, 1)
 
-    def executed(self, batch: Batch) -> None:
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
         """A sink hears of it."""
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes.batching.batcher import Batch
+from runtimes.batching.batcher import Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import DeadlineExceeded, LoadFailed, ServingError
@@ -34,7 +34,7 @@ class Ask(Job):
 class Answers:
     """Gives every job its answer."""
 
-    def executed(self, batch: Batch) -> None:
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
         """Nothing to count."""
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtimes.batching.batcher import Batch, Batcher, Executed
+from runtimes.batching.batcher import Batcher, Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.batching.plan import Bounds, CostModel
 from runtimes.batching.turns import TurnScheduler
@@ -152,9 +152,9 @@ class World:
 
     # ---- the sink ----
 
-    def executed(self, batch: Batch) -> None:
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
         """Counted elsewhere."""
-        assert batch.rows == sum(job.rows for job in batch.jobs)
+        assert outcome.rows == sum(job.rows for job in jobs)
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
         """Hand each caller its rows."""
