@@ -119,10 +119,12 @@ class Execution(Section, frozen=True):
 
     Attributes:
         inline_turn_budget_us: time for executions in one turn of the event loop; longer ones run in threads.
+        linger_us: look for the next request so long before the loop sleeps, where that pays; 0 = never.
         threads: CPUs of the node to plan with; null = those that the process may use.
     """
 
     inline_turn_budget_us: Annotated[int, Meta(ge=100, le=100_000)] = 1000
+    linger_us: Annotated[int, Meta(ge=0, le=1000)] = 60
     threads: Positive | None = None
 
 

@@ -155,7 +155,12 @@ class Worker:
         budget_ns = config.execution.inline_turn_budget_us * 1000
         return Environment(
             self._loop,
-            TurnScheduler(self._loop, time.perf_counter_ns, budget_ns=budget_ns),
+            TurnScheduler(
+                self._loop,
+                time.perf_counter_ns,
+                budget_ns=budget_ns,
+                linger_ns=config.execution.linger_us * 1000,
+            ),
             self._watchdog,
             time.perf_counter_ns,
             threads_per_execution(config),

@@ -8,6 +8,8 @@ per request: a sweep every 10 ms, and only while something waits.
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from runtimes.batching.linger import Linger
+
 SWEEP_S: Final = 0.010
 RECENT_NS: Final = 10_000_000
 """A turn longer ago says nothing of the next one: an idle worker must not refuse for the load it once had."""
@@ -41,9 +43,10 @@ class TurnScheduler:
 
     Args:
         budget_ns: time that executions on the loop may take in one turn, over all models.
+        linger_ns: how long to look for the next request before the loop sleeps, where that pays; 0 = never.
     """
 
-    def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int) -> None:
+    def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int, linger_ns: int = 0) -> None:
         self._loop = loop
         self._now_ns = now_ns
         self._budget_ns = budget_ns
@@ -53,6 +56,9 @@ class TurnScheduler:
         self._sweeping = False
         self._lag_ns = 0
         self._turned_ns = 0
+        self._linger = Linger()
+        self._linger_ns = linger_ns
+        self._quiet_since_ns = 0
         self._carried = 0
         self._backwards = False
 
@@ -65,6 +71,9 @@ class TurnScheduler:
         self._asked[turner] = None
         if not self._scheduled:
             self._scheduled = True
+            if self._quiet_since_ns:
+                self._linger.came(self._now_ns() - self._quiet_since_ns)
+                self._quiet_since_ns = 0
             self._loop.call_soon(self._turn)
 
     def watch(self, turner: Turner) -> None:
@@ -79,7 +88,9 @@ class TurnScheduler:
         self._loop.call_later(-(-delay_ns // 1_000_000) / 1000, callback)
 
     def _turn(self) -> None:
-        asked, self._asked = self._in_order(), {}
+        asked, self._asked = list(self._asked), {}
+        if len(asked) > 1:
+            asked = self._in_order(asked)
         self._scheduled = False
         budget = self._budget_ns
         must = True
@@ -92,16 +103,28 @@ class TurnScheduler:
         self._carried = len(self._asked)
         self._lag_ns += (self._budget_ns - budget - self._lag_ns) >> 3
         self._turned_ns = self._now_ns()
+        if self._linger_ns and not self._scheduled:
+            self._quiet_since_ns = self._turned_ns
+            if self._linger.pays:
+                self._loop.call_soon(self._look)
 
-    def _in_order(self) -> list[Turner]:
+    def _look(self) -> None:
+        """The loop polls its sockets between two callbacks, so one that asks for another keeps it from sleeping."""
+        if self._scheduled:
+            return
+        if self._now_ns() - self._turned_ns < self._linger_ns:
+            self._loop.call_soon(self._look)
+        else:
+            # Whoever comes later was not found by looking.
+            self._quiet_since_ns = 0
+            self._linger.missed()
+
+    def _in_order(self, asked: list[Turner]) -> list[Turner]:
         """Those that found the budget spent, then the others, from the front and from the back in turn.
 
         In the order of their first request the model with most of them would always go first, and one with few, a
         canary, would always wait for it: slower by its share alone.
         """
-        asked = list(self._asked)
-        if len(asked) == 1:
-            return asked
         carried, new = asked[: self._carried], asked[self._carried :]
         self._backwards = not self._backwards
         return carried + (new[::-1] if self._backwards else new)

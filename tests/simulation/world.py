@@ -55,6 +55,8 @@ class VirtualLoop:
                 ready, self._ready = self._ready, []
                 for callback in ready:
                     callback()
+                # A poll of the sockets, or looking for requests without sleeping would never end.
+                self.now += 1_000
                 # As uvloop does: timers that are due and I/O come between two turns.
             elif not self._timers:
                 return
@@ -105,7 +107,7 @@ class World:
         self.loop = VirtualLoop()
         self.pool = VirtualPool(self.loop)
         budget = rng.choice([200_000, MS, 5 * MS])
-        self.scheduler = TurnScheduler(self.loop, self.loop.now_ns, budget_ns=budget)
+        self.scheduler = TurnScheduler(self.loop, self.loop.now_ns, budget_ns=budget, linger_ns=rng.choice([0, 60_000]))
         self.bounds = Bounds(
             max_batch_rows=rng.choice([1, 4, 8, 32]),
             max_queue_rows=rng.choice([16, 64, 4096]),
