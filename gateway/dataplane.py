@@ -111,17 +111,18 @@ class Dataplane:
             if len(exchange.body) > self._inline_body_bytes:
                 self._decode_elsewhere(exchange, served)
                 return
-            self._admit(exchange, served, self.decode(exchange, served))
+            request = served.decoder.decode(exchange.body) if exchange.json_length is None else None
+            self._admit(exchange, served, request or self._decode(exchange, served))
         except ServingError as error:
             self.refuse(exchange, error)
         except Exception as error:
             self.refuse(exchange, _our_fault(error))
 
-    def decode(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
-        """Bytes to named arrays. Raises InvalidInput."""
+    def _decode(self, exchange: Exchange, served: ServedVersion) -> InferRequest:
+        """Bytes to named arrays, where the fast decoder of JSON does not say it. Raises InvalidInput."""
         body, json_length = exchange.body, exchange.json_length
         if json_length is None:
-            return served.decoder.decode(body) or self._decode_slowly(exchange, served)
+            return self._decode_slowly(exchange, served)
         request = served.decoder.decode_binary(body, json_length)
         if request is None:
             request = self._decode_slowly(exchange, served)

@@ -62,10 +62,8 @@ class FastExchange(Exchange):
         return NO_EVENT
 
     def collect(self, part: bytes) -> None:
-        """Take a part of the body; mostly there is one."""
-        if not self.body:
-            self.body = part
-        elif self.chunks is None:
+        """Take a further part of the body; mostly there is but one."""
+        if self.chunks is None:
             self.chunks = [self.body, part]
         else:
             self.chunks.append(part)

@@ -58,7 +58,9 @@ class EdgeProtocol(GuardedProtocol):
             super().on_body(body)
         elif not self._rejected:
             self._body_bytes += len(body)
-            if cycle.error is None:
+            if not cycle.body and cycle.error is None:
+                cycle.body = body
+            elif cycle.error is None:
                 cycle.collect(body)
 
     def on_message_complete(self) -> None:
