@@ -160,6 +160,39 @@ class _Column:
         self.texts = _texts(feature, self.numbers)
 
 
+class _Ordered:
+    """Ordered features of one tensor: a look-up for each, and all else once for all of them.
+
+    Of each feature stand behind one another 0, how many numbers are below each cut, and how many there are. The steps
+    between neighbours are its counts, in the order of `_edge_cuts`, the first of them that of -inf.
+    """
+
+    def __init__(self, columns: list[_Column]) -> None:
+        self._cuts = [_edge_cuts(column.feature.edges) for column in columns]
+        sizes = np.array([len(cuts) + 2 for cuts in self._cuts])
+        self._last = np.cumsum(sizes) - 1
+        self._first = self._last - sizes + 1
+        self._inner = np.concatenate([np.arange(*ends) for ends in zip(self._first + 1, self._last, strict=True)])
+        self._places = np.concatenate([_places_of_steps(column) for column in columns])
+        self._infinite = np.array([column.start + column.feature.bins + INFINITE for column in columns])
+
+    def add(self, numbers: Floats, into: Counts) -> None:
+        """Count numbers [features, rows], each feature's sorted with NaN last."""
+        below = np.zeros(self._last[-1] + 1, np.int64)
+        found = [values.searchsorted(cuts) for values, cuts in zip(numbers, self._cuts, strict=True)]
+        below[self._inner] = np.concatenate(found)
+        below[self._last] = numbers.shape[1]
+        steps = below[1:] - below[:-1]
+        into[self._places] += steps[self._inner]
+        into[self._infinite] += steps[self._first]
+
+
+def _places_of_steps(column: _Column) -> Counts:
+    """Where all but the first step of a feature count: each place once."""
+    bins = column.feature.bins
+    return column.start + np.array([bins + BELOW, *range(bins), bins + ABOVE, bins + INFINITE, bins + MISSING])
+
+
 class _Input:
     """The features of one input tensor."""
 
@@ -167,6 +200,10 @@ class _Input:
         self._columns = columns
         self._at = [max(column.feature.column, 0) for column in columns]
         self._bf16 = columns[0].feature.bf16
+        ordered = [at for at, column in enumerate(columns) if column.feature.ordered]
+        self._apart = [at for at, column in enumerate(columns) if not column.feature.ordered]
+        self._together = slice(None) if not self._apart else ordered
+        self._ordered = _Ordered([columns[at] for at in ordered]) if ordered else None
 
     def count(self, array: Array | None, rows: int, into: Counts) -> None:
         """Add one tensor [rows, ...]; None = left out."""
@@ -189,9 +226,20 @@ class _Input:
         if present:
             wanted = [at for _, at in present]
             numbers = as_floats((flat if wanted == list(range(width)) else flat[:, wanted]).T, self._bf16)
+            numbers.sort(axis=1)
+            if len(present) == len(self._columns):
+                self._all(numbers, into)
+                return
             for (column, _), values in zip(present, numbers, strict=True):
-                values.sort()
                 column.numbers(values, into[column.start :])
+
+    def _all(self, numbers: Floats, into: Counts) -> None:
+        """Count the sorted numbers of every feature [features, rows]."""
+        if self._ordered is not None:
+            self._ordered.add(numbers[self._together], into)
+        for at in self._apart:
+            column = self._columns[at]
+            column.numbers(numbers[at], into[column.start :])
 
 
 class _Errors:

@@ -22,8 +22,9 @@ from runtimes.tensors import DYNAMIC, Array, Signature
 WAITING_BYTES: Final = 16 * 1024 * 1024
 """What may wait of one variant, as an estimate: a worker counts 20 times a second."""
 WAITING_ROWS: Final = 65_536
-SLICE_ROWS: Final = 1_024
-"""Rows that are counted at once: 0.3 ms at 20 numbers each."""
+SLICE_ROWS: Final = 2_048
+"""Rows that are counted at once: 0.23 ms at 20 numbers each, 0.07 of them for however few rows. Requests wait for a
+slice that comes before them, so slices are few: at 40,000 rows/s one each time that a worker counts."""
 
 
 class Tap:
