@@ -5,8 +5,8 @@ faster than it looks up each of them among ten edges. Everything ends as additio
 and nodes add exactly in any order. A sum of calibrated probabilities passes 2^63 after two thousand million rows in one
 cell and starts again from below; differences of totals stay right, as long as they are taken in int64.
 
-Measured, batches of 4,096 rows of 20 features, one core: numbers 0.16 us a row, with scores 0.22; numbers of a thousand
-categories each 0.5; texts of 50 categories each 1.3.
+Measured, batches of 4,096 rows of 20 features, one core: numbers with scores 0.1 us a row; numbers of a thousand
+categories each 0.5; texts of 50 categories each 1.3. A batch has 70 us whatever its rows.
 """
 
 from collections import Counter as Tally
