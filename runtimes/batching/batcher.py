@@ -151,7 +151,6 @@ class Batcher:
         if self._optional and any(job.inputs[i] is not None for i in self._optional):
             # What it replaces holds for the whole execution, so its rows share one with nobody else's.
             job.bucket = job
-        others = queue.jobs
         if job.rows > bounds.max_batch_rows and bounds.mergeable:
             pieces = slices(job, self._signature, bounds.max_batch_rows)
             share = job.size_bytes // len(pieces)
@@ -165,8 +164,7 @@ class Batcher:
             queue.push(job, now_ns)
         if self._running:
             self._scheduler.watch(self)
-        elif not others or bounds.max_delay_ns:
-            # With others in the queue the turn is asked for, or they would wait for nothing.
+        else:
             self._scheduler.request(self)
 
     def _refuse_full(self, job: Job) -> None:

@@ -94,10 +94,16 @@ class TurnScheduler:
         self._scheduled = False
         budget = self._budget_ns
         must = True
+        failed: Exception | None = None
         for turner in asked:
             # A model that finds the budget spent asks again and so stands first in the next turn's line,
             # before those that will ask during the I/O between: no model can starve another.
-            spent = turner.turn(max(0, budget), must)
+            try:
+                spent = turner.turn(max(0, budget), must)
+            except Exception as error:
+                # Our own mistake in one model's turn must not cost the others theirs; the loop's handler hears of it.
+                failed = error
+                continue
             must = must and spent == 0
             budget -= spent
         self._carried = len(self._asked)
@@ -107,6 +113,8 @@ class TurnScheduler:
             self._quiet_since_ns = self._turned_ns
             if self._linger.pays:
                 self._loop.call_soon(self._look)
+        if failed is not None:
+            raise failed
 
     def _look(self) -> None:
         """The loop polls its sockets between two callbacks, so one that asks for another keeps it from sleeping."""
