@@ -141,6 +141,11 @@ class RequestLog:
             facts["message"] = str(error)
         self._limited.log(logging.ERROR if ours else logging.INFO, f"request_{code}", facts, error if ours else None)
 
+    def untold(self, model: str, error: BaseException) -> None:
+        """Note a mistake of ours in what answers are evidence for; the answers went out."""
+        facts = {"model": model, "message": str(error)}
+        self._limited.log(logging.ERROR, "answers_not_counted_as_evidence", facts, error)
+
 
 def request_log(now_s: Callable[[], float] = time.monotonic) -> RequestLog:
     """The log of this process's requests."""

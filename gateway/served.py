@@ -237,13 +237,22 @@ class ServedVersion:
         for job in jobs:
             job.state = DONE
         self.meter.answered(jobs, started_ns, now, now - encode_from, self._now_ms())
-        if self.evidence is not None:
-            self.evidence.answered(jobs, outputs, now)
-        tap = self.codec.taps.get(self.variant)
-        if tap is not None:
-            tap.take(jobs, inputs, outputs)
+        self._tell(jobs, inputs, outputs, now)
         for job, body in zip(jobs, bodies, strict=True):
             job.respond_ok(self, body)
+
+    def _tell(
+        self, jobs: Sequence[Exchange], inputs: Sequence[Array | None] | None, outputs: Sequence[Array], now: int
+    ) -> None:
+        """Policy and monitor hear of answers. A mistake of ours there costs no caller its answer."""
+        try:
+            if self.evidence is not None:
+                self.evidence.answered(jobs, outputs, now)
+            tap = self.codec.taps.get(self.variant)
+            if tap is not None:
+                tap.take(jobs, inputs, outputs)
+        except Exception as error:
+            self._log.untold(self.codec.name, error)
 
     def _complete_each(
         self,
@@ -274,10 +283,7 @@ class ServedVersion:
             else:
                 continue
             job.state = DONE
-            if self.evidence is not None:
-                self.evidence.answered([job], own, now)
-            if (tap := self.codec.taps.get(self.variant)) is not None:
-                tap.take([job], None, own)
+            self._tell([job], None, own, now)
         answered = [job for job, _ in plain] + [job for job, _ in others]
         self.meter.answered(answered, started_ns, now, encode_ns, self._now_ms())
         for job, body in plain:

@@ -78,8 +78,8 @@ class Difference:
 def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature, wanted: Comparison) -> Difference:
     """Compare a shadow's outputs with the primary's, for the same rows.
 
-    Shapes: equal lists of arrays with the rows in dim 0; other shapes disagree wholly. Values that are not finite agree
-    with the same such value.
+    Shapes: equal lists of arrays with the rows in dim 0; other shapes, and other numbers of outputs, disagree wholly.
+    Values that are not finite agree with the same such value.
     """
     rows = len(ours[0]) if ours and ours[0].ndim else 1
     if not rows:
@@ -88,9 +88,9 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     tolerance = np.zeros(rows, bool)
     topk = np.zeros(rows, bool)
     shifts = np.zeros(rows)
+    if not all(map(_alike, theirs, ours)) or len(theirs) != len(ours):
+        return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts)
     for index, (b, a) in enumerate(zip(ours, theirs, strict=True)):
-        if a.shape != b.shape:
-            return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts)
         if a.dtype == object or a.dtype.kind == "b":
             tolerance |= _unequal(a, b, rows)
             continue
@@ -106,6 +106,10 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
             with np.errstate(invalid="ignore"):
                 shifts = np.nan_to_num(x[:, -1] - y[:, -1], nan=0.0, posinf=1.0, neginf=-1.0)
     return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts)
+
+
+def _alike(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and (a.dtype == object) == (b.dtype == object)
 
 
 def _numbers(array: Array, signature: Signature, index: int, rows: int) -> Floats:

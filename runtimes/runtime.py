@@ -290,14 +290,15 @@ class Runtime:
             outputs = self._run(jobs, predicted_ns, inputs, ready_ns)
         finally:
             self._marks[0] = 0
-        done_ns = now_ns()
-        cpu_ns, measured = self._cpu.end(done_ns - begun_ns)
+        done_ns = checked_ns = now_ns()
         if self.batcher.bounds.mergeable:
             for array in outputs:
                 if array.shape[0] != rows:
                     raise ExecutionFailed(f"the model gave {array.shape[0]} rows for {rows}")
         if self.config.finite:
             self._check_finite(outputs)
+            checked_ns = now_ns()
+        cpu_ns, measured = self._cpu.end(checked_ns - begun_ns)
         return Executed(outputs, rows, ready_ns - begun_ns, done_ns - ready_ns, cpu_ns, measured, inputs)
 
     def _run(self, jobs: Sequence[Job], predicted_ns: int, inputs: Sequence[Array | None], now_ns: int) -> list[Array]:

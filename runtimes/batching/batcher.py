@@ -221,6 +221,17 @@ class Batcher:
         """Run batches: on the loop while they fit the budget, or one in the pool. See `Turner`."""
         if self._looks_again():
             return 0
+        try:
+            return self._run_batches(budget_ns, must)
+        except Exception:
+            # A mistake in the sink: the other half of a bisected batch has nobody else who would ask for it.
+            if self._retries:
+                self._scheduler.request(self)
+            raise
+        finally:
+            self._settle()
+
+    def _run_batches(self, budget_ns: int, must: bool) -> int:
         spent = 0
         while not self._running and (self.queue.jobs or self._retries):
             if self.lane is POOL or (self.queue.rows > 1 and self._head_is_long()):
@@ -231,7 +242,6 @@ class Batcher:
                 break
             self._together = max(len(jobs), self._together - 1)
             spent += self._run_on_loop(jobs)
-        self._settle()
         return spent
 
     def _looks_again(self) -> bool:
@@ -310,15 +320,19 @@ class Batcher:
             return
         started = self._now_ns()
         self._running = True
+        self._scheduler.running += 1
         self._busy_until_ns = started + self.cost.predict_ns(sum(job.rows for job in jobs))
         outcome: list[Executed | ServingError] = []
 
         def done() -> None:
             self._running = False
-            self._finish(jobs, started, outcome[0])
-            if self.queue.jobs or self._retries:
-                self._scheduler.request(self)
-            self._settle()
+            self._scheduler.running -= 1
+            try:
+                self._finish(jobs, started, outcome[0])
+            finally:
+                if self.queue.jobs or self._retries:
+                    self._scheduler.request(self)
+                self._settle()
 
         self._pool.submit(lambda: outcome.append(self._attempt(jobs, started)), done)
         if self.queue.jobs:

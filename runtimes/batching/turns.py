@@ -44,6 +44,9 @@ class TurnScheduler:
     Args:
         budget_ns: time that executions on the loop may take in one turn, over all models.
         linger_ns: how long to look for the next request before the loop sleeps, where that pays; 0 = never.
+
+    Attributes:
+        running: executions in threads; their batchers count them here.
     """
 
     def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int, linger_ns: int = 0) -> None:
@@ -52,6 +55,7 @@ class TurnScheduler:
         self._budget_ns = budget_ns
         self._asked: dict[Turner, None] = {}
         self._waiting: dict[Turner, None] = {}
+        self.running = 0
         self._scheduled = False
         self._sweeping = False
         self._lag_ns = 0
@@ -109,7 +113,7 @@ class TurnScheduler:
         self._carried = len(self._asked)
         self._lag_ns += (self._budget_ns - budget - self._lag_ns) >> 3
         self._turned_ns = self._now_ns()
-        if self._linger_ns and not self._scheduled:
+        if self._linger_ns and not (self._scheduled or self._waiting or self.running):
             self._quiet_since_ns = self._turned_ns
             if self._linger.pays:
                 self._loop.call_soon(self._look)
@@ -139,9 +143,11 @@ class TurnScheduler:
 
     def _sweep(self) -> None:
         now = self._now_ns()
-        for turner in list(self._waiting):
-            if not turner.sweep(now):
-                del self._waiting[turner]
-        self._sweeping = bool(self._waiting)
-        if self._sweeping:
-            self._loop.call_later(SWEEP_S, self._sweep)
+        try:
+            for turner in list(self._waiting):
+                if not turner.sweep(now):
+                    del self._waiting[turner]
+        finally:
+            self._sweeping = bool(self._waiting)
+            if self._sweeping:
+                self._loop.call_later(SWEEP_S, self._sweep)

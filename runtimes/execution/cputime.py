@@ -38,7 +38,8 @@ class CpuTime:
     def end(self, took_ns: int) -> tuple[int, bool]:
         """The run is over: ns of CPU time, and whether they were measured."""
         if not self._measures:
-            self._unmeasured += 1
+            # One that was not so short after all: the next is measured.
+            self._unmeasured = PERIOD if took_ns > self._short_ns else self._unmeasured + 1
             return int(self._share * took_ns), False
         self._unmeasured = 0
         used_ns = self._read_ns() - self._begun_ns

@@ -111,5 +111,24 @@ def test_who_comes_seldom_is_never_looked_for() -> None:
     assert Caller(think_ns=300_000).serve(1_000) == 0
 
 
+def test_nobody_is_looked_for_while_a_model_runs_in_a_thread() -> None:
+    caller = Caller(think_ns=20_000)
+    caller.scheduler.running = 1
+    assert caller.serve(1_000) == 0
+    caller.scheduler.running = 0
+    assert caller.serve(1_000) > 0
+
+
+def test_nobody_is_looked_for_while_somebody_waits() -> None:
+    caller = Caller(think_ns=20_000)
+    caller.serve(2 * TRIES_AFTER)
+    caller.scheduler.watch(caller)
+    caller.left = 0
+    caller.looks = 0
+    caller.ask()
+    caller.run(lambda: None, most_steps=2)
+    assert caller.looks == 0
+
+
 def test_it_can_be_switched_off() -> None:
     assert Caller(think_ns=20_000, linger_ns=0).serve(1_000) == 0

@@ -36,6 +36,13 @@ def test_what_is_predicted_to_be_long_is_always_measured() -> None:
         assert run(cpu, thread, 5_000_000, used, predicted_ns=250_001) == (used, True)
 
 
+def test_after_one_that_was_long_unforeseen_the_next_is_measured() -> None:
+    thread = Thread()
+    cpu = CpuTime(250_000, thread.read)
+    took = (10_000, 10_000, 5_000_000, 10_000, 10_000)
+    assert [run(cpu, thread, one, one)[1] for one in took] == [True, False, False, True, False]
+
+
 def test_the_others_count_at_the_share_of_the_last_that_was_measured() -> None:
     thread = Thread()
     cpu = CpuTime(250_000, thread.read)

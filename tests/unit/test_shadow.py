@@ -43,6 +43,14 @@ def test_another_shape_disagrees_wholly() -> None:
     assert (found.rows, found.argmax, found.tolerance) == (1, 1, 1)
 
 
+def test_another_number_of_outputs_or_texts_for_numbers_disagree_wholly() -> None:
+    one = np.array([[1.0], [2.0]], np.float32)
+    texts = np.array([[b"a"], [b"b"]], object)
+    for theirs, ours in (([one, one], [one]), ([one], [one, one]), ([one], [texts]), ([texts], [one])):
+        found = compare(theirs, ours, signature(), Comparison(atol=0.1, rtol=0.0))
+        assert (found.rows, found.argmax, found.tolerance) == (2, 2, 2)
+
+
 def test_texts_and_flags_have_to_be_equal() -> None:
     ours, theirs = np.array([[b"a"], [b"b"]], object), np.array([[b"a"], [b"c"]], object)
     found = compare([theirs], [ours], signature("BYTES"), Comparison())
