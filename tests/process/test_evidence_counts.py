@@ -141,7 +141,7 @@ def test_a_worker_killed_under_load_loses_no_count_of_what_was_answered(tree: Tr
     sums = counted(shown(tree, "table"))
     # Requests that died with the worker were routed; no client heard of them.
     assert seen.count() <= sum(c["routed"] for c in sums.values()) <= seen.count() + len(seen.broken)
-    assert 0 < len(seen.broken) <= 4
+    assert len(seen.broken) <= 4, "one for each connection, and none where it died between two requests"
     assert {status for status in seen.statuses() if status >= 500} == set()
     assert shown(tree, "table")["latches"] == [], "whoever kills a worker from outside is no fault of the canary"
 
