@@ -122,9 +122,12 @@ class FastExchange(Exchange):
 def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExchange | None:
     """The exchange of a plain request; None for any other, which the slow lane then judges."""
     host = close = False
-    request_id = trace = coding = key = b""
+    request_id = trace = b""
+    coding: bytes | None = None
+    key: bytes | None = None
     json_length: int | None = None
-    length, timeout_ms = -1, 0
+    timeout_ms: int | None = None
+    length = -1
     edge = protocol.edge
     meanings = edge.meanings
     if meanings.names is not edge.dataplane.header_names:
@@ -154,20 +157,20 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
             request_id = value
         elif meaning == JSON_LENGTH and json_length is None and value.isdigit() and len(value) < 10:
             json_length = int(value)
-        elif meaning == TIMEOUT and not timeout_ms and value.isdigit() and len(value) < 10:
+        elif meaning == TIMEOUT and timeout_ms is None and value.isdigit() and len(value) < 10:
             timeout_ms = int(value)
         elif meaning == TRACE and not trace and len(value) < 256:
             trace = value
-        elif meaning == ENCODING and not coding:
+        elif meaning == ENCODING and coding is None:
             coding = choose(value)
         elif meaning == CONNECTION:
             # HTTP/1.0 that asks to be kept: it is not.
             close = close or protocol.parser.get_http_version() != "1.1"
-        elif meaning == KEY and not key:
+        elif meaning == KEY and key is None:
             key = value
         else:
             return None
-    if edge.gate is not None and not edge.gate.passes(key, route[0]):
+    if edge.gate is not None and not edge.gate.passes(key or b"", route[0]):
         return None
     if not 0 <= length <= edge.limits.fast_body_bytes or not (host or protocol.parser.get_http_version() == "1.0"):
         return None
@@ -180,8 +183,8 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
         exchange.json_length = json_length
     if trace or coding or timeout_ms:
         exchange.trace = trace
-        exchange.coding = coding
-        exchange.timeout_ms = timeout_ms
+        exchange.coding = coding or b""
+        exchange.timeout_ms = timeout_ms or 0
     if read is not None:
         exchange.headers = read
     if close:

@@ -19,6 +19,8 @@ _MEANING: Final = {
     b"accept-encoding": ENCODING,
     b"authorization": KEY,
     b"connection": CONNECTION,
+    # The parser reads it as `connection`.
+    b"proxy-connection": SLOWS,
 }
 
 

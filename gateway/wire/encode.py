@@ -166,6 +166,8 @@ def classify(array: Array, count: int, *, batched: bool) -> Array:
 
     Source: Triton's classification extension; equal values keep the order of their index.
     """
+    if batched and array.ndim and not len(array):
+        return np.empty((0, min(count, int(np.prod(array.shape[1:])))), dtype=object)
     rows = array.reshape(len(array), -1) if batched and array.ndim else array.reshape(1, -1)
     order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     found = np.empty(order.shape, dtype=object)

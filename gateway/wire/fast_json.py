@@ -22,6 +22,9 @@ _WIDE: Final = {"d": "d", "i": "q", "u": "Q"}
 _FRAMES: Final = 256
 """Texts remembered per decoder; when full, all are forgotten."""
 _FRAME_BYTES: Final = 1024
+_GAP: Final = b"\0"
+"""Stands where the list stood. It is no JSON: what was read in full has none, so texts with equal gaps alone are the
+same."""
 _PARSER: Final = simdjson.Parser()
 """Reused: one that is made anew costs 1 us. A document must be let go of before the next parse."""
 _parse: Final[Any] = _PARSER.parse
@@ -50,7 +53,7 @@ class FastDecoder:
             # The last list of a one-input body that ends with its data; see `_remember`.
             start = body.rfind(b"[")
             end = body.find(b"]", start) + 1
-            frame = self._frames.get(body[:start] + body[end:])
+            frame = self._frames.get(body[:start] + _GAP + body[end:])
             if frame is not None:
                 shape, size = frame
                 numbers = bytes(_parse(body[start:end]).as_buffer(of_type=self._kind))
@@ -106,7 +109,7 @@ class FastDecoder:
             return
         wide = request.inputs[0]
         assert isinstance(wide, Wide), "the fast decoder makes nothing else"
-        frame = body[:start] + body[end:]
+        frame = body[:start] + _GAP + body[end:]
         if len(frame) <= _FRAME_BYTES:
             if len(self._frames) >= _FRAMES:
                 self._frames.clear()

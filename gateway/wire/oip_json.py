@@ -172,7 +172,11 @@ def _numbers(spec: TensorSpec, shape: tuple[int, ...], values: Sequence[Any], te
 
 def _fits(value: int | float, kind: str) -> bool:
     if kind == "d":
-        return abs(value) < 1 << 1024
+        try:
+            float(value)
+        except OverflowError:
+            return False
+        return True
     return 0 <= value < 1 << 64 if kind == "Q" else -(1 << 63) <= value < 1 << 63
 
 

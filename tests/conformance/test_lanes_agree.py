@@ -83,6 +83,8 @@ def accepted() -> Iterator[Same]:
     yield Same("rows", 200, document(tensor("x", "FP32", [100, 2], list(range(200)))))
     yield Same("many-rows", 200, document(tensor("x", "FP32", [5000, 2], [0.5] * 10_000)))
     yield Same("no-rows", 200, document(tensor("x", "FP32", [0, 2], [])))
+    classes = [{"name": "y", "parameters": {"classification": 2}}]
+    yield Same("no-rows-classes", 200, document(tensor("x", "FP32", [0, 2], []), outputs=classes))
     yield Same("nan", 200, document(X).replace(b"2.5", b"NaN"))
     yield Same("infinity", 200, document(X).replace(b"2.5", b"-Infinity"))
     yield Same("version", 200, document(X), "affine/versions/1")
@@ -109,7 +111,9 @@ def accepted() -> Iterator[Same]:
     yield Same("gzip", 200, large, headers=(b"accept-encoding: gzip, deflate",))
     yield Same("deflate", 200, large, headers=(b"accept-encoding: gzip;q=0, deflate",))
     yield Same("gzip-trace", 200, large, headers=(b"accept-encoding: gzip", b"traceparent: 00-0af7-01"))
+    yield Same("identity-and-gzip", 200, large, headers=(b"accept-encoding: identity", b"accept-encoding: gzip;q=0.5"))
     yield Same("close", 200, document(X), headers=(b"connection: close",))
+    yield Same("proxy-connection", 200, document(X), headers=(b"proxy-connection: keep-alive",))
     yield Same("text-plain", 200, document(X), headers=(b"content-type: text/plain",))
     item = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
     yield tensors("binary", 200, {"inputs": [item]}, bytes(8))
@@ -130,6 +134,7 @@ def refused() -> Iterator[Same]:
         "twice": b'{"inputs":[],"inputs":[]}',
         "no-inputs": b"{}",
         "overflow": document(X).replace(b"2.5", b"1e999"),
+        "overflow-integer": document(X).replace(b"2.5", str((1 << 1024) - 1).encode()),
         "overflow-32": document(X).replace(b"2.5", b"1e39"),
         "number-text": document(tensor("x", "FP32", [1, 2], ["1.5", 2])),
         "null-value": document(tensor("x", "FP32", [1, 2], [None, 2])),
@@ -162,6 +167,7 @@ def refused() -> Iterator[Same]:
     yield Same("half-overflow", 400, document(tensor("x", "FP16", [1, 2], [70000, 0])), "half")
     yield Same("fixed-rows", 400, document(tensor("x", "FP32", [2, 2], [1, 2, 3, 4])), "fixed")
     yield Same("timeout-header", 400, document(X), headers=(b"x-request-timeout-ms: -1",))
+    yield Same("timeout-twice", 400, document(X), headers=(b"x-request-timeout-ms: 0", b"x-request-timeout-ms: 100"))
     yield Same("trace-error", 400, b"{}", headers=(b"traceparent: 00-0af7-01",))
     yield Same("close-error", 400, b"{}", headers=(b"connection: close",))
     item = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}

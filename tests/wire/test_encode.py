@@ -139,6 +139,7 @@ def test_classification() -> None:
     array = np.float32([[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]])
     assert classify(array, 2, batched=True).tolist() == [[b"0.700000:1", b"0.200000:2"], [b"0.500000:0", b"0.500000:2"]]
     assert classify(np.int32([3, 9]), 5, batched=False).tolist() == [b"9:1", b"3:0"]
+    assert classify(np.zeros((0, 3), np.float32), 2, batched=True).shape == (0, 2)
     answer = one([array], signature(("y", "FP32", (-1, 3))), outputs=(RequestedOutput(0, False, 1),))
     assert orjson.loads(answer[2])["outputs"][0] == {
         "name": "y", "datatype": "BYTES", "shape": [2, 1], "data": ["0.700000:1", "0.500000:0"],

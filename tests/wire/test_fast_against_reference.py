@@ -220,6 +220,13 @@ def test_remembered_texts_mislead_nobody() -> None:
     assert decoder.decode((FRAMES[0] % "[5,6]").encode()) is not None
 
 
+def test_a_list_that_stands_elsewhere_is_another_text() -> None:
+    decoder = fast_json.FastDecoder(signature("FP32", (-1, 2)), LIMITS)
+    assert decoder.decode(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}') is not None
+    assert decoder.decode(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":}]}[3,4]') is None
+    assert decoder.decode(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":}]}\0[3,4]') is None
+
+
 def test_memory_of_texts_is_bounded() -> None:
     sig = signature("FP32", (-1, 1))
     decoder = fast_json.FastDecoder(sig, LIMITS)
