@@ -16,7 +16,7 @@ from gateway.monitor.book import ModelMonitor
 from gateway.monitor.settings import Monitor, PolicyError, parse
 from gateway.monitordocument import read_monitor
 from gateway.store.base import Document, Stale, Store
-from runtimes.errors import Conflict, InvalidInput
+from runtimes.errors import Conflict, InvalidInput, ServingError
 
 MOST_ERRORS: Final = 20
 
@@ -168,13 +168,19 @@ class MonitorDesk:
         if settings is None:
             raise Conflict(f"the monitor of {name!r} asks nobody to train anew")
         self._leading(name)
+        before = held.monitor.requests
         try:
             held.monitor.requests, outcome = retrain.approve(
                 held.monitor.requests, settings, key, actor, self._now_ms() / 1000
             )
         except ValueError as error:
             raise Conflict(str(error)) from error
-        await self._audit(name, actor, "retrain approve", key)
+        try:
+            await self._audit(name, actor, "retrain approve", key)
+        except ServingError:
+            # Not approved, then: it can be again.
+            held.monitor.requests = before
+            raise
         if outcome == "send":
             self.monitors.told.send(held.monitor, key, lambda: self.monitors.moved(name))
         self.monitors.moved(name)
@@ -184,11 +190,16 @@ class MonitorDesk:
         """A person says no. Raises UnknownPolicy, Conflict."""
         held = self.monitors.get(name)
         self._leading(name)
+        before = held.monitor.requests
         try:
             held.monitor.requests = retrain.reject(held.monitor.requests, key, actor, self._now_ms() / 1000)
         except ValueError as error:
             raise Conflict(str(error)) from error
-        await self._audit(name, actor, "retrain reject", key)
+        try:
+            await self._audit(name, actor, "retrain reject", key)
+        except ServingError:
+            held.monitor.requests = before
+            raise
         self.monitors.moved(name)
         return {"outcome": "rejected"}
 

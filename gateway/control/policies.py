@@ -32,7 +32,7 @@ from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.store.base import Document, Lease, Stale, Store
+from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router import slots as tables
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
@@ -43,6 +43,8 @@ from runtimes.errors import Conflict, InvalidInput, ServingError
 SECRETS: Final = "secrets"
 _SIGNING: Final = "predictions"
 _UNITS: Final = "units"
+AGAIN_S: Final = 0.5
+"""Between two tries to read what has changed, while the store is away."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -125,10 +127,18 @@ class Policies:
         async for change in self.store.watch(known):
             if change.kind != KIND:
                 continue
+            await self._read(change.name)
+
+    async def _read(self, name: str) -> None:
+        """Read a policy that has changed, as soon as the store lets us: the watch tells of a change once."""
+        while True:
             try:
-                await self.reload(change.name)
+                return await self.reload(name)
+            except StoreAway as error:
+                _log.warning("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
+                await asyncio.sleep(AGAIN_S)
             except ServingError as error:
-                _log.warning("policy_not_read", extra={"facts": {"policy": change.name, "reason": error.message}})
+                return _log.error("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
 
     async def reload(self, name: str) -> None:
         """Read one policy anew."""
@@ -147,7 +157,7 @@ class Policies:
 
         Without it the newest version would answer everybody, a canary that was rolled back included.
         """
-        page = await self.store.audit_read(name, newest=True, limit=1)
+        page = await self.store.audit_read(name, newest=True, limit=1, where={"kind": KIND})
         if page.records and page.records[0].record.get("what") == "delete":
             return
         audit = {"actor": "auto:policies", "what": "restore", "reason": "the store had lost it"}

@@ -41,6 +41,8 @@ SILENT_MS: Final = 3_000
 """A node that has not reported for so long is told as unreachable,"""
 GONE_MS: Final = 60_000
 """and after so long it does not count any more."""
+COMMAND_LIVES_MS: Final = 600_000
+"""Whoever gave a command was told after ten seconds that nobody did it; clocks may differ by less than this."""
 _LEASE: Final = "rollouts"
 _log: Final = logging.getLogger(__name__)
 
@@ -222,7 +224,7 @@ class Rollouts:
             self._commands.setdefault(name, []).append(command)
         else:
             self._sequence += 1
-            body = encode(command)
+            body = encode(msgspec.structs.replace(command, at_ms=self._now_ms()))
             await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
         try:
             async with asyncio.timeout(patience_s):
@@ -342,7 +344,9 @@ class Rollouts:
     async def _remote_commands(self, name: str) -> list[Command]:
         page = await self._store.stream_read(f"commands/{name}", self._command_cursors.get(name, 0))
         self._command_cursors[name] = page.cursor
-        return [msgspec.json.decode(entry.body, type=Command) for entry in page.entries]
+        found = [msgspec.json.decode(entry.body, type=Command) for entry in page.entries]
+        # Who leads anew reads from the beginning, and of old commands nobody remembers that they were done.
+        return [one for one in found if not one.at_ms or self._now_ms() - one.at_ms < COMMAND_LIVES_MS]
 
     def _observed(self, kept: Kept, run: Run, commands: list[Command], now_ms: int, *, store: bool) -> Observed:
         record, judge = kept.record, run.judge

@@ -40,6 +40,7 @@ class Command(Struct, frozen=True, kw_only=True):
         identity: the rollout that they saw; "" = whichever runs.
         step: the step that they saw, counted from 0; None = whichever is in force.
         labels: of the actor's key.
+        at_ms: Unix time at which they asked; 0 = not known.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Command(Struct, frozen=True, kw_only=True):
     reason: str = ""
     identity: str = ""
     step: int | None = None
+    at_ms: int = 0
 
 
 class LocalZero(Struct, frozen=True):

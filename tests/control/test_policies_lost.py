@@ -76,3 +76,19 @@ def test_what_was_deleted_stays_so(tmp_path: Path) -> None:
 
     (tmp_path / "other").mkdir()
     asyncio.run(story())
+
+
+def test_what_was_deleted_stays_so_whatever_was_written_of_that_name_since(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        other = await opened(tmp_path / "one.db", tmp_path / "other")
+        await other.delete("m", actor="bob")
+        await other.store.audit_append("m", {"actor": "carl", "what": "feedback_replaced", "count": 1})
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert again.kept == {}
+        for each in (one, other, again):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
