@@ -37,7 +37,7 @@ from router import slots as tables
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
 from router.rollout.spec import identity
-from router.rollout.status import ACTIVE, RolloutStatus, wanted
+from router.rollout.status import ACTIVE, RolloutStatus, recover, wanted
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 SECRETS: Final = "secrets"
@@ -113,6 +113,8 @@ class Policies:
             for name, (_, body) in self._cache.read().records.items():
                 if name not in self.kept:
                     await self._put_back(name, body)
+                else:
+                    self._carry_over(name, body)
             self.away = ""
         except ServingError as error:
             self.away = error.message
@@ -176,12 +178,30 @@ class Policies:
             return
         try:
             record = decode_record(body)
+            if known is not None:
+                record = _with_pending(record, known.record)
             same = known is not None and known.record.document == record.document
             policy = known.policy if known is not None and same else parse(record.document)
             kept = self.kept[name] = Kept(revision, record, policy)
             self.taken(name, kept.record, kept.policy)
         except (msgspec.DecodeError, PolicyError) as error:  # what is in force stays
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
+
+    def _carry_over(self, name: str, body: bytes) -> None:
+        """What this node had decided without the store, before it died."""
+        kept = self.kept[name]
+        try:
+            self.kept[name] = Kept(kept.revision, _with_pending(kept.record, decode_record(body)), kept.policy)
+        except msgspec.DecodeError:
+            return
+
+    def carry(self, name: str, status: RolloutStatus) -> None:
+        """Hold a rollback that waits for the store, here and beside it: a start of this node goes on with it."""
+        kept, pending = self.kept[name], status.pending_abort
+        if pending != kept.record.status.pending_abort:
+            held = msgspec.structs.replace(kept.record.status, pending_abort=pending)
+            self.kept[name] = Kept(kept.revision, msgspec.structs.replace(kept.record, status=held), kept.policy)
+            self._in_force()
 
     async def _load_signing(self) -> None:
         """Keys of prediction ids, and the one that units are hashed with; the first node makes them."""
@@ -508,3 +528,10 @@ class Policies:
             "slots_digest": f"{tables.digest(table, kept.policy.names):016x}",
             "rollout": status.state if status.identity else None,
         }
+
+
+def _with_pending(record: PolicyRecord, local: PolicyRecord) -> PolicyRecord:
+    """The store's record, with a rollback of the same rollout that this node decided while it was away."""
+    if local.status.pending_abort is None or local.status.revision > record.status.revision:
+        return record
+    return msgspec.structs.replace(record, status=recover(record.status, local.status))

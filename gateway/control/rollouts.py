@@ -163,6 +163,7 @@ class Rollouts:
                 await self._lead(name, kept, report, now_ms, store=store)
             else:
                 await self._send(name, report)
+                await self._hand_over(name)
         self.ticked.set()
         self.ticked = asyncio.Event()
 
@@ -254,6 +255,19 @@ class Rollouts:
         except StoreAway:
             self._reporter.rewind()
             raise
+
+    async def _hand_over(self, name: str) -> None:
+        """Another node leads now: it has to write the rollback that this one decided while the store was away."""
+        status = self._policies.get(name).record.status
+        said = status.pending_abort
+        if said is None:
+            return
+        id = f"{self._node.name}/{status.identity}/pending"
+        abort = Command(id=id, kind="abort", actor=said.actor, reason=said.reason, identity=status.identity)
+        self._sequence += 1
+        body = encode(msgspec.structs.replace(abort, at_ms=self._now_ms()))
+        await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
+        self._policies.carry(name, msgspec.structs.replace(status, pending_abort=None))
 
     # ---- leading ----
 
@@ -405,6 +419,7 @@ class Rollouts:
     ) -> None:
         """Write what was decided; do the rest only after that has succeeded."""
         if not store:
+            self._policies.carry(name, status)
             self._act_without_store(name, actions)
             return
         routed = any(isinstance(action, ROUTING) for action in actions)

@@ -39,6 +39,9 @@ _ENDS: Final = [_END % size for size in range(_ENDS_KEPT)]
 """The end of a head for short answers, which most are."""
 
 
+_NOT_SEEN: Final[tuple[int | None, int | None, bytes | None, bytes | None]] = (None, None, None, None)
+
+
 class FastExchange(Exchange):
     """A request of the fast lane, in the shape of uvicorn's RequestResponseCycle."""
 
@@ -123,10 +126,7 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
     """The exchange of a plain request; None for any other, which the slow lane then judges."""
     host = close = False
     request_id = trace = b""
-    coding: bytes | None = None
-    key: bytes | None = None
-    json_length: int | None = None
-    timeout_ms: int | None = None
+    json_length, timeout_ms, coding, key = _NOT_SEEN
     length = -1
     edge = protocol.edge
     meanings = edge.meanings

@@ -4,8 +4,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from gateway.control.documents import Kept
 from gateway.control.policies import Policies
 from gateway.store.sqlite import open_sqlite
+from router.rollout.status import RolloutStatus, Said
 
 DOCUMENT: dict[str, Any] = {
     "apiVersion": "tidegate/v1",
@@ -88,6 +92,54 @@ def test_what_was_deleted_stays_so_whatever_was_written_of_that_name_since(tmp_p
         again = await opened(tmp_path / "one.db", tmp_path)
         assert again.kept == {}
         for each in (one, other, again):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+HARM = Said("auto:error_rate", 5, "too many errors")
+
+
+async def running(policies: Policies) -> Kept:
+    kept, _ = await policies.apply(DOCUMENT, actor="ada")
+    status = msgspec.structs.replace(kept.record.status, identity="r", phase="BAKING")
+    return await saved(policies, kept, status)
+
+
+async def saved(policies: Policies, kept: Kept, status: RolloutStatus) -> Kept:
+    record = msgspec.structs.replace(kept.record, status=status)
+    return await policies.save("m", record, expected=kept.revision, audit={"what": "step", "actor": "ada"})
+
+
+def test_a_rollback_that_waits_for_the_store_survives_a_start_of_this_node(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        kept = await running(one)
+        one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert again.kept["m"].record.status.pending_abort == HARM
+        assert again.kept["m"].revision == kept.revision
+        for each in (one, again):
+            await each.store.close()
+
+    asyncio.run(story())
+
+
+def test_it_holds_while_the_rollout_runs_and_no_longer(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        kept = await running(one)
+        one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
+        other = await opened(tmp_path / "one.db", tmp_path / "other")
+        assert other.kept["m"].record.status.pending_abort is None
+        kept = await saved(other, other.kept["m"], msgspec.structs.replace(kept.record.status, step=1))
+        await one.reload("m")
+        assert (one.kept["m"].record.status.step, one.kept["m"].record.status.pending_abort) == (1, HARM)
+        await saved(other, kept, msgspec.structs.replace(kept.record.status, phase="ROLLED_BACK"))
+        await one.reload("m")
+        assert one.kept["m"].record.status.pending_abort is None
+        for each in (one, other):
             await each.store.close()
 
     (tmp_path / "other").mkdir()
