@@ -29,15 +29,17 @@ from gateway.control.documents import (
     without_rollout,
 )
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
+from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
+from gateway.control.showing import viewed
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router import slots as tables
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
 from router.rollout.spec import identity
-from router.rollout.status import ACTIVE, RolloutStatus, recover, wanted
+from router.rollout.status import ACTIVE, RolloutStatus, wanted
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 SECRETS: Final = "secrets"
@@ -114,7 +116,7 @@ class Policies:
                 if name not in self.kept:
                     await self._put_back(name, body)
                 else:
-                    self._carry_over(name, body)
+                    self.kept[name] = carried_over(self.kept[name], body)
             self.away = ""
         except ServingError as error:
             self.away = error.message
@@ -179,7 +181,7 @@ class Policies:
         try:
             record = decode_record(body)
             if known is not None:
-                record = _with_pending(record, known.record)
+                record = with_pending(record, known.record)
             same = known is not None and known.record.document == record.document
             policy = known.policy if known is not None and same else parse(record.document)
             kept = self.kept[name] = Kept(revision, record, policy)
@@ -187,20 +189,10 @@ class Policies:
         except (msgspec.DecodeError, PolicyError) as error:  # what is in force stays
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
 
-    def _carry_over(self, name: str, body: bytes) -> None:
-        """What this node had decided without the store, before it died."""
-        kept = self.kept[name]
-        try:
-            self.kept[name] = Kept(kept.revision, _with_pending(kept.record, decode_record(body)), kept.policy)
-        except msgspec.DecodeError:
-            return
-
     def carry(self, name: str, status: RolloutStatus) -> None:
         """Hold a rollback that waits for the store, here and beside it: a start of this node goes on with it."""
-        kept, pending = self.kept[name], status.pending_abort
-        if pending != kept.record.status.pending_abort:
-            held = msgspec.structs.replace(kept.record.status, pending_abort=pending)
-            self.kept[name] = Kept(kept.revision, msgspec.structs.replace(kept.record, status=held), kept.policy)
+        if status.pending_abort != self.kept[name].record.status.pending_abort:
+            self.kept[name] = holding(self.kept[name], status.pending_abort)
             self._in_force()
 
     async def _load_signing(self) -> None:
@@ -504,34 +496,4 @@ class Policies:
 
     def view(self, name: str) -> dict[str, Any]:
         """A policy for people and programs. Raises UnknownPolicy."""
-        kept = self.get(name)
-        record, status = kept.record, kept.record.status
-        table = tables.from_text(record.slots, kept.policy.names)
-        return {
-            "name": name,
-            "generation": record.generation,
-            "revision": record.revision,
-            "document": record.document,
-            "applied_by": record.applied_by,
-            "applied_ms": record.applied_ms,
-            "owner": record.owner,
-            "variants": [
-                {"name": pin.variant, "version": pin.version, "digest": pin.digest, "slots": table.count(index)}
-                for index, pin in enumerate(record.variants)
-            ],
-            "stable": record.stable,
-            "canary": record.canary,
-            "shadow_slots": record.shadow_slots,
-            "zeroed": record.zeroed,
-            "killed": list(record.killed),
-            "slots": record.slots,
-            "slots_digest": f"{tables.digest(table, kept.policy.names):016x}",
-            "rollout": status.state if status.identity else None,
-        }
-
-
-def _with_pending(record: PolicyRecord, local: PolicyRecord) -> PolicyRecord:
-    """The store's record, with a rollback of the same rollout that this node decided while it was away."""
-    if local.status.pending_abort is None or local.status.revision > record.status.revision:
-        return record
-    return msgspec.structs.replace(record, status=recover(record.status, local.status))
+        return viewed(name, self.get(name))

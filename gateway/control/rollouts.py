@@ -18,18 +18,17 @@ from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
-from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile, rollout_spec, signals_on, window_open
+from gateway.control.pending import abort_of, recent
+from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile, signals_on, window_open
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
-from gateway.control.steps import ROUTING, audit_of, carried_out, quoted
+from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wanted, place_of, quoted, spec_of
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
 from router.rollout.observed import Command, LocalZero, Observed
-from router.rollout.spec import RolloutSpec
-from router.rollout.spec import identity as identity_of
 from router.rollout.status import ACTIVE, UNDER_WATCH
 from runtimes.errors import ServingError
 
@@ -41,8 +40,6 @@ SILENT_MS: Final = 3_000
 """A node that has not reported for so long is told as unreachable,"""
 GONE_MS: Final = 60_000
 """and after so long it does not count any more."""
-COMMAND_LIVES_MS: Final = 600_000
-"""Whoever gave a command was told after ten seconds that nobody did it; clocks may differ by less than this."""
 _LEASE: Final = "rollouts"
 _log: Final = logging.getLogger(__name__)
 
@@ -224,9 +221,7 @@ class Rollouts:
         if self._lease is not None:
             self._commands.setdefault(name, []).append(command)
         else:
-            self._sequence += 1
-            body = encode(msgspec.structs.replace(command, at_ms=self._now_ms()))
-            await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
+            await self._give(name, command)
         try:
             async with asyncio.timeout(patience_s):
                 while (answer := self._policies.get(name).record.answers.get(command.id)) is None:
@@ -259,15 +254,14 @@ class Rollouts:
     async def _hand_over(self, name: str) -> None:
         """Another node leads now: it has to write the rollback that this one decided while the store was away."""
         status = self._policies.get(name).record.status
-        said = status.pending_abort
-        if said is None:
-            return
-        id = f"{self._node.name}/{status.identity}/pending"
-        abort = Command(id=id, kind="abort", actor=said.actor, reason=said.reason, identity=status.identity)
+        if status.pending_abort is not None:
+            await self._give(name, abort_of(status, status.pending_abort, self._node.name))
+            self._policies.carry(name, msgspec.structs.replace(status, pending_abort=None))
+
+    async def _give(self, name: str, command: Command) -> None:
         self._sequence += 1
-        body = encode(msgspec.structs.replace(abort, at_ms=self._now_ms()))
+        body = encode(msgspec.structs.replace(command, at_ms=self._now_ms()))
         await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
-        self._policies.carry(name, msgspec.structs.replace(status, pending_abort=None))
 
     # ---- leading ----
 
@@ -287,7 +281,7 @@ class Rollouts:
             self.heard(name, one)
         moved = [self._take(run, kept, one) for one in reports]
         run.moved = run.moved or any(moved)
-        spec = _spec(kept)
+        spec = spec_of(kept)
         if spec is None and not kept.record.status.identity:
             return
         observed = self._observed(kept, run, commands, now_ms, store=store)
@@ -300,7 +294,7 @@ class Rollouts:
     def _run_of(self, name: str, kept: Kept) -> Run:
         """What is held of a policy; made anew from the store when somebody else wrote, or another rollout began."""
         run = self._runs.get(name)
-        identity = _identity(kept)
+        identity = identity_wanted(kept)
         if run is None or run.revision != kept.revision:
             evidence = kept.record.evidence
             run = self._runs[name] = Run(
@@ -358,9 +352,7 @@ class Rollouts:
     async def _remote_commands(self, name: str) -> list[Command]:
         page = await self._store.stream_read(f"commands/{name}", self._command_cursors.get(name, 0))
         self._command_cursors[name] = page.cursor
-        found = [msgspec.json.decode(entry.body, type=Command) for entry in page.entries]
-        # Who leads anew reads from the beginning, and of old commands nobody remembers that they were done.
-        return [one for one in found if not one.at_ms or self._now_ms() - one.at_ms < COMMAND_LIVES_MS]
+        return recent((msgspec.json.decode(entry.body, type=Command) for entry in page.entries), self._now_ms())
 
     def _observed(self, kept: Kept, run: Run, commands: list[Command], now_ms: int, *, store: bool) -> Observed:
         record, judge = kept.record, run.judge
@@ -451,7 +443,7 @@ class Rollouts:
         before, after = kept.record, record
         if any(isinstance(action, WRITTEN) for action in actions) or after.answers != before.answers:
             return True
-        if _place(after) != _place(before):
+        if place_of(after) != place_of(before):
             return True
         if now_ms - run.saved_ms < SAVE_MS:
             return False
@@ -497,18 +489,3 @@ class Rollouts:
         if kept != self._cleared_ms:
             self._cleared_ms = kept
             self._policies.clear_zeros(tuple(kept))
-
-
-def _spec(kept: Kept) -> RolloutSpec | None:
-    return rollout_spec(kept.policy, {pin.variant: pin.digest for pin in kept.record.variants})
-
-
-def _identity(kept: Kept) -> str:
-    """Of the rollout that is wanted, from the moment its document is in force: its first requests count too."""
-    spec = _spec(kept)
-    return kept.record.status.identity if spec is None else identity_of(spec)
-
-
-def _place(record: PolicyRecord) -> tuple[object, ...]:
-    # What holds it belongs to it: unsaved, the next tick would find it once more, and tell people once more.
-    return record.status.phase, record.status.step, record.slow_ns, tuple(record.status.holding)

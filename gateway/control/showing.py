@@ -162,3 +162,30 @@ def _of_shadow(rail: Guardrail, canary: str, judge: Mapping[str, Any]) -> dict[s
         "disagreed": counts[DISAGREED] if counts else 0,
         "max": rail.max,
     }
+
+
+def viewed(name: str, kept: Kept) -> dict[str, Any]:
+    """A policy for people and programs."""
+    record, status = kept.record, kept.record.status
+    table = tables.from_text(record.slots, kept.policy.names)
+    return {
+        "name": name,
+        "generation": record.generation,
+        "revision": record.revision,
+        "document": record.document,
+        "applied_by": record.applied_by,
+        "applied_ms": record.applied_ms,
+        "owner": record.owner,
+        "variants": [
+            {"name": pin.variant, "version": pin.version, "digest": pin.digest, "slots": table.count(index)}
+            for index, pin in enumerate(record.variants)
+        ],
+        "stable": record.stable,
+        "canary": record.canary,
+        "shadow_slots": record.shadow_slots,
+        "zeroed": record.zeroed,
+        "killed": list(record.killed),
+        "slots": record.slots,
+        "slots_digest": f"{tables.digest(table, kept.policy.names):016x}",
+        "rollout": status.state if status.identity else None,
+    }

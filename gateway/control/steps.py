@@ -8,12 +8,15 @@ import msgspec
 
 from gateway.control import exposure
 from gateway.control.documents import Kept, ownership_of, shares_of, weighed, with_gone
+from gateway.control.plans import rollout_spec
 from gateway.control.record import MOST_ANSWERS, NodeReport, PolicyRecord, Told
 from gateway.failing import MOST
 from router import slots as tables
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
 from router.rollout.actions import Action, Answer, Audit, Promote, SetShadow, SetWeight, Unload, Withhold, Zero
+from router.rollout.spec import RolloutSpec
+from router.rollout.spec import identity as identity_of
 from router.rollout.status import ACTIVE, RolloutStatus
 
 EVIDENCE_CHARS: Final = 64 * 1024
@@ -132,3 +135,19 @@ def fitting(evidence: str) -> str:
         trail = rail["trail"]
         trail["cut"], trail["spans"] = trail["cut"] + len(trail["spans"]), []
     return json.dumps(found)
+
+
+def spec_of(kept: Kept) -> RolloutSpec | None:
+    """The rollout that a policy wants; None = it wants none."""
+    return rollout_spec(kept.policy, {pin.variant: pin.digest for pin in kept.record.variants})
+
+
+def identity_wanted(kept: Kept) -> str:
+    """Of the rollout that is wanted, from the moment its document is in force: its first requests count too."""
+    spec = spec_of(kept)
+    return kept.record.status.identity if spec is None else identity_of(spec)
+
+
+def place_of(record: PolicyRecord) -> tuple[object, ...]:
+    """Where a rollout is. What holds it belongs to it: unsaved, it would be found, and told, once more."""
+    return record.status.phase, record.status.step, record.slow_ns, tuple(record.status.holding)

@@ -30,7 +30,6 @@ _BAD_HTTP: Final = WORKER_INDEX["bad_http_total"]
 # Phases of reading one message.
 IDLE, HEAD, BODY = range(3)
 
-
 LINGER_S: Final = 2
 """So long a peer that was answered before it had sent everything may pause; see `GuardedProtocol._end`."""
 _SPARE: Final = 64
@@ -86,10 +85,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count it; one too many is told so and closed."""
         super().connection_made(transport)
         if not self.edge.opened(self):
-            most = self.edge.limits.connections
-            message = f"too many connections, at most {most} are served"
-            self._reject(HttpError(503, "overloaded", message, ((b"retry-after", b"1"),)))
-            if len(self.edge.connections) > most + _SPARE:
+            self._reject(heads.too_many_connections(self.edge.limits))
+            if len(self.edge.connections) > self.edge.limits.connections + _SPARE:
                 self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -194,6 +191,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._take_upgrade()
             return
         edge = self.edge
+        if len(self.pipeline) >= edge.limits.pipelined:
+            self._reject(heads.sent_ahead(edge.limits))
+            return
         if self._head_bytes > 8192 or self._follows or len(self.headers) > edge.limits.header_count:
             error = heads.oversized(self.url, self.headers, edge.limits)
             if error is not None:
@@ -426,6 +426,9 @@ class GuardedProtocol(HttpToolsProtocol):
         waited = tick - self._since
         if self._write_paused_at is not None:
             self._sweep_unsent(self._write_paused_at, tick)
+        elif self.transport.is_closing():
+            # It closes when the peer has read the last answers, which are too few to have paused us.
+            self._write_paused_at, self._unsent_bytes = tick, self.transport.get_write_buffer_size()
         elif self._lingers_from is not None:
             most_s = LINGER_S if self.edge.draining else limits.body_timeout_s
             if waited >= LINGER_S or tick - self._lingers_from > most_s:
@@ -478,9 +481,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def abort_with_503(self) -> None:
         """The grace is over: what is still due gets a 503."""
-        if self.transport.is_closing():
-            return
-        if self._write_paused_at is not None:
+        if self._write_paused_at is not None or self.transport.is_closing():
             self.transport.abort()
         elif not self._refuse_due() and self._lingers_from is None:
             self.transport.close()

@@ -95,3 +95,17 @@ def _too_long(length: int, limits: EdgeLimits, *, binary: bool) -> HttpError | N
     larger = limits.binary_body_bytes
     hint = f"; the binary tensor format takes up to {larger}" if larger > allowed else ""
     return HttpError(413, "payload_too_large", f"a body of {length} bytes, at most {allowed} are read{hint}")
+
+
+def too_many_connections(limits: EdgeLimits) -> HttpError:
+    """What the one too many is told."""
+    return _overloaded(f"too many connections, at most {limits.connections} are served")
+
+
+def sent_ahead(limits: EdgeLimits) -> HttpError:
+    """More requests than may wait for the answers before theirs."""
+    return _overloaded(f"too many requests were sent before their answers, at most {limits.pipelined} may wait")
+
+
+def _overloaded(message: str) -> HttpError:
+    return HttpError(503, "overloaded", message, ((b"retry-after", b"1"),))

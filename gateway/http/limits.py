@@ -11,6 +11,7 @@ class EdgeLimits:
 
     Attributes:
         connections: per process.
+        pipelined: requests that may wait behind one that is being answered; one read could bring ten thousand.
         fast_body_bytes: larger bodies take the slow lane.
         linger_bytes: read and dropped of a peer that was refused and still sends.
     """
@@ -25,6 +26,7 @@ class EdgeLimits:
     linger_bytes: int = 64 * 1024 * 1024
     body_chunks: int = 65536
     connections: int = 1000
+    pipelined: int = 2048
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     body_min_bytes_per_s: int = 1024
