@@ -128,6 +128,10 @@ def test_a_worker_killed_under_load_loses_no_count_of_what_was_answered(tree: Tr
         victim = tree.workers()[0]["pid"]
         at = crowd.seen.count()
         tree.until("traffic", lambda: crowd.seen.count() > at + 200)
+        # It stands still first, wherever it is: so whoever asks it has a request under way when it dies.
+        os.kill(victim, signal.SIGSTOP)
+        at = crowd.seen.count()
+        tree.until("the others", lambda: crowd.seen.count() > at + 100)
         os.kill(victim, signal.SIGKILL)
         tree.until(
             "its successor", lambda: victim not in [w["pid"] for w in tree.workers()] and len(tree.workers()) == 2
@@ -141,7 +145,7 @@ def test_a_worker_killed_under_load_loses_no_count_of_what_was_answered(tree: Tr
     sums = counted(shown(tree, "table"))
     # Requests that died with the worker were routed; no client heard of them.
     assert seen.count() <= sum(c["routed"] for c in sums.values()) <= seen.count() + len(seen.broken)
-    assert len(seen.broken) <= 4, "one for each connection, and none where it died between two requests"
+    assert 0 < len(seen.broken) <= 4
     assert {status for status in seen.statuses() if status >= 500} == set()
     assert shown(tree, "table")["latches"] == [], "whoever kills a worker from outside is no fault of the canary"
 
