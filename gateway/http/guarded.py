@@ -27,9 +27,7 @@ from gateway.http.heads import Headers
 _SLOW: Final = WORKER_INDEX["slow_lane_total"]
 _BAD_HTTP: Final = WORKER_INDEX["bad_http_total"]
 
-# Phases of reading one message.
-IDLE, HEAD, BODY = range(3)
-
+IDLE, HEAD, BODY = range(3)  # phases of reading one message
 LINGER_S: Final = 2
 """So long a peer that was answered before it had sent everything may pause; see `GuardedProtocol._end`."""
 _SPARE: Final = 64
@@ -481,8 +479,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def abort_with_503(self) -> None:
         """The grace is over: what is still due gets a 503."""
-        if self._write_paused_at is not None or self.transport.is_closing():
+        if self._write_paused_at is not None:
             self.transport.abort()
+        elif self.transport.is_closing():
+            return  # its last answer may be on its way; who does not read it is found by the sweep
         elif not self._refuse_due() and self._lingers_from is None:
             self.transport.close()
 
