@@ -9,12 +9,15 @@ from typing import Any
 from gateway.control.documents import Kept
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import totals
+from gateway.control.steps import spec_of
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.promotion import NonInferiority
 from router.hashing import SLOTS
+from router.rollout.machine import foreseen
+from router.rollout.status import RolloutStatus
 from router.rollout.words import duration, listed
 from router.rollout_document import Guardrail, Hold, Step
 
@@ -46,6 +49,12 @@ def _intended(kept: Kept) -> dict[str, float]:
         }
     table = tables.from_text(record.slots, names)
     return {name: table.count(index) / SLOTS for index, name in enumerate(names)}
+
+
+def status_of(kept: Kept) -> RolloutStatus:
+    """Where the rollout that the document asks for stands, also in the moment before its controller has looked."""
+    record = kept.record
+    return foreseen(spec_of(kept), record.status, record.revision, record.applied_by)
 
 
 def plan_of(kept: Kept) -> list[dict[str, Any]]:
@@ -166,7 +175,7 @@ def _of_shadow(rail: Guardrail, canary: str, judge: Mapping[str, Any]) -> dict[s
 
 def viewed(name: str, kept: Kept) -> dict[str, Any]:
     """A policy for people and programs."""
-    record, status = kept.record, kept.record.status
+    record, status = kept.record, status_of(kept)
     table = tables.from_text(record.slots, kept.policy.names)
     return {
         "name": name,

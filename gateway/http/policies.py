@@ -172,7 +172,7 @@ class PolicyEndpoints:
         """Every policy that has a rollout."""
         covers = actor_of(request).covers
         kept = sorted(self._policies.kept.items())
-        found = [self._rollout(name) for name, one in kept if one.record.status.identity and covers(name)]
+        found = [self._rollout(name) for name, one in kept if showing.status_of(one).identity and covers(name)]
         return json_reply(found)
 
     async def rollout(self, request: Request) -> Reply:
@@ -181,7 +181,7 @@ class PolicyEndpoints:
 
     def _rollout(self, name: str) -> dict[str, Any]:
         kept = self._policies.get(name)
-        record, status = kept.record, kept.record.status
+        record, status = kept.record, showing.status_of(kept)
         if not status.identity:
             raise Conflict(f"the policy {name!r} has no rollout")
         rollout = kept.policy.spec.rollout

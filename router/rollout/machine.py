@@ -27,6 +27,7 @@ from router.rollout.spec import RolloutSpec, identity, plan_digest
 from router.rollout.status import ACTIVE, AT_REST, GOING_BACK, IN_STEP, UNDER_WATCH, Force, RolloutStatus, wanted
 from router.rollout.turn import Turn
 
+ASKED_FOR: Final = "the policy asks for it"
 STORE_AWAY: Final = "the store is away: nothing is decided until it is back"
 
 
@@ -41,13 +42,13 @@ def advance(
     """
     if observed.token < status.token:
         return status, []
-    if spec is not None and spec.stable_digest == spec.canary_digest and not _just_promoted(spec, status):
-        spec = None
-    turn = Turn(spec, status, observed, now_ms)
+    turn = Turn(_wanted(spec, status), status, observed, now_ms)
     _take_over(turn)
     _remember(turn)
     phase = turn.status.phase
     if observed.store:
+        if _begins(turn.spec, turn.status):  # before anybody is obeyed: commands mean what the document asks for
+            turn.begin(turn.wanted_spec(), ASKED_FOR, turn.applied_by)
         obey(turn)
         if turn.status.phase == phase:  # a command that moved it was this tick's move
             _decide(turn)
@@ -58,9 +59,34 @@ def advance(
     return turn.status, turn.actions
 
 
-def _just_promoted(spec: RolloutSpec, status: RolloutStatus) -> bool:
+def foreseen(spec: RolloutSpec | None, status: RolloutStatus, revision: int, applied_by: str) -> RolloutStatus:
+    """The status as people are shown it: what a document in force asks for is DRAFT before the next tick makes it so.
+
+    Who applies a document and asks at once must not read the end of the rollout before it.
+    """
+    spec = _wanted(spec, status)
+    turn = Turn(
+        spec, status, Observed(token=status.token, revision=revision, applied_by=applied_by), status.ticked_at_ms
+    )
+    if spec is not None and _begins(spec, status):
+        turn.begin(spec, ASKED_FOR, turn.applied_by)
+    return turn.status
+
+
+def _begins(spec: RolloutSpec | None, status: RolloutStatus) -> bool:
+    return spec is not None and status.phase in AT_REST and not _is_same(spec, status)
+
+
+def _wanted(spec: RolloutSpec | None, status: RolloutStatus) -> RolloutSpec | None:
+    """None where the canary is the stable already: nothing to roll out."""
+    same = spec is not None and spec.stable_digest == spec.canary_digest
+    return None if same and not _just_promoted(spec, status) else spec
+
+
+def _just_promoted(spec: RolloutSpec | None, status: RolloutStatus) -> bool:
     """The policy's stable is the canary of this rollout already: its own doing, no new rollout."""
-    return status.phase in ("PROMOTING", "PROMOTED") and spec.canary_digest == status.canary_digest
+    promoted = status.phase in ("PROMOTING", "PROMOTED")
+    return spec is not None and promoted and spec.canary_digest == status.canary_digest
 
 
 def _is_same(spec: RolloutSpec | None, status: RolloutStatus) -> bool:
@@ -109,10 +135,8 @@ def _decide(turn: Turn) -> None:
         turn.supersede(
             "the policy wants another rollout" if spec else "the policy names no rollout any more", turn.applied_by
         )
-    elif spec is None:
-        turn.rest()
     else:
-        turn.begin(spec, "the policy asks for it", turn.applied_by)
+        turn.rest()
 
 
 def _is_lost(turn: Turn) -> bool:

@@ -31,7 +31,7 @@ def of_monitor(expression: str) -> bool:
 def tree(tmp_path: Path) -> Iterator[Tree]:
     for version, size in ((1, 1000), (2, 1001)):
         models.write(tmp_path / "models", "table", models.lookup(size), version, "version_policy: {all: true}\n")
-    models.write(tmp_path / "models", "slow", models.slow(width=16384, layers=30))
+    models.write(tmp_path / "models", "slow", models.slow())
     with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as running:
         yield running
 

@@ -36,7 +36,7 @@ NOTHING = {"IDLE", "DRAFT", "VALIDATED", "PREPARING", "ABORTING", "ROLLED_BACK",
 BACK = {"ABORTING", "SUPERSEDED"}
 IN_STEP = {"APPLYING", "PROPAGATING", "SHADOWING", "BAKING", "DECIDING"}
 NEXT = {
-    "IDLE": {"DRAFT"},
+    "IDLE": {"DRAFT", "ABORTING"},
     "DRAFT": {"VALIDATED", "ROLLED_BACK", "PROMOTED"} | BACK,
     "VALIDATED": {"PREPARING"} | BACK,
     "PREPARING": {"APPLYING", "PROMOTING"} | BACK,
@@ -46,9 +46,9 @@ NEXT = {
     "BAKING": {"DECIDING", "PROPAGATING", "APPLYING", "PREPARING"} | BACK,
     "DECIDING": {"APPLYING", "PROPAGATING", "PROMOTING", "PREPARING"} | BACK,
     "PROMOTING": {"PROMOTED"} | BACK,
-    "PROMOTED": {"DRAFT", "IDLE"},
+    "PROMOTED": {"DRAFT", "ABORTING", "IDLE"},
     "ABORTING": {"ROLLED_BACK"},
-    "ROLLED_BACK": {"DRAFT", "IDLE"},
+    "ROLLED_BACK": {"DRAFT", "ABORTING", "IDLE"},
     "SUPERSEDED": {"DRAFT", "IDLE"},
 }
 # A takeover puts the phase back to PROPAGATING, and the same tick may go on from there.
@@ -166,7 +166,10 @@ class Laws:
 
 def _written(one: Tick) -> None:
     """Routing follows the actions, each change of it is on record, and needs the store."""
-    slots, shadow, digest = one.before.slots, one.before.shadow_slots, None
+    # Another rollout begins with nothing, whatever the one before it has come to.
+    begins = one.before.phase == "PROMOTED" and one.after.phase in ("DRAFT", "ABORTING", "IDLE")
+    before = (0, 0) if begins else (one.before.slots, one.before.shadow_slots)
+    slots, shadow, digest = *before, None
     for action in one.actions:
         match action:
             case SetWeight(slots):
@@ -179,11 +182,10 @@ def _written(one: Tick) -> None:
                 slots, shadow = ALL_SLOTS, 0
             case _:
                 pass
-    begins = one.before.phase == "PROMOTED" and one.after.phase in ("DRAFT", "IDLE")
-    assert (slots, shadow) == (one.after.slots, one.after.shadow_slots) or begins
-    if slots != one.before.slots:
+    assert (slots, shadow) == (one.after.slots, one.after.shadow_slots)
+    if slots != before[0]:
         records = [action for action in one.actions if isinstance(action, Audit)]
-        assert (one.before.slots, slots) in [(record.slots_before, record.slots_after) for record in records]
+        assert (before[0], slots) in [(record.slots_before, record.slots_after) for record in records]
     if any(isinstance(action, SetWeight | Zero | Withhold | Promote) for action in one.actions):
         assert one.after.awaits_revision == one.observed.revision + 1
     zeroes = [isinstance(action, Zero) for action in one.actions]

@@ -6,10 +6,12 @@ import pytest
 
 from router.rollout.actions import Answer, Audit, ClearLocalZeros, Notify
 from router.rollout.gates import may_approve
+from router.rollout.machine import foreseen
 from router.rollout.observed import Command, LocalZero
-from router.rollout.spec import ALL_SLOTS, Approval
+from router.rollout.spec import ALL_SLOTS, Approval, identity
+from router.rollout.status import RolloutStatus
 from tests.rollout.test_back import TRIP
-from tests.rollout.tower import MINUTE, RELEASE, Tower, a_spec, command, of, step
+from tests.rollout.tower import MINUTE, RELEASE, Tower, a_spec, change, command, of, step
 
 
 def asked(tower: Tower, one: Command, **seen: Any) -> Answer:
@@ -210,3 +212,45 @@ def test_without_a_rollout_every_command_is_refused_in_words(kind: Any) -> None:
     answer = asked(tower, command(kind))
     assert not answer.ok
     assert answer.text
+
+
+def test_a_document_in_force_shows_its_rollout_before_the_controller_has_looked() -> None:
+    spec, fresh = a_spec(), RolloutStatus()
+    assert foreseen(None, fresh, 1, "ann") is fresh
+    first = foreseen(spec, fresh, 1, "ann")
+    assert (first.state, first.identity, first.history[-1].actor) == ("DRAFT", identity(spec), "ann")
+
+
+@pytest.mark.parametrize("end", ["PROMOTED", "ROLLED_BACK"])
+def test_the_end_of_a_rollout_is_not_shown_as_the_end_of_the_next(end: str) -> None:
+    tower = Tower().until("DECIDING", at=3)
+    tower.tick(command("approve" if end == "PROMOTED" else "abort"))
+    tower.until(end)
+    assert foreseen(tower.spec, tower.status, 9, "ann") is tower.status
+    wanted = change(tower.spec, salt="another")
+    if end == "PROMOTED":
+        wanted = change(wanted, stable_digest=tower.spec.canary_digest, canary_digest="sha256:third")
+    seen = foreseen(wanted, tower.status, 9, "ann")
+    tower.spec = wanted
+    tower.tick()
+    for field in ("phase", "identity", "step", "slots", "reason", "stable_digest", "canary_digest", "plan"):
+        assert getattr(seen, field) == getattr(tower.status, field), field
+    assert seen.state == "DRAFT"
+    assert foreseen(wanted, tower.status, 9, "ann") is tower.status
+
+
+@pytest.mark.parametrize("end", ["PROMOTED", "ROLLED_BACK"])
+def test_an_abort_right_after_a_document_means_what_the_document_asks_for(end: str) -> None:
+    tower = Tower().until("DECIDING", at=3)
+    tower.tick(command("approve" if end == "PROMOTED" else "abort"))
+    tower.until(end)
+    tower.spec = change(tower.spec, salt="another")
+    if end == "PROMOTED":
+        tower.spec = change(tower.spec, stable_digest=tower.spec.canary_digest, canary_digest="sha256:third")
+    answer = asked(tower, command("abort", reason="a mistake"))
+    assert (answer.ok, answer.text) == (True, "aborted: stable answers everything again")
+    tower.until("ROLLED_BACK")
+    assert tower.status.identity == identity(tower.spec)
+    for _ in range(20):
+        tower.tick()
+    assert (tower.status.phase, tower.slots) == ("ROLLED_BACK", 0)
