@@ -1,6 +1,6 @@
 """Documents of a running server, by its admin port: policies and monitors alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -27,6 +27,12 @@ def url_of(admin: str | None, section: str, name: str, *more: str) -> str:
         section: policies, rollouts or monitors.
     """
     return "/".join([f"{admin_url(admin)}/admin/v1/{section}/{quote(name, safe='')}", *more])
+
+
+def not_yet(answer: Mapping[str, Any]) -> str:
+    """What to say of a change that is not in force everywhere yet."""
+    nodes = ", ".join(answer["nodes_behind"])
+    return "SOME WORKERS DO NOT ACT ON IT YET" + (f", those of {nodes}" if nodes else "")
 
 
 def with_query(url: str, **query: str) -> str:

@@ -10,6 +10,7 @@ from gateway.cli.applying import (
     IfMatch,
     Reason,
     folder_of,
+    not_yet,
     print_folder,
     put,
     refused_text,
@@ -141,7 +142,7 @@ def apply(
     print(
         f"{name}: generation {done['generation']}, revision {done['revision']}"
         + ("" if done["changed"] else ", nothing has changed")
-        + ("; in force on every worker" if done["in_force_everywhere"] else "; SOME WORKERS DO NOT ACT ON IT YET")
+        + ("; in force on every worker" if done["in_force_everywhere"] else f"; {not_yet(done)}")
     )
 
 
@@ -298,7 +299,7 @@ def _changed(view: dict[str, Any], done: str, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    acted = "on every worker" if view["in_force_everywhere"] else "but SOME WORKERS DO NOT ACT ON IT YET"
+    acted = "on every worker" if view["in_force_everywhere"] else f"but {not_yet(view)}"
     print(f"{view['name']}: {done}, {acted}; generation {view['generation']}, revision {view['revision']}")
 
 

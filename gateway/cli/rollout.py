@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.applying import Reason, url_of
+from gateway.cli.applying import Reason, not_yet, url_of
 from gateway.cli.client import AdminUrl, admin_url, call
 from gateway.cli.feedback import opened
 from gateway.cli.following import follow
@@ -160,5 +160,5 @@ def _command(
     if as_json:
         print_json(found)
         return
-    acted = "" if found["in_force_everywhere"] else "; SOME WORKERS DO NOT ACT ON IT YET"
+    acted = "" if found["in_force_everywhere"] else f"; {not_yet(found)}"
     print(f"{name}: {found['text']}{acted}; it is {found['rollout']['state']}")

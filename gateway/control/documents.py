@@ -38,6 +38,9 @@ class StalePolicy(ServingError):
         self.view = view
 
 
+Contract = tuple[tuple[str, ...], tuple[str, ...]]
+"""Inputs and outputs of a version."""
+
 _DOCUMENT_BYTES: Final = 32 * 1024
 
 
@@ -175,7 +178,29 @@ def shares_of(text: str, names: Sequence[str]) -> dict[str, int]:
     return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
-def shown_contract(contract: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str:
+def check_pins(pins: Sequence[VariantPin], contracts: Mapping[str, Contract | None], stable: str) -> None:
+    """Raises Conflict: two variants are the same thing, or one takes or gives something else than the stable one.
+
+    Args:
+        contracts: by variant; None = not known.
+    """
+    versions = [pin.version for pin in pins]
+    for pin in pins:
+        if versions.count(pin.version) > 1:
+            raise Conflict(f"variant {pin.variant!r}: version {pin.version} is another variant already")
+    for at, pin in enumerate(pins):
+        twin = next((other for other in pins[:at] if other.digest == pin.digest), None)
+        if twin is not None:
+            raise Conflict(f"variants {twin.variant!r} and {pin.variant!r} are the same files: nothing to compare")
+    for variant, contract in contracts.items():
+        if contract != contracts[stable]:
+            raise Conflict(
+                f"contract_mismatch: variant {variant!r} has {shown_contract(contract)}, and "
+                f"{stable!r} has {shown_contract(contracts[stable])}"
+            )
+
+
+def shown_contract(contract: Contract | None) -> str:
     """A contract in words."""
     if contract is None:
         return "an unknown contract"

@@ -19,20 +19,22 @@ from gateway.control.documents import (
     UnknownPolicy,
     change_of,
     check_owner,
+    check_pins,
     is_same,
     next_ownership,
     noted,
     readable,
-    shown_contract,
     weighed,
     with_gone,
     without_rollout,
 )
+from gateway.control.losses import is_lost, restored
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
+from gateway.control.secretkeys import Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router import slots as tables
@@ -42,9 +44,6 @@ from router.rollout.spec import identity
 from router.rollout.status import ACTIVE, RolloutStatus, wanted
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
-SECRETS: Final = "secrets"
-_SIGNING: Final = "predictions"
-_UNITS: Final = "units"
 AGAIN_S: Final = 0.5
 """Between two tries to read what has changed, while the store is away."""
 _log: Final = logging.getLogger(__name__)
@@ -107,14 +106,18 @@ class Policies:
     # ---- following the store ----
 
     async def open(self) -> None:
-        """Read what there is: from the store, or while it is away from what this node knew last."""
+        """Read what there is: from the store, or while it is away from what this node knew last.
+
+        What the store has stands, also where it is older: somebody may have restored a backup.
+        """
+        known = self._cache.read()
         try:
-            await self._load_signing()
+            await self._load_secrets((known.signing, known.unit_key))
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
-            for name, (_, body) in self._cache.read().records.items():
+            for name, (revision, body) in known.records.items():
                 if name not in self.kept:
-                    await self._put_back(name, body)
+                    await self._put_back(name, body, above=revision)
                 else:
                     self.kept[name] = carried_over(self.kept[name], body)
             self.away = ""
@@ -144,30 +147,48 @@ class Policies:
             except ServingError as error:
                 return _log.error("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
 
-    async def reload(self, name: str) -> None:
-        """Read one policy anew."""
-        document, known = await self.store.get(KIND, name), self.kept.get(name)
-        if document is not None and known is not None and known.revision >= document.revision:
-            return  # what this node has written itself
-        if document is not None:
-            self._take(name, document.revision, document.body)
-        elif known is not None:
-            del self.kept[name]
-            await self._put_back(name, encode(known.record))
+    async def returned(self) -> None:
+        """The store answers again: read everything, and give back what it has lost. Raises StoreAway."""
+        await self._load_secrets((self.signing, self.unit_key))
+        for name in list(self.kept):
+            await self.reload(name)
+        self.away = ""
         self._in_force()
 
-    async def _put_back(self, name: str, body: bytes) -> None:
-        """The store has lost a policy that nobody deleted: what this node knows is put in force again.
+    async def reload(self, name: str) -> None:
+        """Read one policy anew. What the store has lost since this node knew it goes back."""
+        before = self.kept.get(name)
+        document = await self.store.get(KIND, name)
+        known = self.kept.get(name)
+        if before is not None and before is known and document is None:
+            del self.kept[name]
+            await self._put_back(name, encode(known.record), above=known.revision)
+        elif before is not None and document is not None and is_lost(before, document):
+            await self._put_back(name, encode(restored(before, document)), above=before.revision, over=document)
+        elif document is not None and (known is None or known.revision < document.revision):
+            self._take(name, document.revision, document.body)
+        else:
+            return  # what this node has written itself
+        self._in_force()
 
-        Without it the newest version would answer everybody, a canary that was rolled back included.
+    async def _put_back(self, name: str, body: bytes, *, above: int, over: Document | None = None) -> None:
+        """The store has lost what nobody has undone: what this node knows is put in force again.
+
+        Without it a canary that was rolled back might answer again.
+
+        Args:
+            above: the revision that this node has seen.
+            over: what is there; None = nothing, and if somebody has deleted it, nothing is put back.
         """
-        page = await self.store.audit_read(name, newest=True, limit=1, where={"kind": KIND})
-        if page.records and page.records[0].record.get("what") == "delete":
-            return
+        if over is None:
+            page = await self.store.audit_read(name, newest=True, limit=1, where={"kind": KIND})
+            if page.records and page.records[0].record.get("what") == "delete":
+                return
         audit = {"actor": "auto:policies", "what": "restore", "reason": "the store had lost it"}
+        expected = over.revision if over is not None else 0
         document: Document | None
         try:
-            document = await self.store.put(KIND, name, body, expected=0, audit=audit)
+            document = await self.store.put(KIND, name, body, expected=expected, audit=audit, above=above)
         except Stale as error:
             document = error.current
         if document is not None:
@@ -195,21 +216,8 @@ class Policies:
             self.kept[name] = holding(self.kept[name], status.pending_abort)
             self._in_force()
 
-    async def _load_signing(self) -> None:
-        """Keys of prediction ids, and the one that units are hashed with; the first node makes them."""
-        first = msgspec.json.encode((SigningKey(1, self._random_bytes(32)),))
-        self.signing = msgspec.json.decode(await self._secret(_SIGNING, first), type=tuple[SigningKey, ...])
-        self.unit_key = await self._secret(_UNITS, self._random_bytes(32))
-
-    async def _secret(self, name: str, first: bytes) -> bytes:
-        document = await self.store.get(SECRETS, name)
-        if document is None:
-            try:
-                document = await self.store.put(SECRETS, name, first, expected=0)
-            except Stale:
-                document = await self.store.get(SECRETS, name)
-        assert document is not None, "it was there a moment ago"
-        return document.body
+    async def _load_secrets(self, known: Secrets) -> None:
+        self.signing, self.unit_key = await from_store(self.store, known, self._random_bytes)
 
     def _in_force(self) -> None:
         """Tell workers, then keep what is known beside the store: latches and shares survive a start without it."""
@@ -350,22 +358,7 @@ class Policies:
         for variant in policy.spec.variants:
             version, digest = await self.models.pin(name, variant.model)
             pins.append(VariantPin(variant.name, name, version, digest))
-        versions = [pin.version for pin in pins]
-        for pin in pins:
-            if versions.count(pin.version) > 1:
-                raise Conflict(f"variant {pin.variant!r}: version {pin.version} is another variant already")
-        for at, pin in enumerate(pins):
-            twin = next((other for other in pins[:at] if other.digest == pin.digest), None)
-            if twin is not None:
-                raise Conflict(f"variants {twin.variant!r} and {pin.variant!r} are the same files: nothing to compare")
-        contracts = {pin.variant: self.models.contract(pin.digest) for pin in pins}
-        wanted_contract = contracts[policy.spec.stable]
-        for variant_name, contract in contracts.items():
-            if contract != wanted_contract:
-                raise Conflict(
-                    f"contract_mismatch: variant {variant_name!r} has {shown_contract(contract)}, and "
-                    f"{policy.spec.stable!r} has {shown_contract(wanted_contract)}"
-                )
+        check_pins(pins, {pin.variant: self.models.contract(pin.digest) for pin in pins}, policy.spec.stable)
         return tuple(pins)
 
     def _next(
@@ -450,9 +443,11 @@ class Policies:
         }
         try:
             return await self.save(name, weighed(changed, kept.policy), expected=kept.revision, audit=audit)
-        except Stale:
+        except Stale as error:
             # A rollout has written in between: a kill must not lose against that.
             await self.reload(name)
+            if self.get(name).revision == kept.revision:
+                raise StoreAway("the store has another document than it gives; try again") from error
             return await self.kill(name, variant, killed, actor=actor, reason=reason)
 
     async def rollback(self, name: str, to: int | None, *, actor: str, reason: str) -> Kept:

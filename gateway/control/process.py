@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -293,6 +294,9 @@ class Control:
         """Save what the store has not yet of this process tree, whose counts go with it."""
         if self.traffic is not None and self.traffic.monitoring is not None:
             await self.traffic.monitoring.monitors.finish()
+        if self.traffic is not None:
+            with suppress(StoreAway):
+                await self.traffic.rollouts.leave()
 
     async def close(self) -> None:
         """End what runs."""

@@ -13,22 +13,25 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.commandqueue import CommandQueue
 from gateway.control.documents import Kept
 from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
-from gateway.control.pending import abort_of, recent
-from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile, signals_on, window_open
+from gateway.control.nodes import GONE_MS, SILENT_MS, Nodes
+from gateway.control.observing import Circle, observed_by
+from gateway.control.pending import abort_of
+from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
-from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wanted, place_of, quoted, spec_of
+from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wanted, place_of, spec_of
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
-from router.rollout.observed import Command, LocalZero, Observed
+from router.rollout.observed import Command
 from router.rollout.status import ACTIVE, UNDER_WATCH
 from runtimes.errors import ServingError
 
@@ -36,10 +39,6 @@ TICK_S: Final = 0.25
 SAVE_MS: Final = 1_000
 LEASE_S: Final = 5.0
 RENEW_MS: Final = 1_500
-SILENT_MS: Final = 3_000
-"""A node that has not reported for so long is told as unreachable,"""
-GONE_MS: Final = 60_000
-"""and after so long it does not count any more."""
 _LEASE: Final = "rollouts"
 _log: Final = logging.getLogger(__name__)
 
@@ -109,14 +108,14 @@ class Rollouts:
         self._lease: Lease | None = None
         self._lease_ms = 0
         self._runs: dict[str, Run] = {}
-        self._commands: dict[str, list[Command]] = {}
+        self._commands = CommandQueue(self._store, node.name, now_ms)
         self._sequence = 0
         self._epoch = now_ms()
-        self._command_cursors: dict[str, int] = {}
         self._cleared_ms: dict[str, int] = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
+        self.nodes = Nodes(self._store, node.name, now_ms)
         self.ticked = asyncio.Event()
 
     @property
@@ -130,8 +129,8 @@ class Rollouts:
         return self._lease is not None
 
     async def run(self) -> None:
-        """Tick for ever. Cancel: between two ticks nothing is half done."""
-        while True:
+        """Tick until this node leaves. Cancel: between two ticks nothing is half done."""
+        while not self.nodes.gone:
             try:
                 await self.tick()
             except ServingError as error:
@@ -141,7 +140,7 @@ class Rollouts:
     async def tick(self) -> None:
         """One look at everything, and what follows from it."""
         now_ms = self._now_ms()
-        store = await self._hold_lease(now_ms)
+        store = await self._hold_lease(now_ms) and await self._look()
         judges = self._lease is not None or not store
         behind = self._behind() if judges else set()
         if behind:
@@ -151,16 +150,20 @@ class Rollouts:
         self._runs = {name: run for name, run in self._runs.items() if name in self._policies.kept}
         self._forget_cleared(now_ms)
         statuses, crashes = self._node.statuses(), self._node.crashes()
+        acked = {}
         for state in self._policies.states():
             name, kept = state.name, self._policies.get(state.name)
             if judges and name in self._behind() - behind:
                 continue  # Written by somebody else just now: the next tick reads its notes once more.
             report = self._reporter.report(state, reading, statuses, crashes)
+            acked[name] = report.acked
             if judges:
                 await self._lead(name, kept, report, now_ms, store=store)
             else:
                 await self._send(name, report)
                 await self._hand_over(name)
+        if store:
+            await self.nodes.speak(acked)
         self.ticked.set()
         self.ticked = asyncio.Event()
 
@@ -195,19 +198,33 @@ class Rollouts:
             await self._store_back()
         return True
 
+    async def _look(self) -> bool:
+        """Hear the other nodes; False when the store is away."""
+        try:
+            await self.nodes.look()
+        except StoreAway as error:
+            self._store_lost(error)
+            return False
+        return True
+
+    async def leave(self) -> None:
+        """This node goes: nobody has to wait for it, and another may lead at once. Raises StoreAway."""
+        if self._lease is not None:
+            await self._store.lease_release(self._lease)
+            self._lease = None
+        await self.nodes.leave()
+
     def _store_lost(self, error: StoreAway) -> None:
         if not self._policies.away:
             _log.error("store_away", extra={"facts": {"reason": error.message}})
         self._policies.away = error.message
 
     async def _store_back(self) -> None:
-        _log.info("store_back")
-        self._policies.away = ""
         self._reporter.rewind()
+        await self._policies.returned()
+        _log.info("store_back")
         self.zeroed_here.clear()
         self._policies.zero_here(frozenset())
-        for name in list(self._policies.kept):
-            await self._policies.reload(name)
 
     # ---- commands ----
 
@@ -219,9 +236,9 @@ class Rollouts:
         """
         self._policies.get(name)
         if self._lease is not None:
-            self._commands.setdefault(name, []).append(command)
+            self._commands.add(name, command)
         else:
-            await self._give(name, command)
+            await self._commands.give(name, command)
         try:
             async with asyncio.timeout(patience_s):
                 while (answer := self._policies.get(name).record.answers.get(command.id)) is None:
@@ -240,6 +257,16 @@ class Rollouts:
             return False
         return True
 
+    async def elsewhere(self, name: str, revision: int, patience_s: float) -> tuple[str, ...]:
+        """Wait until every other node acts on this revision of a policy; gives those that do not, or are silent."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while self.nodes.behind(name, revision, SILENT_MS):
+                    await self.ticked.wait()
+        except TimeoutError:
+            pass
+        return self.nodes.behind(name, revision)
+
     async def _send(self, name: str, report: NodeReport) -> None:
         """Not the leader: tell it what this node has counted."""
         try:
@@ -252,16 +279,12 @@ class Rollouts:
             raise
 
     async def _hand_over(self, name: str) -> None:
-        """Another node leads now: it has to write the rollback that this one decided while the store was away."""
+        """Another node leads now: it carries out what this one was asked for, or decided while the store was away."""
         status = self._policies.get(name).record.status
         if status.pending_abort is not None:
-            await self._give(name, abort_of(status, status.pending_abort, self._node.name))
+            await self._commands.give(name, abort_of(status, status.pending_abort, self._node.name))
             self._policies.carry(name, msgspec.structs.replace(status, pending_abort=None))
-
-    async def _give(self, name: str, command: Command) -> None:
-        self._sequence += 1
-        body = encode(msgspec.structs.replace(command, at_ms=self._now_ms()))
-        await self._store.stream_append(f"commands/{name}", self._node.name, self._epoch, self._sequence, body)
+        await self._commands.hand_over(name)
 
     # ---- leading ----
 
@@ -269,11 +292,11 @@ class Rollouts:
         run = self._run_of(name, kept)
         run.heard[self._node.name] = Heard(now_ms, report)
         reports = [report]
-        commands = self._commands.pop(name, [])
+        commands = self._commands.take(name)
         if store:
             try:
                 reports += await self._others(name, run, now_ms)
-                commands += await self._remote_commands(name)
+                commands += await self._commands.read(name)
             except StoreAway as error:
                 self._store_lost(error)
                 store = False
@@ -284,12 +307,20 @@ class Rollouts:
         spec = spec_of(kept)
         if spec is None and not kept.record.status.identity:
             return
-        observed = self._observed(kept, run, commands, now_ms, store=store)
+        token = self._lease.token if self._lease is not None else kept.record.status.token
+        observed = observed_by(
+            token, kept, run.judge, self._circle(run, now_ms), commands, self.drift(name), now_ms, store=store
+        )
         status, actions = advance(spec, kept.record.status, observed, now_ms)
         if len(status.latches) < len(kept.record.status.latches):
             # A person wants it tried again: what spoke against it the last time would end it at once.
             run.judge = self._judge(kept, run.identity, None)
-        await self._act(name, kept, run, status, actions, now_ms, store=store)
+        done = False
+        try:
+            done = await self._act(name, kept, run, status, actions, now_ms, store=store)
+        finally:
+            if not done:
+                self._commands.again(name, commands)
 
     def _run_of(self, name: str, kept: Kept) -> Run:
         """What is held of a policy; made anew from the store when somebody else wrote, or another rollout began."""
@@ -349,71 +380,22 @@ class Rollouts:
         run.heard = {node: heard for node, heard in run.heard.items() if now_ms - heard.at_ms < GONE_MS}
         return found
 
-    async def _remote_commands(self, name: str) -> list[Command]:
-        page = await self._store.stream_read(f"commands/{name}", self._command_cursors.get(name, 0))
-        self._command_cursors[name] = page.cursor
-        return recent((msgspec.json.decode(entry.body, type=Command) for entry in page.entries), self._now_ms())
-
-    def _observed(self, kept: Kept, run: Run, commands: list[Command], now_ms: int, *, store: bool) -> Observed:
-        record, judge = kept.record, run.judge
-        canary_digest = next((pin.digest for pin in record.variants if pin.variant == record.canary), "")
+    def _circle(self, run: Run, now_ms: int) -> Circle:
         here = {node: heard.report for node, heard in run.heard.items() if now_ms - heard.at_ms < SILENT_MS}
-        away = tuple(sorted(set(run.heard) - set(here)))
-        weight = record.weights.get(str(record.revision), {}).get("", 0.0)
-        failed = [report.failed[canary_digest] for report in here.values() if canary_digest in report.failed]
-        routed = judge.routed(judge.canary) + judge.routed(judge.stable) if judge is not None else 0
-        drift = self.drift(record.document["metadata"]["name"])
-        return Observed(
-            token=self._lease.token if self._lease is not None else record.status.token,
-            revision=record.revision,
-            store=store,
-            fresh=bool(here) and all(report.fresh for report in here.values()),
-            acked_revision=min((report.acked for report in here.values()), default=0),
-            lagging=tuple(f"{node}/{worker}" for node, report in here.items() for worker in report.lagging),
-            unreachable=away,
-            identity=judge.identity if judge is not None else "",
-            visit=judge.visit if judge is not None else 0,
-            verdicts=judge.verdicts(weight) if judge is not None else {},
-            canary_units=judge.units(judge.canary) if judge is not None else 0,
-            stable_units=judge.units(judge.stable) if judge is not None else 0,
-            samples=self._samples(kept, judge),
-            srm_p=judge.ratio.min_p if judge is not None else 1.0,
-            expected_canary=int(weight * routed),
-            seen_canary=judge.routed(judge.canary) if judge is not None else 0,
-            signals=(*(judge.signals() if judge is not None else ()), *signals_on(kept.policy, drift.signals)),
-            unknown=signals_on(kept.policy, drift.unknown),
-            monitor=drift.lease,
-            canary_ready=bool(here) and all(canary_digest in report.ready for report in here.values()),
-            canary_failed=failed[0] if failed else "",
-            signature_ok=True,
-            canary_crashes=sum(report.crashes.get(canary_digest, 0) for report in here.values()),
-            zeroed=tuple(
-                LocalZero(f"{node}/{worker}", reason) for node, one in here.items() for worker, reason in one.zeroed
-            ),
-            window_open=window_open(kept.policy.spec.rollout, now_ms / 1000),
-            applied_by=record.applied_by,
-            commands=tuple(commands),
-            evidence=quoted(judge.evidence(weight), here.values()) if judge is not None else "",
-        )
-
-    @staticmethod
-    def _samples(kept: Kept, judge: Judge | None) -> int:
-        """Requests of the canary in this step; in a shadow step those that were compared."""
-        rollout, status = kept.policy.spec.rollout, kept.record.status
-        if judge is None or rollout is None or status.step >= len(rollout.steps):
-            return 0
-        return judge.compared() if rollout.steps[status.step].shadow is not None else judge.requests(judge.canary)
+        living = self.nodes.others(SILENT_MS).keys() - here.keys()
+        silent = (run.heard.keys() | self.nodes.others().keys()) - here.keys() - living - self.nodes.left
+        return Circle(here, tuple(sorted(living)), tuple(sorted(silent)))
 
     # ---- acting ----
 
     async def _act(
         self, name: str, kept: Kept, run: Run, status: Any, actions: list[Action], now_ms: int, *, store: bool
-    ) -> None:
-        """Write what was decided; do the rest only after that has succeeded."""
+    ) -> bool:
+        """Write what was decided; do the rest only after that has succeeded. False = nothing of it is done."""
         if not store:
             self._policies.carry(name, status)
             self._act_without_store(name, actions)
-            return
+            return True
         routed = any(isinstance(action, ROUTING) for action in actions)
         slow_ns = self._slow_ns(name, kept, routed=routed)
         record = carried_out(kept, status, actions, slow_ns)
@@ -431,13 +413,14 @@ class Rollouts:
                     self._reporter.rewind()
                 del self._runs[name]
                 await self._policies.reload(name)
-                return
+                return False
             except StoreAway as error:
                 self._store_lost(error)
-                return
+                return False
             run.revision, run.saved_ms, run.moved = saved.revision, now_ms, False
         for action in actions:
             self._tell(name, record, action, now_ms)
+        return True
 
     def _must_save(self, kept: Kept, run: Run, record: PolicyRecord, actions: list[Action], now_ms: int) -> bool:
         before, after = kept.record, record

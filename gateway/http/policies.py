@@ -1,5 +1,6 @@
 """The admin port's surface for traffic policies and rollouts."""
 
+import asyncio
 import uuid
 from typing import Any, Final, cast
 
@@ -26,6 +27,7 @@ from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
 from router.policy import parse
 from router.rollout.observed import Command, CommandKind
+from router.rollout.status import RolloutStatus
 from router.schema import schema
 from runtimes.errors import Conflict, InvalidInput
 from runtimes.registry.strictyaml import DocumentError, load
@@ -88,11 +90,10 @@ class PolicyEndpoints:
         generation = self._generation(request, name)
         actor, reason = actor_of(request).name, request.headers.get("x-reason", "")[:500] or _reason(request)
         try:
-            kept, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
+            _, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
         except StalePolicy as error:
             return self._stale(request, document, error)
-        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
-        return self._view(name, 200, {"changed": changed, "in_force_everywhere": acted})
+        return self._view(name, 200, {"changed": changed, **await self._acted(name)})
 
     def _stale(self, request: Request, document: object, error: StalePolicy) -> Reply:
         """412 with what is in force now, and what the refused document would change of that."""
@@ -150,9 +151,8 @@ class PolicyEndpoints:
         if not isinstance(variant, str) or not isinstance(killed, bool):
             raise InvalidInput("expected variant, a name, and killed, true or false")
         actor, reason = actor_of(request).name, str(body.get("reason", ""))[:500]
-        kept = await self._policies.kill(name, variant, killed, actor=actor, reason=reason)
-        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
-        return self._view(name, 200, {"in_force_everywhere": acted})
+        await self._policies.kill(name, variant, killed, actor=actor, reason=reason)
+        return self._view(name, 200, await self._acted(name))
 
     async def rollback(self, request: Request) -> Reply:
         """`{"to": 2}` (a generation; without it the one before): apply an earlier document again."""
@@ -160,11 +160,8 @@ class PolicyEndpoints:
         name, wanted = request.path_params["name"], body.get("to")
         if wanted is not None and (type(wanted) is not int or wanted < 1):
             raise InvalidInput("to: expected the generation of an earlier document, a whole number from 1")
-        kept = await self._policies.rollback(
-            name, wanted, actor=actor_of(request).name, reason=str(body.get("reason", ""))
-        )
-        acted = await self._service.everywhere(name, kept.record.revision, _ACTED_S)
-        return self._view(name, 200, {"in_force_everywhere": acted})
+        await self._policies.rollback(name, wanted, actor=actor_of(request).name, reason=str(body.get("reason", "")))
+        return self._view(name, 200, await self._acted(name))
 
     # ---- rollouts ----
 
@@ -179,11 +176,16 @@ class PolicyEndpoints:
         """One rollout: where it stands, and what it waits for."""
         return json_reply(self._rollout(request.path_params["name"]))
 
-    def _rollout(self, name: str) -> dict[str, Any]:
-        kept = self._policies.get(name)
-        record, status = kept.record, showing.status_of(kept)
+    def _status(self, name: str) -> RolloutStatus:
+        """Raises UnknownPolicy, Conflict."""
+        status = showing.status_of(self._policies.get(name))
         if not status.identity:
             raise Conflict(f"the policy {name!r} has no rollout")
+        return status
+
+    def _rollout(self, name: str) -> dict[str, Any]:
+        kept, status = self._policies.get(name), self._status(name)
+        record = kept.record
         rollout = kept.policy.spec.rollout
         shown: dict[str, Any] = msgspec.to_builtins(status)
         for hidden in ("cursors", "evidence", "done"):
@@ -217,6 +219,7 @@ class PolicyEndpoints:
     async def command(self, request: Request) -> Reply:
         """approve, pause, resume, abort, promote or retry; answers when it is in force everywhere."""
         name, kind = request.path_params["name"], request.url.path.rpartition("/")[2]
+        self._status(name)
         body = await object_of(request, self._most)
         actor, labels = actor_of(request).name, tuple(sorted(actor_of(request).labels))
         command = Command(
@@ -231,9 +234,18 @@ class PolicyEndpoints:
         told = await self._rollouts.command(name, command)
         if not told.ok:
             raise Conflict(told.text)
-        acted = await self._rollouts.gone_back(name, _ACTED_S)
-        acted &= await self._service.everywhere(name, self._policies.get(name).record.revision, _ACTED_S)
-        return json_reply({"text": told.text, "in_force_everywhere": acted, "rollout": self._rollout(name)})
+        back = await self._rollouts.gone_back(name, _ACTED_S)
+        acted = await self._acted(name)
+        acted["in_force_everywhere"] &= back
+        return json_reply({"text": told.text, **acted, "rollout": self._rollout(name)})
+
+    async def _acted(self, name: str) -> dict[str, Any]:
+        """Wait until all workers of all nodes act on a policy as it is now; who does not, is named."""
+        revision = self._policies.get(name).record.revision
+        here, behind = await asyncio.gather(
+            self._service.everywhere(name, revision, _ACTED_S), self._rollouts.elsewhere(name, revision, _ACTED_S)
+        )
+        return {"in_force_everywhere": here and not behind, "nodes_behind": list(behind)}
 
 
 def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:

@@ -311,6 +311,7 @@ class Store(Protocol):
         expected: int | None,
         audit: Mapping[str, Any] | None = None,
         fence: Lease | None = None,
+        above: int = 0,
     ) -> Document:
         """Write if the revision is the expected one, with its audit record, in one step.
 
@@ -318,6 +319,7 @@ class Store(Protocol):
             expected: 0 = must not exist; None = whatever is there.
             audit: JSON values; kind, name, time and the revisions before and after are added.
             fence: the writer's lease.
+            above: the new revision is above this one, too: it was seen, and the store has lost it since.
 
         Raises:
             Stale: another revision is there.

@@ -115,10 +115,11 @@ class RedisStore:
         expected: int | None,
         audit: Mapping[str, Any] | None = None,
         fence: Lease | None = None,
+        above: int = 0,
     ) -> Document:
         """See `Store.put`."""
         body_of(body, self._limits.body_bytes)
-        return Document(kind, name, await self._write(key_of(kind, name), body, expected, audit, fence), body)
+        return Document(kind, name, await self._write(key_of(kind, name), body, expected, audit, fence, above), body)
 
     async def delete(
         self,
@@ -139,23 +140,18 @@ class RedisStore:
         expected: int | None,
         audit: Mapping[str, Any] | None,
         fence: Lease | None,
+        above: int = 0,
     ) -> int:
         """The new revision; 0 = there was nothing to delete."""
         kind, name = key
         await self._greet()
         keys = [self._names_key, *(self._key(name, part) for part in ("head", "docs", "audit"))]
         keys.append(self._key(fence.name if fence else name, "lease"))
-        words: list[str | bytes | int] = [
-            name,
-            kind,
-            "" if expected is None else expected,
-            fence.token if fence else "",
-            "0" if body is None else "1",
-            body or b"",
-            self._channel,
-        ]
+        wanted, token = "" if expected is None else expected, fence.token if fence else ""
+        words: list[str | bytes | int] = [name, kind, wanted, token, "0" if body is None else "1", body or b""]
+        words += [self._channel, above]
         for _ in range(ROUNDS):
-            more = await self._audit_words(key, body is None, audit)
+            more = await self._audit_words(key, None if body is None else above, audit)
             answer = await self._link.script(scripts.WRITE, keys, [*words, *more])
             if answer[0] == b"ok":
                 return int(answer[1])
@@ -166,7 +162,7 @@ class RedisStore:
         raise StoreAway(f"others write {name} all the time", retry_after_s=1)
 
     async def _audit_words(
-        self, key: Key, deleting: bool, audit: Mapping[str, Any] | None
+        self, key: Key, above: int | None, audit: Mapping[str, Any] | None
     ) -> tuple[str | bytes | int, ...]:
         """The record for the chain as it is now, and what it was made for; the script refuses if that has moved."""
         if audit is None:
@@ -174,7 +170,7 @@ class RedisStore:
         kind, name = key
         end, current = await redisaudit.end_of(self._link, self._key(name, "head"), (self._key(name, "docs"), kind))
         document = _document(kind, name, current)
-        revisions = (document.revision if document else 0, 0 if deleting else int(end.revision) + 1)
+        revisions = (document.revision if document else 0, 0 if above is None else max(int(end.revision), above) + 1)
         made = records.link(end.head, name, kind, name, revisions, audit, end.now_ms, self._limits)
         return redisaudit.words(made, end)
 

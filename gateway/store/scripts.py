@@ -37,7 +37,8 @@ end
 """
 
 # KEYS names head docs audit lease
-# ARGV name kind expected token(""=none) alive(1|0) body channel audit_body(""=none) audit_hash time_ms seq rev prev
+# ARGV name kind expected token(""=none) alive(1|0) body channel above
+#      audit_body(""=none) audit_hash time_ms seq rev prev
 WRITE: Final = (
     _CHAIN
     + """
@@ -50,12 +51,13 @@ if ARGV[4] ~= '' then
 end
 if ARGV[3] ~= '' and ARGV[3] ~= revision then return {'stale', value or ''} end
 if ARGV[5] == '0' and revision == '0' then return {'ok', 0} end
-if ARGV[8] ~= '' then
-  if moved(KEYS[2], ARGV[11], ARGV[12], ARGV[13]) then return {'moved'} end
-  chain(KEYS[2], KEYS[4], ARGV[10], string.format('%d', tonumber(ARGV[11]) + 1), ARGV[8], ARGV[9])
+if ARGV[9] ~= '' then
+  if moved(KEYS[2], ARGV[12], ARGV[13], ARGV[14]) then return {'moved'} end
+  chain(KEYS[2], KEYS[4], ARGV[11], string.format('%d', tonumber(ARGV[12]) + 1), ARGV[9], ARGV[10])
 end
 redis.call('SADD', KEYS[1], ARGV[1])
-local after = redis.call('HINCRBY', KEYS[2], 'rev', 1)
+local short = tonumber(ARGV[8]) - tonumber(redis.call('HGET', KEYS[2], 'rev') or '0')
+local after = redis.call('HINCRBY', KEYS[2], 'rev', math.max(short, 0) + 1)
 local stored = string.format('%.0f', after)
 if ARGV[5] == '1' then stored = stored .. '\\n' .. ARGV[6] end
 redis.call('HSET', KEYS[3], ARGV[2], stored)

@@ -126,10 +126,11 @@ class SqliteStore:
         expected: int | None,
         audit: Mapping[str, Any] | None = None,
         fence: Lease | None = None,
+        above: int = 0,
     ) -> Document:
         """See `Store.put`."""
         body_of(body, self._limits.body_bytes)
-        revision = await self._write(key_of(kind, name), body, expected, audit, fence)
+        revision = await self._write(key_of(kind, name), body, expected, audit, fence, above)
         return Document(kind, name, revision, body)
 
     async def delete(
@@ -151,10 +152,12 @@ class SqliteStore:
         expected: int | None,
         audit: Mapping[str, Any] | None,
         fence: Lease | None,
+        above: int = 0,
     ) -> int:
         def work() -> int:
+            write = steps.Write(key, body, expected, audit, fence, above)
             now_ms = self._clock_ms()
-            revision = self._within(lambda db: steps.write(db, key, body, expected, audit, fence, now_ms, self._limits))
+            revision = self._within(lambda db: steps.write(db, write, now_ms, self._limits))
             if revision:
                 # From here, not after the await: watchers must see a write whose caller has left.
                 self._loop.call_soon_threadsafe(self._view.set, key, 0 if body is None else revision)

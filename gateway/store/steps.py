@@ -1,6 +1,7 @@
 """What the SQLite store does inside one transaction, each a function of its connection. Runs in the store's thread."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.store import records
@@ -59,26 +60,29 @@ def revisions(db: "Connection") -> list[tuple[str, str, int]]:
     return db.execute("SELECT kind, name, revision FROM document WHERE body IS NOT NULL").fetchall()
 
 
-def write(
-    db: "Connection",
-    key: tuple[str, str],
-    body: bytes | None,
-    expected: int | None,
-    audit: Mapping[str, Any] | None,
-    fence: Lease | None,
-    now_ms: int,
-    limits: Limits,
-) -> int:
-    """Put, or delete where `body` is None; the new revision, 0 = there was nothing to delete."""
-    kind, name = key
-    _check_fence(db, fence)
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A put, or a delete where `body` is None. See `Store.put`."""
+
+    key: tuple[str, str]
+    body: bytes | None
+    expected: int | None
+    audit: Mapping[str, Any] | None
+    fence: Lease | None
+    above: int
+
+
+def write(db: "Connection", asked: Write, now_ms: int, limits: Limits) -> int:
+    """The new revision; 0 = there was nothing to delete."""
+    (kind, name), body, expected, audit = asked.key, asked.body, asked.expected, asked.audit
+    _check_fence(db, asked.fence)
     current = get(db, kind, name)
     before = current.revision if current else 0
     if expected is not None and expected != before:
         raise records.stale(kind, name, expected, current)
     if body is None and not before:
         return 0
-    after = _add(db, "revision", 1)
+    after = _add(db, "revision", max(asked.above - _number(db, "revision"), 0) + 1)
     db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?)", (kind, name, after, body))
     if audit is not None:
         append_audit(db, kind, name, (before, 0 if body is None else after), audit, now_ms, limits)

@@ -1,6 +1,7 @@
 """A store that comes back empty: what this node knows is put in force again, unless somebody deleted it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import msgspec
 
 from gateway.control.documents import Kept
 from gateway.control.policies import Policies
+from gateway.control.record import decode_record
 from gateway.store.sqlite import open_sqlite
-from router.rollout.status import RolloutStatus, Said
+from router.rollout.status import Latch, RolloutStatus, Said
 
 DOCUMENT: dict[str, Any] = {
     "apiVersion": "tidegate/v1",
@@ -143,4 +145,130 @@ def test_it_holds_while_the_rollout_runs_and_no_longer(tmp_path: Path) -> None:
             await each.store.close()
 
     (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+async def forgetful(one: Policies, place: Path) -> Callable[[], Awaitable[None]]:
+    """Make the store forget, when it is called, all that was written since now."""
+    await one.store.backup(place / "then")
+
+    async def forget() -> None:
+        await one.store.close()
+        one.store = await open_sqlite(place / "again.db")
+        await one.store.restore(place / "then")
+
+    return forget
+
+
+def test_a_store_that_forgets_the_last_writes_gets_them_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        forget = await forgetful(one, tmp_path)
+        kept = await one.kill("m", "canary", True, actor="ada", reason="harm")
+        await forget()
+        await one.reload("m")
+        again = one.kept["m"]
+        assert again.record.killed == ("canary",)
+        assert again.revision > kept.revision, "no number comes twice"
+        assert again.record.revision > kept.record.revision, "workers learn of it even if they have seen another table"
+        document = await one.store.get("policy", "m")
+        assert document is not None
+        assert (document.revision, decode_record(document.body)) == (again.revision, again.record)
+        assert [r.record["what"] for r in (await one.store.audit_read("m")).records] == ["apply", "restore"]
+        await one.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_write_after_the_loss_succeeds_without_a_restart(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        forget = await forgetful(one, tmp_path)
+        await one.kill("m", "canary", True, actor="ada", reason="harm")
+        await forget()
+        found = await one.kill("m", "canary", False, actor="bob", reason="mended")
+        assert found.record.killed == ()
+        assert [r.record["what"] for r in (await one.store.audit_read("m")).records] == ["apply", "restore", "unkill"]
+        await one.store.close()
+
+    asyncio.run(story())
+
+
+def test_what_somebody_took_out_who_did_not_know_of_the_loss_stays_out(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        kept = await running(one)
+        forget = await forgetful(one, tmp_path)
+        await saved(one, kept, msgspec.structs.replace(kept.record.status, step=1))
+        await forget()
+        other = await opened(tmp_path / "again.db", tmp_path / "other")
+        status = other.kept["m"].record.status
+        latch = Latch("r", "sha256:2", "bob", 7, "harm")
+        await saved(other, other.kept["m"], msgspec.structs.replace(status, phase="ROLLED_BACK", latches=(latch,)))
+        await one.reload("m")
+        assert one.kept["m"].record.status.phase == "ROLLED_BACK"
+        await other.reload("m")
+        assert other.kept["m"].record == one.kept["m"].record
+        for each in (one, other):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+def test_a_killed_variant_stays_out_on_both(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        kept = await running(one)
+        forget = await forgetful(one, tmp_path)
+        for step in (1, 2):
+            kept = await saved(one, kept, msgspec.structs.replace(kept.record.status, step=step))
+        await forget()
+        other = await opened(tmp_path / "again.db", tmp_path / "other")
+        await other.kill("m", "canary", True, actor="bob", reason="harm")
+        await one.reload("m")
+        assert (one.kept["m"].record.status.step, one.kept["m"].record.killed) == (2, ("canary",))
+        await other.reload("m")
+        assert other.kept["m"].record == one.kept["m"].record
+        for each in (one, other):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+def test_keys_of_prediction_ids_outlive_a_store_that_forgets_them(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        signing, units = one.signing, one.unit_key
+        await one.store.close()
+        one.store = await open_sqlite(tmp_path / "two.db")
+        await one.returned()
+        other = await opened(tmp_path / "two.db", tmp_path / "other")
+        assert (other.signing, other.unit_key) == (one.signing, one.unit_key) == (signing, units)
+        await other.store.close()
+        await one.store.close()
+        again = await opened(tmp_path / "three.db", tmp_path)
+        assert (again.signing, again.unit_key) == (signing, units)
+        await again.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+def test_a_backup_that_was_restored_stands_at_the_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        forget = await forgetful(one, tmp_path)
+        await one.kill("m", "canary", True, actor="ada", reason="harm")
+        await forget()
+        await one.store.close()
+        again = await opened(tmp_path / "again.db", tmp_path)
+        assert again.kept["m"].record.killed == ()
+        await again.store.close()
+
     asyncio.run(story())

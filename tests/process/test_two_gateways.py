@@ -1,5 +1,6 @@
 """Two gateways on one Redis agree: one leads, both route alike, counts add up; without Redis they answer as before."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +145,44 @@ def test_an_abort_on_either_is_in_force_on_both(pair: Pair) -> None:
         caller = Caller(tree.port, "table")
         assert {caller.ask(GOOD, f"x-user-id: u{n}\r\n").variant for n in range(100)} == {"stable"}
         caller.close()
+
+
+def kill(tree: Tree, out: bool) -> dict[str, Any]:
+    """Take the canary out, or let it back in; the answer."""
+    body = {"variant": "canary", "killed": out}
+    status, answer = tree.call("POST", "/admin/v1/policies/table/kill", body, admin=True)
+    assert status == 200, answer
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def test_in_force_everywhere_is_said_of_all_nodes(pair: Pair) -> None:
+    one, two = pair
+    apply(one, policy("table"))
+    held = two.control_pid()
+    os.kill(held, signal.SIGSTOP)
+    try:
+        found = kill(one, True)
+    finally:
+        os.kill(held, signal.SIGCONT)
+    assert not found["in_force_everywhere"], "the other's workers go on with what they had"
+    assert len(found["nodes_behind"]) == 1
+    two.until("it is known there", lambda: shown(two, "table", "policies")["killed"] == ["canary"])
+    one.until("it speaks again", lambda: kill(one, False)["nodes_behind"] == [])
+    assert kill(one, True)["in_force_everywhere"]
+
+
+def test_nobody_waits_for_a_node_that_has_left(pair: Pair) -> None:
+    one, two = pair
+    apply(one, policy("table", steps=STEPS, **LAX))
+    one.until("users", lambda: shown(one, "table")["slots"] > 0)
+    leaver = leader(pair)
+    stays = two if leaver is one else one
+    assert leaver.stop() == 0
+    stays.until("it leads", lambda: bool(shown(stays, "table")["leads"]), 3)
+    status, answer = command(stays, "table", "abort", reason="tried")
+    assert (status, answer["in_force_everywhere"], answer["nodes_behind"]) == (200, True, []), answer
+    assert shown(stays, "table")["unacknowledged"] == []
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["stopped", "gone"])

@@ -71,6 +71,20 @@ async def test_a_revision_never_comes_again(store: Store, place: Place) -> None:
     assert again.revision > first.revision
 
 
+@on_a_store()
+async def test_a_revision_is_above_what_was_seen_before_the_store_lost_it(store: Store, place: Place) -> None:
+    first = await store.put("policy", "a", b"1", expected=0)
+    seen = first.revision + 40
+    again = await store.put("policy", "a", b"2", expected=first.revision, audit=WHO, above=seen)
+    assert again.revision == seen + 1
+    assert await store.get("policy", "a") == again
+    page = await store.audit_read("a")
+    assert (page.records[0].before, page.records[0].after) == (first.revision, again.revision)
+    assert (await store.audit_verify()).broken is None
+    lower = await store.put("policy", "a", b"3", expected=again.revision, audit=WHO, above=seen)
+    assert lower.revision == again.revision + 1
+
+
 @on_a_store(Limits(body_bytes=10, audit_bytes=200, entry_bytes=10, batch_rows=2))
 async def test_what_no_caller_should_send_is_refused(store: Store, place: Place) -> None:
     for kind, name in (

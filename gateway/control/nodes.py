@@ -1,0 +1,115 @@
+"""Which nodes share the store, and what each of them acts on, as they say in one stream. Nothing is decided here.
+
+A node speaks each second, and when its workers act on something new. One whose last word is old is named, not
+forgotten: its workers may go on with what they had. One that has left says so.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from gateway.store.base import INTEGER_MAX, Store
+
+STREAM: Final = "nodes"
+SPEAK_MS: Final = 1_000
+SILENT_MS: Final = 3_000
+"""A node that has not spoken for so long is told as unreachable,"""
+GONE_MS: Final = 60_000
+"""and after so long it does not count any more."""
+_FIRST: Final = 1_000
+"""Entries that a node looks back when it begins."""
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """What a node says.
+
+    Attributes:
+        at_ms: by its clock.
+        acked: policy -> lowest routing revision that a live worker of it acts on.
+    """
+
+    at_ms: int
+    acked: dict[str, int]
+    leaves: bool = False
+
+
+class Nodes:
+    """The others, as this node has heard them.
+
+    Args:
+        name: of this node.
+        now_ms: Unix time in ms; may jump.
+
+    Attributes:
+        left: those that said goodbye, and have not come back.
+        gone: this node has said goodbye, and says nothing more.
+    """
+
+    def __init__(self, store: Store, name: str, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._name = name
+        self._now_ms = now_ms
+        self._shared = store.lines is not None
+        self._cursor: int | None = None
+        self._epoch = now_ms()
+        self._sequence = 0
+        self._said = Word(0, {})
+        self._heard: dict[str, Word] = {}
+        self.left: set[str] = set()
+        self.gone = False
+
+    async def look(self) -> None:
+        """Hear what the others have said. Raises StoreAway."""
+        if not self._shared:
+            return
+        first = self._cursor is None
+        if self._cursor is None:
+            self._cursor = max(0, (await self._store.stream_read(STREAM, INTEGER_MAX, 1)).cursor - _FIRST)
+        page = await self._store.stream_read(STREAM, self._cursor)
+        self._cursor, now_ms = page.cursor, self._now_ms()
+        for entry in page.entries:
+            if entry.replica != self._name:
+                word = msgspec.msgpack.decode(entry.body, type=Word)
+                # Of what was said before this node began, only the other's clock tells how long ago.
+                self._hear(entry.replica, word, min(word.at_ms, now_ms) if first else now_ms)
+        self._heard = {node: word for node, word in self._heard.items() if now_ms - word.at_ms < GONE_MS}
+
+    def _hear(self, node: str, word: Word, at_ms: int) -> None:
+        if word.leaves:
+            self._heard.pop(node, None)
+            self.left.add(node)
+        else:
+            self._heard[node] = Word(at_ms, word.acked)
+            self.left.discard(node)
+
+    async def speak(self, acked: dict[str, int]) -> None:
+        """Say what the workers of this node act on, if it is new or time. Raises StoreAway."""
+        now_ms = self._now_ms()
+        if (
+            self._shared
+            and not self.gone
+            and (acked != self._said.acked or not 0 <= now_ms - self._said.at_ms < SPEAK_MS)
+        ):
+            await self._say(Word(now_ms, acked))
+
+    async def leave(self) -> None:
+        """Say goodbye: nobody waits for this node any more. Raises StoreAway."""
+        self.gone = True
+        if self._shared:
+            await self._say(Word(self._now_ms(), {}, leaves=True))
+
+    async def _say(self, word: Word) -> None:
+        self._sequence += 1
+        await self._store.stream_append(STREAM, self._name, self._epoch, self._sequence, msgspec.msgpack.encode(word))
+        self._said = word
+
+    def others(self, within_ms: int = GONE_MS) -> Mapping[str, Mapping[str, int]]:
+        """What other nodes act on that have spoken within this time: node -> policy -> revision."""
+        now_ms = self._now_ms()
+        return {node: word.acked for node, word in self._heard.items() if now_ms - word.at_ms < within_ms}
+
+    def behind(self, name: str, revision: int, within_ms: int = GONE_MS) -> tuple[str, ...]:
+        """Those of them whose workers do not act on this revision of a policy, or have not said so."""
+        others = self.others(within_ms)
+        return tuple(sorted(node for node, acked in others.items() if acked.get(name, 0) < revision))
