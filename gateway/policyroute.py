@@ -269,6 +269,8 @@ class PolicyRoute:
                 if decisions is not None:
                     arm.logged(arm.served, decisions.outputs)
             self.arms.append(arm)
+        # While stable answers for the canary here, its own users are no evidence either: the arms would not be alike.
+        self._apart = terms.canary >= 0 and codecs[terms.canary] is None and not terms.zeroed
         stable = codecs[terms.stable]
         assert stable is not None, "a policy is in force only where stable is"
         self._stable = self.arms[terms.stable]
@@ -295,7 +297,7 @@ class PolicyRoute:
             placed = self._place(exchange, alone)
         served = placed.served
         runtime = served.runtime
-        if runtime.state != READY or runtime.terminations or (placed.of_canary and self.zeroed):
+        if self._apart or runtime.state != READY or runtime.terminations or (placed.of_canary and self.zeroed):
             placed = self._instead(placed)
             served = placed.served
         placed.counts[ROUTED] += 1
@@ -328,7 +330,10 @@ class PolicyRoute:
 
     def _instead(self, placed: Placed) -> Placed:
         """Stable in place of a variant that cannot answer now; as it is where nothing is in its way after all."""
-        if _answers(placed.served.runtime) and not (placed.of_canary and self.zeroed):
+        answers, own = _answers(placed.served.runtime), placed.served is self._stable.served
+        if placed.of_canary and not self.terms.zeroed:
+            self._apart = bool(self.zeroed) or not answers
+        if answers and not (placed.of_canary and self.zeroed) and not (own and self._apart):
             return placed
         return self._on_stable(placed.unit, placed.shadowed, placed.rule)
 
@@ -368,6 +373,7 @@ class PolicyRoute:
         """Nothing more to the canary on this worker, until control says otherwise."""
         if not self.zeroed:
             self.zeroed = reason
+            self._apart = True
             self._on_zeroed(reason)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,8 +176,11 @@ def test_a_canary_that_only_fails_is_given_nothing_by_the_worker_itself(tree: Tr
     until(tree, "table", "BAKING")
     with Crowd(tree.port, "table", lambda _: BROKEN, users=10**6) as crowd:
         tree.until("it is zeroed everywhere", lambda: "canary" not in _lately(crowd, tree))
-        tree.until("it is held", lambda: len(shown(tree, "table")["holding"]) == 2)
+        tree.until("it is held", lambda: bool(shown(tree, "table")["holding"]))
+        at = crowd.seen.count()
+        tree.until("many answers", lambda: crowd.seen.count() > at + 10_000)
     seen = crowd.stop()
+    tree.until("all are counted", lambda: sum(_routed(tree).values()) == seen.count())
     assert seen.broken == []
     assert {status for status in seen.statuses() if status >= 500} == set()
     # 20 failures in a row on each worker, and what was in flight; all but a handful were answered by stable.
@@ -184,9 +188,14 @@ def test_a_canary_that_only_fails_is_given_nothing_by_the_worker_itself(tree: Tr
     fallbacks = seen.count(served_by="stable; fallback")
     assert 20 <= fallbacks + failed <= 100
     assert failed <= 8, seen.tally
-    assert "gives the canary no traffic" in str(shown(tree, "table")["holding"])
+    held = shown(tree, "table")["holding"]
+    assert all("gives the canary no traffic" in why for why in held.values()), "no evidence comes of unlike arms"
     told = [line["reason"] for line in tree.logged("rollout_holding")]
     assert len(told) == len(set(told)) <= 2, "each is told once"
+
+
+def _routed(tree: Tree) -> dict[Any, int]:
+    return {place: counts["routed"] for place, counts in counted(shown(tree, "table")).items()}
 
 
 def _lately(crowd: Crowd, tree: Tree) -> set[str]:
