@@ -43,7 +43,11 @@ _NOT_SEEN: Final[tuple[int | None, int | None, bytes | None, bytes | None]] = (N
 
 
 class FastExchange(Exchange):
-    """A request of the fast lane, in the shape of uvicorn's RequestResponseCycle."""
+    """A request of the fast lane, in the shape of uvicorn's RequestResponseCycle.
+
+    Attributes:
+        key: header to judge once more, because others are answered before this one; b"" = it was judged just now.
+    """
 
     complete = False
     keep_alive = True
@@ -51,6 +55,7 @@ class FastExchange(Exchange):
     response_complete = False
     error: ServingError | None = None
     coding = b""
+    key = b""
     chunks: list[bytes] | None = None
 
     def __init__(self, protocol: "EdgeProtocol", name: str, selector: str, size: int) -> None:

@@ -482,7 +482,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._write_paused_at is not None:
             self.transport.abort()
         elif self.transport.is_closing():
-            return  # its last answer may be on its way; who does not read it is found by the sweep
+            return  # its last answer may be on its way; the sweep finds who does not read it
         elif not self._refuse_due() and self._lingers_from is None:
             self.transport.close()
 
@@ -492,7 +492,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._rejected or (self._phase == IDLE and active is None) or getattr(active, "response_started", False):
             return False
         self._active = None
-        self._send_rejection(Rejection(HttpError(503, "draining", "the server is stopping"), self._request_id()))
+        self._send_rejection(Rejection(heads.DRAINING, heads.id_of(active) or self._request_id()))
         return True
 
     def shutdown(self) -> None:

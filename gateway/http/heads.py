@@ -1,13 +1,14 @@
 """Bounds and rules of a request's head, before any lane is chosen or body read. Pure."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from gateway.errors import HttpError
 from gateway.http.door import REQUEST_ID
 from gateway.http.limits import EdgeLimits
 
 Headers = Sequence[tuple[bytes, bytes]]
+DRAINING: Final = HttpError(503, "draining", "the server is stopping")
 VERSIONS: Final = ("1.1", "1.0")
 _OF_UPGRADES: Final = (b"upgrade", b"connection", b"http2-settings")
 
@@ -109,3 +110,9 @@ def sent_ahead(limits: EdgeLimits) -> HttpError:
 
 def _overloaded(message: str) -> HttpError:
     return HttpError(503, "overloaded", message, ((b"retry-after", b"1"),))
+
+
+def id_of(cycle: Any) -> bytes:
+    """Id of the request that is being answered, in either lane; b"" = none is."""
+    scope = getattr(cycle, "scope", None)
+    return scope["state"]["request_id"] if scope else getattr(cycle, "request_id", b"")

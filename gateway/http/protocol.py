@@ -11,10 +11,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.counters import WORKER_INDEX
+from gateway.errors import HttpError, error_body
+from gateway.http.access import data_needs, require
 from gateway.http.edge import Edge
 from gateway.http.fast_lane import FastExchange, plain_exchange
 from gateway.http.guarded import BODY, IDLE, GuardedProtocol
 
+INFER: Final = "/v2/models/{name}/infer"
 _FAST: Final = WORKER_INDEX["fast_lane_total"]
 
 
@@ -49,6 +52,8 @@ class EdgeProtocol(GuardedProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cast(Any, exchange), self.app))
+            if edge.gate is not None:
+                exchange.key = next(value for name, value in self.headers if name.lower() == b"authorization")
         return True
 
     def on_body(self, body: bytes) -> None:
@@ -80,16 +85,33 @@ class EdgeProtocol(GuardedProtocol):
         cycle.started_ns = self.edge.dataplane.now_ns()
         if cycle is not self._active:
             return
-        if cycle.error is None:
+        if cycle.error is None and not cycle.key:
             self.edge.dataplane.infer(cycle)
         else:
             self._start_exchange(cycle)
 
     def _start_exchange(self, exchange: FastExchange) -> None:
+        if exchange.key and not self._may_still(exchange):
+            return
         if exchange.error is None:
             self.edge.dataplane.infer(exchange)
         else:
             self.edge.dataplane.refuse_unread(exchange, exchange.error)
+
+    def _may_still(self, exchange: FastExchange) -> bool:
+        """Whether its key is good now: it was when the request came, and others were answered before it."""
+        gate, name = self.edge.gate, exchange.model_name
+        if gate is None or gate.passes(exchange.key, name):
+            return True
+        try:
+            grant = gate.authenticate([exchange.key])
+            require(grant.actor, data_needs(INFER, "POST"), name)
+        except HttpError as error:
+            body = error_body(error.message, error.code, exchange.request_id)
+            exchange.respond(error.status, b"application/json", error.headers, body)
+            return False
+        grant.remember(name)
+        return True
 
     def _start_cycle(self, cycle: Any, app: Any) -> None:
         if type(cycle) is not FastExchange:

@@ -453,3 +453,21 @@ def test_where_nobody_is_asked_a_key_is_ignored_and_the_lane_stays_fast(tmp_path
         assert code == 201
         assert tree.logged("key_created")[0]["actor"] == "local"
         assert json.loads(made)["key"].startswith("tg_")
+
+
+def test_what_was_sent_ahead_is_answered_by_a_key_that_is_still_good(tmp_path: Path) -> None:
+    models.write(tmp_path / "models", "slow", models.slow(layers=1_500))
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}'
+    with serve(tmp_path / "models", "--workers", "1", **SETTINGS) as tree:
+        key = keys(tree, "create", "app", "--scope", "infer")
+        request = post(body, bearer(key), path=b"/v2/models/slow/infer")
+        tree.until("the key", lambda: ask(tree.port, request).status == 200)
+        with Raw(tree.port) as raw:
+            raw.send(request * 200)
+            first = raw.answer()
+            keys(tree, "revoke", "app")
+            found = [first, *(raw.answer() for _ in range(199))]
+        statuses = [answer.status for answer in found if answer is not None]
+        assert len(statuses) == 200
+        assert (statuses[0], statuses[-1]) == (200, 401)
+        assert statuses == sorted(statuses), "and none after the first that was refused"

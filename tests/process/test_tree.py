@@ -281,6 +281,26 @@ def test_who_never_finishes_gets_503_at_the_end_of_the_grace(
         assert silent.recv(4096) == b""
 
 
+def test_the_503_of_a_stop_names_the_request_that_it_answers(
+    tmp_path: Path, connect: Callable[..., socket.socket]
+) -> None:
+    folder = tmp_path / "models"
+    models.write(folder, "slow", models.slow(layers=200))
+    os.utime(folder / "slow/1/model.onnx", (1, 1))
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [64, 1], "data": [%s]}]}' % b",".join([b"1"] * 64)
+    head = b"POST /v2/models/slow/infer?x=1 HTTP/1.1\r\nhost: a\r\nx-request-id: %s\r\n"
+    with serve(folder, "--workers", "1", server__grace_ms=200) as tree:
+        sock = connect(tree.port)
+        for name in (b"first", b"later"):
+            sock.sendall(head % name + b"content-length: %d\r\n\r\n" % len(body) + body)
+        tree.until("the connection", lambda: tree.workers()[0]["connections"] == 1)
+        assert tree.stop() == 0
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert b"HTTP/1.1 503" in answer
+        assert b"x-request-id: first" in answer
+        assert b"later" not in answer
+
+
 def test_a_slow_reader_does_not_hold_up_the_stop(tmp_path: Path, connect: Callable[..., socket.socket]) -> None:
     folder = tmp_path / "models"
     models.write(folder, "big", models.identity(shape=("N", 1024)))
