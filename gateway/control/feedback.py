@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.experimentbook import Experiments
+from gateway.control.labelnotes import note_of
 from gateway.control.policies import Policies
 from gateway.control.rewards import Reward, row_key
 from gateway.control.study import Study, place_of, same_digest
-from gateway.feedback import REWARD_SLOT
+from gateway.feedback import LABEL_SLOT, REWARD_SLOT
 from gateway.keys import Actor
 from gateway.store.base import Feedback, FeedbackOutcome, Store, StoreAway
 
@@ -22,13 +23,13 @@ KEEP_MS: Final = 90 * 86_400_000
 """From the prediction on, feedback is kept for 90 days: a loan that is one quarter old has shown how it goes."""
 MOST_TOLD: Final = 100
 """Replaced values that one audit record lists; all are counted."""
-_ROWS: Final = 1_000
+_ROWS: Final = 250
+"""Of one write; their notes fit into an entry of a stream."""
 _MASK: Final = 0x7FFF_FFFF_FFFF_FFFF
 _RETRY_S: Final = 2.0
 _ORDER: Final = ("replaced", "new", "expired", "duplicate")
 
 Facts = Mapping[str, Any]
-Labelled = Callable[[str, Sequence[tuple[Facts, str, Any, FeedbackOutcome]]], None]
 
 
 class FeedbackDesk:
@@ -37,8 +38,7 @@ class FeedbackDesk:
     Args:
         node: this node's name.
         loaded: (model name, digest) of every version that is wanted here.
-        labelled: told of rows that the ledger took: (model name, [(facts, slot, value, outcome)]); None = not yet, and
-            nothing is taken.
+        watched: whether a model's monitor wants to hear of labels; None = not known yet, and nothing is taken.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class FeedbackDesk:
         node: str,
         now_ms: Callable[[], int],
         loaded: Callable[[], Iterable[tuple[str, str]]],
-        labelled: Labelled | None = lambda name, rows: None,
+        watched: Callable[[str], bool] | None = lambda name: False,
     ) -> None:
-        self.labelled = labelled
+        self.watched = watched
         self._store = store
         self._policies = policies
         self._experiments = experiments
@@ -124,14 +124,15 @@ class FeedbackDesk:
     # ---- keeping ----
 
     async def _keep(self, name: str, items: Sequence[Facts], actor: str) -> list[str]:
-        labelled = self.labelled
-        if not self._experiments.loaded or labelled is None:
+        watched = self.watched
+        if not self._experiments.loaded or watched is None:
             raise StoreAway("what experiments and monitors there are is not known yet")
         rows = [(item, slot, value) for item in items for slot, value in item["slots"].items()]
         told: list[FeedbackOutcome] = []
+        noted_s = self._now_ms() / 1_000 if watched(name) else None
         for at in range(0, len(rows), _ROWS):
-            told += await self._store.feedback_put(name, [_row(*row) for row in rows[at : at + _ROWS]])
-        labelled(name, [(*row, outcome) for row, outcome in zip(rows, told, strict=True)])
+            part = [_row(*row, noted_s) for row in rows[at : at + _ROWS]]
+            told += await self._store.feedback_put(name, part, notes=f"labels/{name}" if noted_s is not None else "")
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]
@@ -175,10 +176,11 @@ def _id_of(item: Facts) -> str:
     return item["id"] if item["row"] is None else f"{item['id']}/{item['row']}"
 
 
-def _row(item: Facts, slot: str, value: Any) -> Feedback:
+def _row(item: Facts, slot: str, value: Any, noted_s: float | None) -> Feedback:
     body = {"value": value} if item["at_s"] is None else {"value": value, "at_s": item["at_s"]}
     expires_ms = item["time_s"] * 1_000 + KEEP_MS
-    return Feedback(_id_of(item), slot, unit_text(item["unit"]), msgspec.json.encode(body), expires_ms)
+    note = note_of(item, value, noted_s) if noted_s is not None and slot == LABEL_SLOT else b""
+    return Feedback(_id_of(item), slot, unit_text(item["unit"]), msgspec.json.encode(body), expires_ms, note)
 
 
 def _rewards(study: Study, rows: Iterable[tuple[Facts, str, Any]], now_ms: int) -> Iterable[Reward]:

@@ -11,7 +11,6 @@ from gateway.control.monitorinputs import Series, Totals
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease
-from gateway.monitor.realised import Labelled
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
 
@@ -31,13 +30,6 @@ class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
     applied_by: str
     applied_ms: int
     owner: str = ""
-
-
-class Late(msgspec.Struct, frozen=True, array_like=True):
-    """Labels on their way through the stream `labels/MODEL`."""
-
-    version: str
-    labels: tuple[Labelled, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,18 @@ Nodes tell totals since the start of their process tree, so that telling again i
 has grown since.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
+from gateway.control.labelnotes import LabelNote
 from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, REQUEST_DURATION, CounterPage
-from gateway.feedback import LABEL_SLOT
 from gateway.monitor.counting import Counts
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Labelled
 from gateway.predictions import NO_POLICY
-from gateway.store.base import FeedbackOutcome
 
 PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
@@ -163,36 +162,21 @@ def label_of(value: Any, positive: str) -> int:
     return int(text == positive)
 
 
-def labels_of(
-    items: Sequence[tuple[Mapping[str, Any], str, Any, FeedbackOutcome]],
-    variants: Sequence[str],
-    positive: str,
-    now_s: float,
-) -> list[Labelled]:
-    """Labels among rows of feedback that the ledger took as new or in place of another.
+def labelled(note: LabelNote, before: Any, variants: Sequence[str], positive: str) -> Labelled:
+    """A label as the monitor counts it.
 
     Args:
-        items: (facts of the id, slot, value, what became of it).
+        before: the value that it replaced; None = none.
         variants: names, in the policy's order.
     """
-    found = []
-    for facts, slot, value, outcome in items:
-        if slot != LABEL_SLOT or outcome.kind not in ("new", "replaced"):
-            continue
-        index = facts["variant"]
-        before = None
-        if outcome.kind == "replaced" and outcome.previous is not None:
-            before = label_of(msgspec.json.decode(outcome.previous)["value"], positive)
-        found.append(
-            Labelled(
-                predicted_s=facts["time_s"],
-                observed_s=now_s if facts["at_s"] is None else facts["at_s"],
-                variant="-" if index == NO_POLICY or index >= len(variants) else variants[index],
-                group=-1 if facts["group"] is None else facts["group"],
-                decision=facts["decision"],
-                bin=facts["score_bin"],
-                label=label_of(value, positive),
-                before=before,
-            )
-        )
-    return found
+    index = note.variant
+    return Labelled(
+        predicted_s=note.predicted_s,
+        observed_s=note.observed_s,
+        variant="-" if index == NO_POLICY or index >= len(variants) else variants[index],
+        group=-1 if note.group is None else note.group,
+        decision=note.decision,
+        bin=note.score_bin,
+        label=label_of(note.value, positive),
+        before=None if before is None else label_of(before, positive),
+    )

@@ -12,18 +12,19 @@ document monitor-state MODEL   windows, incidents, leases, and the totals that a
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.firstreferences import FirstReferences
+from gateway.control.labelnotes import notes_in
 from gateway.control.messages import WantedModel, Watched
 from gateway.control.monitorheard import UNREADABLE, forget, hear, hear_answers, taken, told_rows, unreadable
-from gateway.control.monitorheld import Held, Late, MonitorRecord, encoded_state, restore_state
-from gateway.control.monitorinputs import Answers, Series, buckets_of, labels_of, settled_totals, split
+from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, restore_state
+from gateway.control.monitorinputs import Answers, Series, buckets_of, labelled, settled_totals, split
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
 from gateway.control.plans import NOTHING_KNOWN, Drift
@@ -38,7 +39,7 @@ from gateway.monitor.leases import Level
 from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
-from gateway.store.base import FeedbackOutcome, Fenced, Lease, Stale, Store, StoreAway
+from gateway.store.base import Fenced, Lease, Stale, Store, StoreAway
 from router.rollout.observed import MonitorLease
 from runtimes.errors import ServingError
 
@@ -48,8 +49,6 @@ TICK_S: Final = 1.0
 SAVE_MS: Final = 5_000
 FINISH_S: Final = 2.0
 PAGE: Final = 200
-WAITING: Final = 100_000
-"""Labels that wait for the store."""
 _DO: Final[Mapping[Level, Literal["hold", "fallback", "rollback"]]] = {
     "observe": "hold",
     "freeze": "hold",
@@ -104,8 +103,6 @@ class Monitors:
         self._sequence = 0
         self._epoch = now_ms()
         self._led = self._speaks = False
-        self._waiting: list[tuple[str, Late]] = []
-        self._pending: tuple[str, int, bytes] | None = None
         self._sent: dict[Series, int] = {}
         self._sent_answers: dict[tuple[str, str, str], list[int]] = {}
         self._busy = asyncio.Lock()
@@ -142,10 +139,6 @@ class Monitors:
             served = {(one.name, str(one.version)) for one in self._service.snapshot.models}
             totals = settled_totals(living.values(), finals, served)
             await self._watch()
-            try:
-                await self._send_labels()
-            except StoreAway as error:
-                self.away = error.message  # they wait
             leads = self._lease() is not None
             if leads and not self._led:
                 await self._take_over()
@@ -405,54 +398,29 @@ class Monitors:
 
     # ---- labels ----
 
-    def labelled(self, name: str, rows: Sequence[tuple[Mapping[str, Any], str, Any, FeedbackOutcome]]) -> None:
-        """Feedback that the ledger has taken; labels among it go to who leads."""
-        held = self.held.get(name)
-        if held is None:
-            return
-        if len(self._waiting) >= WAITING:
-            held.missed += len(rows)
-            _log.error("monitor_labels_dropped", extra={"facts": {"model": name, "rows": len(rows)}})
-            return
-        kept = self._policies.kept.get(name)
-        variants = [pin.variant for pin in kept.record.variants] if kept is not None else []
-        digests = {model.digest: str(model.version) for model in self._service.snapshot.models if model.name == name}
-        now_s = self._now_ms() / 1000
-        for row in rows:
-            versions = [
-                v for digest, v in digests.items() if digest.removeprefix("sha256:").startswith(row[0]["digest"])
-            ]
-            found = labels_of([row], variants, held.spec.labels.positive, now_s)
-            if versions and found:
-                self._waiting.append((name, Late(versions[0], tuple(found))))
-
-    async def _send_labels(self) -> None:
-        """Into the streams. What the store may have taken, or not, is sent again under its number: it counts once."""
-        while self._waiting or self._pending is not None:
-            if self._pending is None:
-                name = self._waiting[0][0]
-                batch = [one for other, one in self._waiting[:PAGE] if other == name]
-                kept = [(other, one) for other, one in self._waiting[:PAGE] if other != name]
-                self._waiting = kept + self._waiting[PAGE:]
-                self._sequence += 1
-                self._pending = (f"labels/{name}", self._sequence, msgspec.msgpack.encode(batch))
-            stream, sequence, body = self._pending
-            await self._store.stream_append(stream, self._node, self._epoch, sequence, body)
-            self._pending = None
+    def watches(self, name: str) -> bool:
+        """Whether labels of this model's predictions are wanted."""
+        return name in self.held
 
     async def _labels(self, name: str, held: Held, now_ms: int) -> None:
+        kept = self._policies.kept.get(name)
+        variants = [pin.variant for pin in kept.record.variants] if kept is not None else []
+        served = [model for model in self._service.snapshot.models if model.name == name]
+        versions = {model.digest.removeprefix("sha256:"): str(model.version) for model in served}
         while True:
             page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
-            held.labels_cursor = page.cursor
+            held.labels_cursor, held.missed = page.cursor, held.missed + page.missed
             for entry in page.entries:
                 try:
-                    batch = msgspec.msgpack.decode(entry.body, type=list[Late])
+                    notes = notes_in(entry.body)
                 except UNREADABLE as error:
                     unreadable(held, name, "labels", entry.replica, error)
                     continue
-                for late in batch:
-                    for item in late.labels:
-                        held.monitor.label(late.version, item, now_ms)
+                for note, before in notes:
+                    found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
+                    if found:
+                        label = labelled(note, before, variants, held.spec.labels.positive)
+                        held.monitor.label(found[0], label, now_ms)
             held.moved = held.moved or bool(page.entries)
             if len(page.entries) < PAGE:
                 return

@@ -105,7 +105,7 @@ class Traffic:
         self.monitoring: Monitoring | None = None
         self._watcher = {"node": node, "run": run, "secret": secret, "totals": totals}
         self.feedback = FeedbackDesk(
-            store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded, labelled=None
+            store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded, watched=None
         )
         self.policies.taken = self.experiments.taken
         self.rollouts.heard = self.experiments.heard
@@ -116,7 +116,7 @@ class Traffic:
         """Put the drift monitor together; until then feedback and Monitor files wait, and no canary drifts."""
         module = await asyncio.to_thread(import_module, "gateway.control.monitoring")
         found: Monitoring = module.Monitoring(self, self._service, **self._watcher)
-        self.rollouts.drift, self.feedback.labelled = found.monitors.drift, found.monitors.labelled
+        self.rollouts.drift, self.feedback.watched = found.monitors.drift, found.monitors.watches
         self.monitoring = found
         if self.folder is not None:
             self.folder.keepers[MONITOR] = found.desk

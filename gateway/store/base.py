@@ -160,6 +160,7 @@ class Feedback:
         slot_key: several values for one prediction stand side by side under different keys.
         unit: hash of the unit, for erasure; "" = none.
         expires_ms: by the store's clock, since 1970.
+        note: a line for the stream that is told when this row changes what is kept; not kept itself. b"" = none.
     """
 
     prediction_id: str
@@ -167,6 +168,7 @@ class Feedback:
     unit: str
     body: bytes
     expires_ms: int
+    note: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,8 +396,15 @@ class Store(Protocol):
     async def stream_read(self, stream: str, after: int = 0, limit: int = 1_000) -> StreamPage:
         """Entries with a higher id than `after`, oldest first."""
 
-    async def feedback_put(self, model: str, rows: Sequence[Feedback]) -> tuple[FeedbackOutcome, ...]:
-        """Keep rows, all in one step; sending them again changes nothing."""
+    async def feedback_put(
+        self, model: str, rows: Sequence[Feedback], *, notes: str = ""
+    ) -> tuple[FeedbackOutcome, ...]:
+        """Keep rows, all in one step; sending them again changes nothing.
+
+        Args:
+            notes: a stream that in the same step gets one entry with the notes of rows that were new or replaced, if
+                there are any: lines of the note, or of note, tab and the body that was there.
+        """
 
     async def feedback_get(self, model: str, prediction_id: str, slot_key: str) -> Feedback | None:
         """One row whose time is not over."""

@@ -10,6 +10,7 @@ from gateway.store.base import (
     AuditRecord,
     Document,
     Feedback,
+    FeedbackOutcome,
     Fenced,
     Lease,
     Limits,
@@ -178,7 +179,17 @@ def checked_rows(rows: Sequence[Feedback], limits: Limits) -> Sequence[Feedback]
         id_of(row.unit, "unit")
         body_of(row.body, limits.entry_bytes)
         integer_of(row.expires_ms, "expires_ms")
+    body_of(b"".join([row.note for row in rows]), limits.entry_bytes)
     return rows
+
+
+def told(rows: Sequence[Feedback], outcomes: Sequence[FeedbackOutcome]) -> bytes:
+    """Notes of the rows that changed something, as an entry of a stream."""
+    lines = []
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if row.note and outcome.kind in ("new", "replaced"):
+            lines.append(row.note if outcome.previous is None else row.note + b"\t" + outcome.previous)
+    return b"\n".join(lines)
 
 
 def checked_entry(stream: str, replica: str, epoch: int, sequence: int, body: bytes, limits: Limits) -> None:

@@ -292,13 +292,17 @@ class RedisStore:
 
     # ---- feedback ----
 
-    async def feedback_put(self, model: str, rows: Sequence[Feedback]) -> tuple[FeedbackOutcome, ...]:
+    async def feedback_put(
+        self, model: str, rows: Sequence[Feedback], *, notes: str = ""
+    ) -> tuple[FeedbackOutcome, ...]:
         """See `Store.feedback_put`."""
         records.checked_rows(rows, self._limits)
         keys = [self._key(name_of(model, "model"), part) for part in ("fb", "fbexpiry", "fbunits", "fbdropped")]
-        words: list[str | bytes | int] = [self._limits.feedback_rows]
+        keys += [self._key(name_of(notes or model, "notes"), part) for part in ("stream", "count")]
+        words: list[str | bytes | int] = [self._limits.feedback_rows, self._limits.stream_rows]
         for row in rows:
-            words += [_field(row.prediction_id, row.slot_key), row.unit, row.body, row.expires_ms]
+            field = _field(row.prediction_id, row.slot_key)
+            words += [field, row.unit, row.body, row.expires_ms, row.note if notes else b""]
         await self._greet()
         answers = await self._link.script(scripts.FEEDBACK, keys, words)
         return tuple(FeedbackOutcome(answer[0].decode(), *answer[1:]) for answer in answers)

@@ -235,11 +235,13 @@ class SqliteStore:
 
     # ---- feedback ----
 
-    async def feedback_put(self, model: str, rows: Sequence[Feedback]) -> tuple[FeedbackOutcome, ...]:
+    async def feedback_put(
+        self, model: str, rows: Sequence[Feedback], *, notes: str = ""
+    ) -> tuple[FeedbackOutcome, ...]:
         """See `Store.feedback_put`."""
         records.checked_rows(rows, self._limits)
         key = name_of(model, "model")
-        return await self._do(lambda db: steps.put_feedback(db, key, rows, self._clock_ms(), self._limits))
+        return await self._do(lambda db: steps.put_feedback(db, key, rows, notes, self._clock_ms(), self._limits))
 
     async def feedback_get(self, model: str, prediction_id: str, slot_key: str) -> Feedback | None:
         """See `Store.feedback_get`."""

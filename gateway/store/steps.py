@@ -216,9 +216,14 @@ def append(db: "Connection", stream: str, replica: str, epoch: int, sequence: in
             "(SELECT used FROM mark WHERE stream = ?1 ORDER BY used DESC LIMIT 1 OFFSET ?2)",
             (stream, limits.stream_marks),
         )
-    db.execute("INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?)", (stream, number, replica, epoch, sequence, body))
-    db.execute("DELETE FROM stream WHERE stream = ? AND id <= ?", (stream, number - limits.stream_rows))
+    _entry(db, StreamEntry(number, replica, epoch, sequence, body), stream, limits)
     return True
+
+
+def _entry(db: "Connection", entry: StreamEntry, stream: str, limits: Limits) -> None:
+    row = (stream, entry.id, entry.replica, entry.epoch, entry.sequence, entry.body)
+    db.execute("INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?)", row)
+    db.execute("DELETE FROM stream WHERE stream = ? AND id <= ?", (stream, entry.id - limits.stream_rows))
 
 
 def read_stream(db: "Connection", stream: str, after: int, limit: int) -> StreamPage:
@@ -234,11 +239,13 @@ def read_stream(db: "Connection", stream: str, after: int, limit: int) -> Stream
 
 
 def put_feedback(
-    db: "Connection", model: str, rows: Sequence[Feedback], now_ms: int, limits: Limits
+    db: "Connection", model: str, rows: Sequence[Feedback], notes: str, now_ms: int, limits: Limits
 ) -> tuple[FeedbackOutcome, ...]:
-    """Rows in, expired and surplus ones out."""
+    """Rows in, expired and surplus ones out, notes told."""
     _forget(db, model, "expires_ms <= ?", now_ms)
     outcomes = tuple(_put_row(db, model, row, now_ms) for row in rows)
+    if notes and (body := records.told(rows, outcomes)):
+        _entry(db, StreamEntry(_add(db, f"stream {notes}", 1), "", 0, 0, body), notes, limits)
     surplus = _number(db, f"feedback {model}") - limits.feedback_rows
     if surplus > 0:
         oldest = "rowid IN (SELECT rowid FROM feedback WHERE model = ? ORDER BY expires_ms, rowid LIMIT ?)"

@@ -11,6 +11,7 @@ import pytest
 from gateway.control.documents import Kept
 from gateway.control.experimentbook import KIND, Experiments, UnknownExperiment
 from gateway.control.feedback import KEEP_MS, FeedbackDesk, unit_text
+from gateway.control.labelnotes import notes_in
 from gateway.control.messages import VariantPin
 from gateway.control.record import PolicyRecord
 from gateway.store.base import StoreAway
@@ -29,7 +30,7 @@ def fact(number: int, value: float = 1.0, **changes: Any) -> dict[str, Any]:
     found = {
         "id": f"ID{number}", "row": None, "digest": ("a1a1a1a1", "b2b2b2b2")[arm], "revision": 1, "variant": arm,
         "stratum": 0, "time_s": NOW_MS // 1_000 - 30, "unit": number << 40 | number, "slots": {"reward.paid": value},
-        "at_s": None, "model": "",
+        "at_s": None, "model": "", "group": None, "decision": 1, "score_bin": 9,
     }  # fmt: skip
     return found | changes
 
@@ -246,5 +247,54 @@ def test_before_the_store_was_read_nothing_is_acknowledged(tmp_path: Path):
             await node.experiments.report("fraud")
         await node.experiments.tick()
         assert await node.take(fact(0)) == ["new"]
+
+    on_a_store(tmp_path, work)
+
+
+class LosesAnswers:
+    """A store that does what it is told, and whose answers to writes of feedback are lost so many times."""
+
+    def __init__(self, store: SqliteStore, losses: int) -> None:
+        self._store = store
+        self.losses = losses
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def feedback_put(self, *what: Any, **how: Any) -> Any:
+        found = await self._store.feedback_put(*what, **how)
+        if self.losses:
+            self.losses -= 1
+            raise StoreAway("the answer was lost")
+        return found
+
+
+@pytest.mark.parametrize("losses", [0, 1, 3])
+def test_the_monitor_hears_of_a_label_once_whatever_became_of_the_answer(tmp_path: Path, losses: int):
+    async def work(store: SqliteStore) -> None:
+        torn: Any = LosesAnswers(store, losses)
+        node = Node(torn)
+        await node.experiments.tick()
+        node.desk.watched = lambda name: name == "fraud"
+        node.apply()
+        labels = [fact(number, slots={"label": "good", "reward.paid": 1.0}) for number in range(600)]
+        for _ in range(losses):
+            with pytest.raises(StoreAway):
+                await node.take(*labels)
+        await node.take(*labels)
+        await node.take(*labels)
+        await node.take(fact(7, slots={"label": "bad"}))
+        found = [one for entry in (await store.stream_read("labels/fraud")).entries for one in notes_in(entry.body)]
+        assert [(note.value, before) for note, before in found] == [("good", None)] * 600 + [("bad", "good")]
+        assert {note.digest for note, _ in found} == {"a1a1a1a1", "b2b2b2b2"}
+
+    on_a_store(tmp_path, work)
+
+
+def test_labels_that_nobody_watches_are_told_to_nobody(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        assert await node.take(fact(0, slots={"label": "good"})) == ["new"]
+        assert (await store.stream_read("labels/fraud")).entries == ()
 
     on_a_store(tmp_path, work)

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from gateway.control.counts import Finals, Totals
+from gateway.control.labelnotes import LabelNote
 from gateway.control.messages import Route, WantedModel
 from gateway.control.monitorheard import forget, hear_answers, taken
-from gateway.control.monitorheld import Held, Late, MonitorRecord
-from gateway.control.monitorinputs import buckets_of, settled_totals
+from gateway.control.monitorheld import Held, MonitorRecord
+from gateway.control.monitorinputs import buckets_of, labelled, settled_totals
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.monitortold import Told
@@ -27,7 +28,6 @@ from gateway.monitor.book import ModelMonitor
 from gateway.monitor.counting import Counter, Counts, empty
 from gateway.monitor.fit import regrouped
 from gateway.monitor.plan import LABEL_BINS, SCORE_BINS, CountPlan, FeaturePlan, ScorePlan
-from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import FILE_NAME, Binding, Reference, Tensor, dumped, identified
 from gateway.monitor.settings import parse
 from gateway.store.base import Document, StreamEntry, StreamPage
@@ -159,7 +159,7 @@ class World:
         }
         self.nodes = [Node(self, "a", "r0", leads=True), Node(self, "b", "r0", leads=False)]
         self.events: dict[str, int] = {}
-        self.late: list[Late] = []
+        self.late: list[tuple[LabelNote, int | None]] = []
 
     # ---- what monitors ask of control ----
 
@@ -211,7 +211,8 @@ class World:
 
     async def _tick(self, node: Node) -> None:
         if self.late:
-            await self.store.stream_append("labels/m", "a", 0, 0, msgspec.msgpack.encode(self.late))
+            lines = [msgspec.json.encode(note) + _tail(before) for note, before in self.late]
+            await self.store.stream_append("labels/m", "a", 0, 0, b"\n".join(lines))
             self.late = []
         await node.monitors.tick()
 
@@ -251,7 +252,7 @@ class World:
 
     async def _labels(self) -> None:
         """Of what stable answered some minutes ago, and some hours: some of them in place of others."""
-        items = []
+        self.late = []
         for delay_s, share in ((5 * MINUTE_S, 1.3), (3 * HOUR_S, 0.2)):
             for _ in range(int(share * self.step_s * ROWS_S["stable"] + self._rng.random())):
                 place = int(self._rng.integers(LABEL_BINS))
@@ -260,8 +261,11 @@ class World:
                 before = 1 - label if self._rng.random() < 0.05 else None
                 when = self.now_s - delay_s
                 group = int(self._rng.integers(len(GROUPS) + 1))
-                items.append(Labelled(when, self.now_s, "stable", group, decision, place, label, before))
-        self.late = [Late("1", tuple(items))]
+                self.late.append((LabelNote("1", 0, when, self.now_s, group, decision, place, label), before))
+
+
+def _tail(before: int | None) -> bytes:
+    return b"" if before is None else b"\t" + msgspec.json.encode({"value": before})
 
 
 def _reference(rng: np.random.Generator, digest: str) -> Reference:
@@ -307,9 +311,8 @@ class Bare(World):
         forget(held, "ab", "a", now_ms)
         deltas = taken(held, vectors, "a")
         hear_answers(held, {key: one for key, one in answers.items() if key[2] in held.monitor.versions}, now_ms)
-        for late in self.late:
-            for item in late.labels:
-                held.monitor.label(late.version, item, now_ms)
+        for note, before in self.late:
+            held.monitor.label("1", labelled(note, before, ["stable"], "1"), now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=1)
         if outcome.lease is not None:
             held.acted(outcome.lease)

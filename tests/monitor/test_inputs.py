@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.control.counts import Finals
+from gateway.control.labelnotes import note_of, notes_in
+from gateway.control.monitorheard import UNREADABLE
 from gateway.control.monitorinputs import (
     Series,
     Totals,
     joined,
     label_of,
-    labels_of,
+    labelled,
     lost_of,
     settled_totals,
     split,
@@ -27,7 +29,6 @@ from gateway.monitor.latencies import slow_of
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.predictions import NO_POLICY
-from gateway.store.base import FeedbackOutcome
 
 PLACE = ("m", "1", "-", "0123456789abcdef")
 
@@ -117,28 +118,40 @@ def test_labels_are_read_as_people_mean_them(value: Any, positive: str, label: i
 
 
 def facts(**more: Any) -> dict[str, Any]:
-    return {"time_s": 100, "at_s": None, "row": None, "variant": 1, "group": 0, "decision": 1, "score_bin": 9} | more
+    return {
+        "digest": "abcd",
+        "time_s": 100,
+        "at_s": None,
+        "row": None,
+        "variant": 1,
+        "group": 0,
+        "decision": 1,
+        "score_bin": 9,
+    } | more
 
 
-def test_only_labels_that_the_ledger_took_count() -> None:
-    new, again = FeedbackOutcome("new"), FeedbackOutcome("duplicate")
-    changed = FeedbackOutcome("replaced", msgspec.json.encode({"value": 0}))
+def test_a_note_says_of_a_label_what_its_id_says_and_what_it_replaced() -> None:
     rows = [
-        (facts(), "label", 1, new),
-        (facts(), "label", 1, again),
-        (facts(variant=NO_POLICY, score_bin=None, decision=None), "label", 1, changed),
-        (facts(row=3), "label", 0, new),
-        (facts(), "reward.clicks", 1.0, new),
+        (facts(), 1, b""),
+        (facts(variant=NO_POLICY, score_bin=None, decision=None), 1, b'\t{"value":0}'),
+        (facts(row=3, at_s=150.0), "no", b'\t{"value":"1","at_s":3}'),
     ]
-    found = labels_of(rows, ["stable", "canary"], "1", 200.0)
+    entry = b"\n".join(note_of(one, value, 200.0) + before for one, value, before in rows)
+    found = [labelled(note, before, ["stable", "canary"], "1") for note, before in notes_in(entry)]
     assert [(one.variant, one.label, one.before) for one in found] == [
         ("canary", 1, None),
         ("-", 1, 0),
-        ("canary", 0, None),
+        ("canary", 0, 1),
     ]
     assert (found[0].bin, found[0].decision, found[0].observed_s) == (9, 1, 200.0)
     assert (found[1].bin, found[1].decision) == (None, None)
-    assert (found[2].bin, found[2].decision) == (9, 1), "a row of a larger request is a row"
+    assert (found[2].bin, found[2].decision, found[2].observed_s) == (9, 1, 150.0), "a row of a larger request is a row"
+
+
+@pytest.mark.parametrize("entry", [b"", b"\xff", b"[]", b"{}\t{}", b'["ab",0,1,2,null,null,null,1]\t{}'])
+def test_what_is_no_note_is_refused(entry: bytes) -> None:
+    with pytest.raises(UNREADABLE):
+        notes_in(entry)
 
 
 # ---- groups ----

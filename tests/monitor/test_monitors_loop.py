@@ -1,15 +1,12 @@
 """The loop of monitors: labels go out once however the store fails; where there is no verdict, it says so."""
 
-import asyncio
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from gateway.control.counts import Totals
-from gateway.control.monitorheld import ACTIONS, Held, Late
+from gateway.control.monitorheld import ACTIONS, Held
 from gateway.control.monitors import Monitors
 from gateway.control.monitortold import Told
 from gateway.monitor.book import ModelMonitor, Roles
@@ -21,7 +18,6 @@ from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.monitor.settings import Spec, Window
 from gateway.store.base import StoreAway
-from gateway.store.sqlite import open_sqlite
 
 PLAN = CountPlan("", (FeaturePlan("a", "numeric", 0, 0, (0.0, 0.25, 0.5, 0.75, 1.0)),), ScorePlan(0, -1, "probability"))
 LABEL = Labelled(0.0, 1.0, "-", 0, 1, 9, 1)
@@ -60,28 +56,6 @@ def monitors_on(store: Any) -> Monitors:
         told=Told(None, b"", source="/test", now_s=lambda: 1.0),
         now_ms=lambda: 1_000,
     )
-
-
-def test_labels_whose_answer_was_lost_count_once(tmp_path: Path) -> None:
-    async def scene() -> None:
-        store = await open_sqlite(tmp_path / "store.db")
-        monitors = monitors_on(Torn(store))
-        monitors._waiting = [
-            ("m", Late("1", (LABEL,))),
-            ("other", Late("1", (LABEL, LABEL))),
-            ("m", Late("2", (LABEL,))),
-        ]
-        for _ in range(2):
-            with pytest.raises(StoreAway):
-                await monitors._send_labels()
-        await monitors._send_labels()
-        for name, labels in (("m", 2), ("other", 2)):
-            entries = (await store.stream_read(f"labels/{name}")).entries
-            batches = [msgspec.msgpack.decode(entry.body, type=list[Late]) for entry in entries]
-            assert sum(len(late.labels) for batch in batches for late in batch) == labels
-        await store.close()
-
-    asyncio.run(scene())
 
 
 # ---- what is not known ----

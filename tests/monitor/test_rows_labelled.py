@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gateway.control.monitorinputs import labels_of
+from gateway.control.labelnotes import note_of, notes_in
+from gateway.control.monitorinputs import labelled
 from gateway.feedback import facts_of, item_of
 from gateway.monitor.fairness import realised_fairness
 from gateway.monitor.realised import Cohorts, performance
 from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, Signer
-from gateway.store.base import FeedbackOutcome
 from tests.monitor.test_tap import GROUPS, job, plan_of, tap_of
 
 KEY = b"k" * 32
@@ -59,8 +59,8 @@ def counted(rows: list[Row]) -> Cohorts:
         cohorts.predict(NOW, VARIANTS[row.variant], one)
         facts = facts_of(item_of({"prediction_id": row.id, "label": row.truth}), {1: KEY})
         assert facts is not None
-        for label in labels_of([(facts, "label", row.truth, FeedbackOutcome("new"))], VARIANTS, "1", NOW + 60.0):
-            cohorts.label(label)
+        ((note, before),) = notes_in(note_of(facts, row.truth, NOW + 60.0))
+        cohorts.label(labelled(note, before, VARIANTS, "1"))
     return cohorts
 
 

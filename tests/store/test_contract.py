@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.store.base import Fenced, Limits, Stale, Store
+from gateway.store.base import Feedback, Fenced, Limits, Stale, Store
 from tests.store.places import Place, on_a_store, opened, row
 
 WHO = {"actor": "ann", "action": "apply"}
@@ -391,6 +391,35 @@ async def test_feedback_is_kept_once(store: Store, place: Place) -> None:
     assert await store.feedback_get("n", "p1", "label") is None
     assert (await store.feedback_count("m")).rows == 2
     assert (await store.feedback_count("n")).rows == 0
+
+
+@on_a_store()
+async def test_what_changes_the_ledger_is_told_in_the_same_step(store: Store, place: Place) -> None:
+    def noted(number: int, body: bytes, note: bytes, life_ms: int = 60_000) -> Feedback:
+        return Feedback(f"id{number}", "label", "", body, place.now_ms() + life_ms, note)
+
+    rows = [noted(1, b"a", b"n1"), noted(2, b"b", b"n2"), noted(3, b"c", b""), noted(4, b"d", b"n4", -1)]
+    await store.feedback_put("m", rows, notes="labels/m")
+    await store.feedback_put("m", rows, notes="labels/m")
+    await store.feedback_put(
+        "m", [noted(2, b"e", b"n5"), noted(1, b"a", b"n6"), noted(2, b"b", b"n7")], notes="labels/m"
+    )
+    await store.feedback_put("m", [noted(5, b"f", b"n8")])
+    page = await store.stream_read("labels/m")
+    assert [one.body for one in page.entries] == [b"n1\nn2", b"n5\tb\nn7\te"]
+    assert [one.id for one in page.entries] == [1, 2]
+    kept = await store.feedback_get("m", "id1", "label")
+    assert kept is not None
+    assert (kept.body, kept.note) == (b"a", b""), "a note is told and not kept"
+
+
+@on_a_store(Limits(stream_rows=3))
+async def test_notes_are_bounded_as_their_stream_is(store: Store, place: Place) -> None:
+    for number in range(5):
+        one = Feedback(f"id{number}", "label", "", b"x", place.now_ms() + 60_000, b"n%d" % number)
+        await store.feedback_put("m", [one], notes="labels/m")
+    page = await store.stream_read("labels/m")
+    assert ([one.body for one in page.entries], page.missed) == ([b"n2", b"n3", b"n4"], 2)
 
 
 @on_a_store()

@@ -1,0 +1,56 @@
+"""Labels on their way to the monitor: what the ledger of feedback took, and what it had before, in the same step.
+
+The store writes a note into the stream `labels/MODEL` exactly when the row it belongs to changes the ledger, so a label
+that was kept is heard once, whatever became of the answer to its caller. No prediction id and no unit is in it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class LabelNote(msgspec.Struct, frozen=True, array_like=True):
+    """One label.
+
+    Attributes:
+        digest: of the version, its first hexadecimal digits, as the prediction id has them.
+        variant: index in the policy's order, as the id has it.
+        predicted_s, observed_s: Unix times of the prediction and of the label.
+        group, decision, score_bin: of the prediction; None = its id does not say.
+        value: as the caller gave it.
+    """
+
+    digest: str
+    variant: int
+    predicted_s: float
+    observed_s: float
+    group: int | None
+    decision: int | None
+    score_bin: int | None
+    value: Any
+
+
+class _Replaced(msgspec.Struct, frozen=True):
+    value: Any
+
+
+def note_of(facts: Mapping[str, Any], value: Any, now_s: float) -> bytes:
+    """A note for the ledger's row. Args: facts: of the prediction id."""
+    observed_s = now_s if facts["at_s"] is None else facts["at_s"]
+    place = facts["group"], facts["decision"], facts["score_bin"]
+    return msgspec.json.encode(LabelNote(facts["digest"], facts["variant"], facts["time_s"], observed_s, *place, value))
+
+
+def notes_in(entry: bytes) -> list[tuple[LabelNote, Any]]:
+    """Notes of an entry, each with the value that was replaced; None = none was.
+
+    Raises:
+        msgspec.MsgspecError: it is none of ours.
+    """
+    found = []
+    for line in entry.split(b"\n"):
+        note, _, before = line.partition(b"\t")
+        value = msgspec.json.decode(before, type=_Replaced).value if before else None
+        found.append((msgspec.json.decode(note, type=LabelNote), value))
+    return found
