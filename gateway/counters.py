@@ -89,7 +89,7 @@ REASON_INDEX: Final = {reason: REJECTED + i for i, reason in enumerate(REASONS)}
 WORKER_FIELDS: Final[tuple[str, ...]] = (
     "connections_total", "connections_closed_total", "loop_stalls_total", "loop_stall_ns_total", "fast_lane_total",
     "slow_lane_total", "unknown_model_total", "bad_http_total", "bytes_in_flight", "decisions_written_total",
-    "decisions_dropped_total", "monitor_ns_total",
+    "decisions_dropped_total", "decisions_waiting", "monitor_ns_total",
 )  # fmt: skip
 WORKER_INDEX: Final = {name: i for i, name in enumerate(WORKER_FIELDS)}
 

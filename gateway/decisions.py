@@ -26,6 +26,7 @@ LAST_NS: Final = 2_000_000_000
 """At the end a sink that keeps nothing is asked for so long."""
 _WRITTEN: Final = WORKER_INDEX["decisions_written_total"]
 _DROPPED: Final = WORKER_INDEX["decisions_dropped_total"]
+_WAITING: Final = WORKER_INDEX["decisions_waiting"]
 _log: Final = logging.getLogger(__name__)
 
 
@@ -140,6 +141,7 @@ class DecisionLog:
         else:
             lines = [(job.request_id, job.lead, job.placed, None) for job in jobs]
         self._taken += count
+        self._counts[_WAITING] = self._taken - self._done
         self._waiting.append((now, facts, "ok", lines))
 
     def ended(self, facts: Facts, outcome: str, request_id: bytes, placed: Placed) -> None:
@@ -148,6 +150,7 @@ class DecisionLog:
             self._drop(1)
             return
         self._taken += 1
+        self._counts[_WAITING] = self._taken - self._done
         self._waiting.append((self._now_ns(), facts, outcome, [(request_id, b"", placed, None)]))
 
     # ---- in the thread ----
@@ -159,6 +162,7 @@ class DecisionLog:
         left = [len(self._part), len(self._made)]
         left += [sum(job[2] is not None for job in jobs) for _, _, _, jobs in self._waiting]
         self._drop(sum(left))
+        self._counts[_WAITING] = 0
 
     def _flush(self, until_ns: int | None = None) -> None:
         """Write part by part until nothing waits, the sink cannot, or the time is over."""
@@ -209,6 +213,7 @@ class DecisionLog:
             self._troubled = False
             self._counts[_WRITTEN] += lines
         self._done += lines
+        self._counts[_WAITING] = self._taken - self._done
         self._part = []
         return True
 

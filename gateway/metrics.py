@@ -80,7 +80,10 @@ _TRITON: Final = (
     ("nv_inference_compute_infer_duration_us", "Cumulative compute inference duration in us", COMPUTE_INFER_NS, 1e-3),
     ("nv_inference_compute_output_duration_us", "Cumulative compute output duration in us", COMPUTE_OUTPUT_NS, 1e-3),
 )
-_WORKER_GAUGES: Final = frozenset({"bytes_in_flight"})
+_WORKER_GAUGES: Final = {
+    "bytes_in_flight": "Bytes of requests being read or answered.",
+    "decisions_waiting": "Lines of the decision log in the workers' buffers.",
+}
 _OF_MONITOR: Final = frozenset({"monitor_ns_total"})
 """Told as `monitor_overhead_seconds`, where there is a monitor."""
 _STATES: Final = ("LOADING", "READY", "UNAVAILABLE")
@@ -249,7 +252,7 @@ def _workers(node: Node) -> Iterator[Metric]:
         if name in _OF_MONITOR:
             continue
         if name in _WORKER_GAUGES:
-            yield GaugeMetricFamily(f"tidegate_{name}", "Bytes of requests being read or answered.", value)
+            yield GaugeMetricFamily(f"tidegate_{name}", _WORKER_GAUGES[name], value)
         elif name.endswith("_ns_total"):
             short = name.removesuffix("_ns_total")
             yield CounterMetricFamily(f"tidegate_{short}_seconds", f"Sum of {short} over all workers.", value / 1e9)

@@ -128,6 +128,8 @@ def copied(source: memoryview, target: memoryview) -> CounterPage:
 
 
 def _close_books(values: Values) -> None:
-    """A dead worker has no open connection and no bytes in flight."""
+    """A dead worker has no open connection and no bytes in flight; what it had not written of decisions is lost."""
     values[WORKER_INDEX["connections_closed_total"]] = values[WORKER_INDEX["connections_total"]]
     values[WORKER_INDEX["bytes_in_flight"]] = 0
+    values[WORKER_INDEX["decisions_dropped_total"]] += values[WORKER_INDEX["decisions_waiting"]]
+    values[WORKER_INDEX["decisions_waiting"]] = 0

@@ -110,9 +110,11 @@ def test_what_finds_no_room_in_the_buffer_is_dropped_and_counted(tmp_path: Path)
     for start in range(0, 200, 10):
         writer.answered(FACTS, (), [job(unit) for unit in range(start, start + 10)], [], 5_250_000_000)
     assert told(counts) == (0, 100)
+    assert counts[WORKER_INDEX["decisions_waiting"]] == 100
     writer.start()
     writer.close()
     assert told(counts) == (100, 100)
+    assert counts[WORKER_INDEX["decisions_waiting"]] == 0
     writer.answered(FACTS, (), [job(1)], [], 5_250_000_000)
     assert told(counts) == (100, 100)
 

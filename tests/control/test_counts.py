@@ -67,6 +67,18 @@ def test_a_dead_worker_is_folded_once() -> None:
     assert sums.workers[WORKER_INDEX["connections_closed_total"]] == 9
 
 
+def test_what_a_killed_worker_had_not_written_of_decisions_is_dropped_and_counted() -> None:
+    finals, dead = Finals(memoryview(bytearray(PAGE_BYTES))), page(3)
+    values = dead.block("worker", (), len(WORKER_FIELDS))
+    for name, lines in (("written_total", 70), ("dropped_total", 5), ("waiting", 25)):
+        values[WORKER_INDEX[f"decisions_{name}"]] = lines
+    finals.fold("a", dead)
+    sums = total([finals.page]).workers
+    assert [int(sums[WORKER_INDEX[f"decisions_{name}"]]) for name in ("written_total", "dropped_total", "waiting")] == [
+        70, 30, 0,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("at", range(12))
 def test_killed_at_any_store_it_is_all_or_nothing(at: int) -> None:
     """Stop the fold at its n-th numpy or struct store; a new control folds again, and the sum is right."""
