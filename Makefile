@@ -48,6 +48,14 @@ parity:  ## compute the figures of Evidently, NannyML and River anew, in an envi
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
 	.venv-parity/bin/python -m tests.parity.parity
 
+targets:  ## ask Prefect's and Airflow's own servers for retraining, each in an environment of its own
+	@for one in prefect==3.9.1 airflow-core==3.3.2; do \
+	  name=$${one%%[-=]*}; package=$$one; [ $$name = prefect ] || package=apache-$$one; \
+	  test -x .venv-$$name/bin/python || $(PYTHON) -m venv .venv-$$name; \
+	  .venv-$$name/bin/python -m pip install --quiet --disable-pip-version-check $$package msgspec || exit 1; \
+	  .venv-$$name/bin/python -m tests.parity.retrain_targets $$name || exit 1; \
+	done
+
 bench: venv tools  ## closed loop against the echo floor; writes bench-results/ (a quiet machine, please)
 	$(BIN)/python -m loadtests.run
 
