@@ -66,7 +66,8 @@ class Terms:
         stable, canary: indices of the variants in these roles; canary -1 = no rollout is under way.
         slow_ns: requests that take longer are slow; 0 = not judged.
         fallback: stable answers what failed on the canary.
-        zeroed: the canary gets nothing, here or anywhere.
+        zeroed: the canary gets nothing anywhere, and the weights of the revision say so.
+        zeroed_here: this worker gives it nothing, by its own decision.
         doublings: units of a share of 1/2^doublings are noted one by one; -1 = none.
     """
 
@@ -78,6 +79,7 @@ class Terms:
     slow_ns: int = 0
     fallback: bool = False
     zeroed: bool = False
+    zeroed_here: bool = False
     doublings: int = 0
 
 
@@ -251,7 +253,7 @@ class PolicyRoute:
         self.signer = signer
         self.shadow = shadow
         self.decisions = decisions
-        self.zeroed = "zeroed by control" if terms.zeroed else ""
+        self.zeroed = "zeroed by control" if terms.zeroed else "zeroed here" if terms.zeroed_here else ""
         self.needs_body = compiled.needs_body
         self._now_ns = now_ns
         self._on_zeroed = on_zeroed
@@ -270,7 +272,8 @@ class PolicyRoute:
                     arm.logged(arm.served, decisions.outputs)
             self.arms.append(arm)
         # While stable answers for the canary here, its own users are no evidence either: the arms would not be alike.
-        self._apart = terms.canary >= 0 and codecs[terms.canary] is None and not terms.zeroed
+        away = terms.canary >= 0 and codecs[terms.canary] is None
+        self._apart = (away or terms.zeroed_here) and not terms.zeroed
         stable = codecs[terms.stable]
         assert stable is not None, "a policy is in force only where stable is"
         self._stable = self.arms[terms.stable]

@@ -221,7 +221,8 @@ class RouteBook:
             canary=state.canary,
             slow_ns=state.slow_ns,
             fallback=rollout is not None and rollout.on_failure.fallback_to_stable,
-            zeroed=state.zeroed or (state.name, state.rollout) in self.zeroed,
+            zeroed=state.zeroed,
+            zeroed_here=(state.name, state.rollout) in self.zeroed,
             doublings=state.doublings,
         )
 

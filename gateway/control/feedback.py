@@ -23,8 +23,7 @@ KEEP_MS: Final = 90 * 86_400_000
 """From the prediction on, feedback is kept for 90 days: a loan that is one quarter old has shown how it goes."""
 MOST_TOLD: Final = 100
 """Replaced values that one audit record lists; all are counted."""
-_ROWS: Final = 250
-"""Of one write; their notes fit into an entry of a stream."""
+_ROWS: Final = 1_000
 _MASK: Final = 0x7FFF_FFFF_FFFF_FFFF
 _RETRY_S: Final = 2.0
 _ORDER: Final = ("replaced", "new", "expired", "duplicate")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,12 +29,13 @@ from gateway.control.documents import (
     with_gone,
     without_rollout,
 )
-from gateway.control.losses import is_lost, restored
+from gateway.control.losses import marked
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
+from gateway.control.restoring import is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
@@ -100,6 +102,7 @@ class Policies:
         self._changed = changed
         self._random_bytes = random_bytes
         self._numbers: dict[str, int] = {}
+        self._deleted: dict[str, int] = {}
         self._zeroed_here: frozenset[str] = frozenset()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -117,7 +120,7 @@ class Policies:
                 self._take(document.name, document.revision, document.body)
             for name, (revision, body) in known.records.items():
                 if name not in self.kept:
-                    await self._put_back(name, body, above=revision)
+                    await self._give_back(name, revision, body)
                 else:
                     self.kept[name] = carried_over(self.kept[name], body)
             self.away = ""
@@ -127,6 +130,15 @@ class Policies:
             self._recall()
         self.loaded = True
         self._changed()
+
+    async def _give_back(self, name: str, revision: int, body: bytes) -> None:
+        """What this node knew when it ended, and the store does not have."""
+        with suppress(msgspec.DecodeError):
+            record = decode_record(body)
+            if not await was_deleted(self.store, name):
+                document = await put(self.store, name, record, revision, 0)
+                if document is not None:
+                    self._take(name, document.revision, document.body)
 
     async def follow(self) -> None:
         """Take over what other nodes write, for ever. Cancel: the watch ends."""
@@ -160,40 +172,25 @@ class Policies:
         before = self.kept.get(name)
         document = await self.store.get(KIND, name)
         known = self.kept.get(name)
-        if before is not None and before is known and document is None:
-            del self.kept[name]
-            await self._put_back(name, encode(known.record), above=known.revision)
-        elif before is not None and document is not None and is_lost(before, document):
-            await self._put_back(name, encode(restored(before, document)), above=before.revision, over=document)
-        elif document is not None and (known is None or known.revision < document.revision):
-            self._take(name, document.revision, document.body)
-        else:
+        if before is not None and document is None:
+            if before is known and await was_deleted(self.store, name):
+                self._forget(name)
+            elif before is known:
+                await self._put_back(before, None)
+        elif before is not None and document is not None and await is_lost(self.store, before, document):
+            await self._put_back(before, document)
+        elif document is None or (known is not None and known.revision >= document.revision):
             return  # what this node has written itself
+        else:
+            self._take(name, document.revision, document.body)
         self._in_force()
 
-    async def _put_back(self, name: str, body: bytes, *, above: int, over: Document | None = None) -> None:
-        """The store has lost what nobody has undone: what this node knows is put in force again.
-
-        Without it a canary that was rolled back might answer again.
-
-        Args:
-            above: the revision that this node has seen.
-            over: what is there; None = nothing, and if somebody has deleted it, nothing is put back.
-        """
-        if over is None:
-            page = await self.store.audit_read(name, newest=True, limit=1, where={"kind": KIND})
-            if page.records and page.records[0].record.get("what") == "delete":
-                return
-        audit = {"actor": "auto:policies", "what": "restore", "reason": "the store had lost it"}
-        expected = over.revision if over is not None else 0
-        document: Document | None
-        try:
-            document = await self.store.put(KIND, name, body, expected=expected, audit=audit, above=above)
-        except Stale as error:
-            document = error.current
+    async def _put_back(self, known: Kept, found: Document | None) -> None:
+        """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so."""
+        await self._load_secrets((self.signing, self.unit_key))
+        document = await put_back(self.store, known, found)
         if document is not None:
-            _log.warning("policy_put_back", extra={"facts": {"policy": name}})
-            self._take(name, document.revision, document.body)
+            self._take(document.name, document.revision, document.body)
 
     def _take(self, name: str, revision: int, body: bytes) -> None:
         known = self.kept.get(name)
@@ -301,6 +298,8 @@ class Policies:
         fence: Lease | None = None,
     ) -> Kept:
         """Write a record if nobody has since; then it is in force here. Raises Stale, Fenced, StoreAway."""
+        if audit is not None:
+            record = marked(record, self._random_bytes(4).hex())
         document = await self.store.put(KIND, name, encode(record), expected=expected, audit=audit, fence=fence)
         if audit is not None:
             self.told(name, document.revision, audit)
@@ -384,7 +383,7 @@ class Policies:
         shadow = policy.spec.shadow
         record = PolicyRecord(
             document=document,
-            revision=before.revision + 1 if before else 1,
+            revision=(before.revision if before else self._deleted.get(policy.metadata.name, 0)) + 1,
             generation=before.generation + 1 if before else 1,
             applied_by=actor,
             applied_ms=self._now_ms(),
@@ -402,6 +401,7 @@ class Policies:
             status=before.status if before else RolloutStatus(),
             evidence=before.evidence if before else {},
             answers=before.answers if before else {},
+            lineage=before.lineage if before else (),
         )
         return weighed(record, policy)
 
@@ -414,8 +414,14 @@ class Policies:
         audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}
         await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
         self.told(name, kept.revision + 1, audit)
-        self.kept.pop(name, None)
+        self._forget(name)
         self._in_force()
+
+    def _forget(self, name: str) -> None:
+        """It was deleted. Another one of this name goes on from its revision: workers know that they have had that."""
+        kept = self.kept.pop(name, None)
+        if kept is not None:
+            self._deleted[name] = kept.record.revision
 
     async def kill(self, name: str, variant: str, killed: bool, *, actor: str, reason: str) -> Kept:
         """Take a variant out at once, whatever the document says, or let it back in. Also where a file owns the policy.

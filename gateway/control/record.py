@@ -49,6 +49,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         evidence: state of its statistics.
         answers: to commands, by their id.
         exposures: slots that the present or last canary ever had.
+        lineage: marks of the last decisions that made it what it is; see `gateway.control.losses`.
     """
 
     document: dict[str, Any]
@@ -72,6 +73,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Told] = field(default_factory=dict)
     exposures: tuple[Exposure, ...] = ()
+    lineage: tuple[str, ...] = ()
 
     @property
     def withheld(self) -> bool:

@@ -402,8 +402,8 @@ class Store(Protocol):
         """Keep rows, all in one step; sending them again changes nothing.
 
         Args:
-            notes: a stream that in the same step gets one entry with the notes of rows that were new or replaced, if
-                there are any: lines of the note, or of note, tab and the body that was there.
+            notes: a stream that in the same step gets the notes of rows that were new or replaced, several to an entry:
+                lines of the note, or of note, tab and the body that was there.
         """
 
     async def feedback_get(self, model: str, prediction_id: str, slot_key: str) -> Feedback | None:

@@ -179,17 +179,23 @@ def checked_rows(rows: Sequence[Feedback], limits: Limits) -> Sequence[Feedback]
         id_of(row.unit, "unit")
         body_of(row.body, limits.entry_bytes)
         integer_of(row.expires_ms, "expires_ms")
-    body_of(b"".join([row.note for row in rows]), limits.entry_bytes)
+        body_of(row.note, limits.entry_bytes)
     return rows
 
 
-def told(rows: Sequence[Feedback], outcomes: Sequence[FeedbackOutcome]) -> bytes:
-    """Notes of the rows that changed something, as an entry of a stream."""
-    lines = []
+def told(rows: Sequence[Feedback], outcomes: Sequence[FeedbackOutcome], most: int) -> list[bytes]:
+    """Notes of the rows that changed something, as entries of a stream. Args: most: bytes of one, but for one line."""
+    parts: list[list[bytes]] = []
+    size = most
     for row, outcome in zip(rows, outcomes, strict=True):
         if row.note and outcome.kind in ("new", "replaced"):
-            lines.append(row.note if outcome.previous is None else row.note + b"\t" + outcome.previous)
-    return b"\n".join(lines)
+            line = row.note if outcome.previous is None else row.note + b"\t" + outcome.previous
+            size += len(line) + 1
+            if size > most:
+                parts.append([])
+                size = len(line)
+            parts[-1].append(line)
+    return [b"\n".join(lines) for lines in parts]
 
 
 def checked_entry(stream: str, replica: str, epoch: int, sequence: int, body: bytes, limits: Limits) -> None:

@@ -299,7 +299,8 @@ class RedisStore:
         records.checked_rows(rows, self._limits)
         keys = [self._key(name_of(model, "model"), part) for part in ("fb", "fbexpiry", "fbunits", "fbdropped")]
         keys += [self._key(name_of(notes or model, "notes"), part) for part in ("stream", "count")]
-        words: list[str | bytes | int] = [self._limits.feedback_rows, self._limits.stream_rows]
+        limits = self._limits
+        words: list[str | bytes | int] = [limits.feedback_rows, limits.stream_rows, limits.entry_bytes]
         for row in rows:
             field = _field(row.prediction_id, row.slot_key)
             words += [field, row.unit, row.body, row.expires_ms, row.note if notes else b""]

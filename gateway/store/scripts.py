@@ -175,7 +175,7 @@ local function forget(field)
 end
 """
 
-# KEYS fb fbexpiry fbunits fbdropped stream count; ARGV rows_max entries_max
+# KEYS fb fbexpiry fbunits fbdropped stream count; ARGV rows_max entries_max entry_bytes
 #      then field unit body expires_ms note per row
 FEEDBACK: Final = (
     _NOW
@@ -183,8 +183,14 @@ FEEDBACK: Final = (
     + """
 local now = clock()
 for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'LIMIT', 0, 1000)) do forget(field) end
-local outcomes, told = {}, {}
-for i = 3, #ARGV, 5 do
+local outcomes, told, size = {}, {}, -1
+local function tell()
+  if #told == 0 then return end
+  redis.call('XADD', KEYS[5], 'MAXLEN', ARGV[2], text(redis.call('INCR', KEYS[6])) .. '-0',
+    'r', '', 'e', 0, 's', 0, 'b', table.concat(told, '\\n'))
+  told = {}
+end
+for i = 4, #ARGV, 5 do
   local field, unit, body, expires, note = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local old = redis.call('HGET', KEYS[1], field)
   if old and tonumber(string.match(old, '^%d+')) <= now then forget(field); old = false end
@@ -199,13 +205,15 @@ for i = 3, #ARGV, 5 do
     redis.call('ZADD', KEYS[2], expires, field)
     if unit ~= '' then redis.call('ZADD', KEYS[3], 0, unit .. '\\n' .. field) end
     outcomes[#outcomes + 1] = old and {'replaced', before} or {'new'}
-    if note ~= '' then told[#told + 1] = old and note .. '\\t' .. before or note end
+    if note ~= '' then
+      local line = old and note .. '\\t' .. before or note
+      size = size + #line + 1
+      if size > tonumber(ARGV[3]) then tell(); size = #line end
+      told[#told + 1] = line
+    end
   end
 end
-if #told > 0 then
-  redis.call('XADD', KEYS[5], 'MAXLEN', ARGV[2], text(redis.call('INCR', KEYS[6])) .. '-0',
-    'r', '', 'e', 0, 's', 0, 'b', table.concat(told, '\\n'))
-end
+tell()
 while redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) do
   forget(redis.call('ZRANGE', KEYS[2], 0, 0)[1])
   redis.call('INCR', KEYS[4])

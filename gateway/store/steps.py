@@ -244,7 +244,7 @@ def put_feedback(
     """Rows in, expired and surplus ones out, notes told."""
     _forget(db, model, "expires_ms <= ?", now_ms)
     outcomes = tuple(_put_row(db, model, row, now_ms) for row in rows)
-    if notes and (body := records.told(rows, outcomes)):
+    for body in records.told(rows, outcomes, limits.entry_bytes) if notes else ():
         _entry(db, StreamEntry(_add(db, f"stream {notes}", 1), "", 0, 0, body), notes, limits)
     surplus = _number(db, f"feedback {model}") - limits.feedback_rows
     if surplus > 0:

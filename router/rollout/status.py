@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct, field
 
 MAX_HISTORY: Final = 64  # moves that `rollout status` shows; the audit trail has all
-MAX_DONE: Final = 64  # commands may come twice across a restart, not across so many others
+MAX_DONE: Final = 256  # commands may come twice across a restart, not across so many others
 MAX_LATCHES: Final = 256  # each a rolled back rollout; a latch is never dropped to make room
 MAX_STABLES: Final = 32  # above any rollbackWindow
 MAX_TEXT: Final = 500  # characters of a reason, an actor or a verdict in the status

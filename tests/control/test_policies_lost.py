@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from gateway.control.documents import Kept
 from gateway.control.policies import Policies
-from gateway.control.record import decode_record
+from gateway.control.record import PolicyRecord, decode_record
+from gateway.store.base import StoreAway
 from gateway.store.sqlite import open_sqlite
-from router.rollout.status import Latch, RolloutStatus, Said
+from router.rollout.status import ACTIVE, Latch, RolloutStatus, Said
 
 DOCUMENT: dict[str, Any] = {
     "apiVersion": "tidegate/v1",
@@ -35,8 +38,8 @@ class Models:
         return ("x",), ("y",)
 
 
-async def opened(store: Path, place: Path) -> Policies:
-    policies = Policies(await open_sqlite(store), Models(), place, now_ms=lambda: 1, changed=lambda: None)
+async def opened(store: Path, place: Path, now_ms: int = 1) -> Policies:
+    policies = Policies(await open_sqlite(store), Models(), place, now_ms=lambda: now_ms, changed=lambda: None)
     await policies.open()
     return policies
 
@@ -196,21 +199,101 @@ def test_a_write_after_the_loss_succeeds_without_a_restart(tmp_path: Path) -> No
     asyncio.run(story())
 
 
-def test_what_somebody_took_out_who_did_not_know_of_the_loss_stays_out(tmp_path: Path) -> None:
+Written = Callable[[Policies, Kept], Awaitable[object]]
+LATCH = Latch("r", "sha256:2", "bob", 7, "harm")
+
+
+def with_status(**changes: Any) -> Written:
+    return lambda policies, kept: saved(policies, kept, msgspec.structs.replace(kept.record.status, **changes))
+
+
+def applied(policies: Policies, kept: Kept) -> Awaitable[object]:
+    document = DOCUMENT | {"spec": DOCUMENT["spec"] | {"split": {"stable": 10_000}}}
+    return policies.apply(document, actor="bob")
+
+
+def killed(policies: Policies, kept: Kept) -> Awaitable[object]:
+    return policies.kill("m", "canary", True, actor="bob", reason="harm")
+
+
+def parted(tmp_path: Path, ours: list[Written], theirs: list[Written]) -> PolicyRecord:
+    """What two nodes agree on: one wrote `ours`, the store forgot that, another wrote `theirs`."""
+    found: list[PolicyRecord] = []
+
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)
-        kept = await running(one)
+        await running(one)
         forget = await forgetful(one, tmp_path)
-        await saved(one, kept, msgspec.structs.replace(kept.record.status, step=1))
+        for write in ours:
+            await write(one, one.kept["m"])
         await forget()
-        other = await opened(tmp_path / "again.db", tmp_path / "other")
-        status = other.kept["m"].record.status
-        latch = Latch("r", "sha256:2", "bob", 7, "harm")
-        await saved(other, other.kept["m"], msgspec.structs.replace(status, phase="ROLLED_BACK", latches=(latch,)))
+        other = await opened(tmp_path / "again.db", tmp_path / "other", now_ms=2)
+        for write in theirs:
+            await write(other, other.kept["m"])
+        numbers = (one.kept["m"].record.revision, other.kept["m"].record.revision)
         await one.reload("m")
-        assert one.kept["m"].record.status.phase == "ROLLED_BACK"
         await other.reload("m")
-        assert other.kept["m"].record == one.kept["m"].record
+        await one.reload("m")
+        assert one.kept["m"].record == other.kept["m"].record, "they agree"
+        assert one.kept["m"].record.revision > max(numbers), "and no worker has had that table"
+        found.append(one.kept["m"].record)
+        for each in (one, other):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+    return found[0]
+
+
+STEP = with_status(step=1, slots=5_000)
+LESS, MORE = [STEP], [STEP, STEP, STEP, STEP]
+
+
+@pytest.mark.parametrize("ours", [LESS, MORE], ids=["lower", "higher"])
+def test_what_was_decided_after_the_loss_is_not_undone(tmp_path: Path, ours: list[Written]) -> None:
+    found = parted(tmp_path, ours, [killed, with_status(paused=Said("bob", 3, "wait"))])
+    assert (found.killed, found.status.paused) == (("canary",), Said("bob", 3, "wait"))
+    assert found.status.slots == 0, "where the two differ, the canary has the smaller share"
+
+
+@pytest.mark.parametrize("ours", [LESS, MORE], ids=["lower", "higher"])
+def test_a_document_of_after_the_loss_stays(tmp_path: Path, ours: list[Written]) -> None:
+    found = parted(tmp_path, ours, [applied])
+    assert (found.generation, found.document["spec"]["split"]) == (2, {"stable": 10_000})
+
+
+@pytest.mark.parametrize("phase", ["BAKING", "PROMOTED"])
+@pytest.mark.parametrize(
+    "later", [{"phase": "ROLLED_BACK"}, {"phase": "IDLE", "identity": ""}], ids=["latched", "moved"]
+)
+def test_what_was_rolled_back_after_the_loss_does_not_come_back(
+    tmp_path: Path, phase: str, later: dict[str, Any]
+) -> None:
+    ours = [with_status(step=1, slots=5_000, phase=phase)]
+    found = parted(tmp_path, ours, [with_status(latches=(LATCH,), **later)])
+    assert found.status.latches == (LATCH,)
+    assert found.status.phase != "PROMOTED"
+    assert found.status.phase not in ACTIVE or found.status.pending_abort is not None
+
+
+@pytest.mark.parametrize("theirs", [LESS, MORE], ids=["lower", "higher"])
+def test_what_was_decided_before_the_loss_is_not_lost(tmp_path: Path, theirs: list[Written]) -> None:
+    found = parted(tmp_path, [killed, with_status(latches=(LATCH,), phase="ROLLED_BACK")], theirs)
+    assert (found.killed, found.status.latches) == (("canary",), (LATCH,))
+    assert found.status.phase not in ACTIVE or found.status.pending_abort is not None
+
+
+def test_a_policy_that_was_made_anew_is_no_loss(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await running(one)
+        other = await opened(tmp_path / "one.db", tmp_path / "other")
+        await other.delete("m", actor="bob", force=True)
+        again, _ = await other.apply(DOCUMENT, actor="bob")
+        assert again.record.revision == 2, "workers have had the first revision"
+        await one.reload("m")
+        assert one.kept["m"].record == again.record
+        assert (await one.store.get("policy", "m")) is not None
         for each in (one, other):
             await each.store.close()
 
@@ -218,24 +301,41 @@ def test_what_somebody_took_out_who_did_not_know_of_the_loss_stays_out(tmp_path:
     asyncio.run(story())
 
 
-def test_a_killed_variant_stays_out_on_both(tmp_path: Path) -> None:
+class Flapping:
+    """A store that is away for its n-th call, and for no other."""
+
+    def __init__(self, store: Any, away_at: int) -> None:
+        self._store, self._left = store, away_at
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+
+        async def called(*what: Any, **how: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                raise StoreAway("away")
+            return await found(*what, **how)
+
+        return called
+
+
+@pytest.mark.parametrize("away_at", range(1, 8))
+def test_a_store_that_is_away_in_the_middle_loses_nothing(tmp_path: Path, away_at: int) -> None:
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)
-        kept = await running(one)
-        forget = await forgetful(one, tmp_path)
-        for step in (1, 2):
-            kept = await saved(one, kept, msgspec.structs.replace(kept.record.status, step=step))
-        await forget()
-        other = await opened(tmp_path / "again.db", tmp_path / "other")
-        await other.kill("m", "canary", True, actor="bob", reason="harm")
-        await one.reload("m")
-        assert (one.kept["m"].record.status.step, one.kept["m"].record.killed) == (2, ("canary",))
-        await other.reload("m")
-        assert other.kept["m"].record == one.kept["m"].record
-        for each in (one, other):
-            await each.store.close()
+        kept, _ = await one.apply(DOCUMENT, actor="ada")
+        store: Any = await open_sqlite(tmp_path / "empty.db")
+        await one.store.close()
+        one.store = Flapping(store, away_at)
+        for _ in range(2):
+            with suppress(StoreAway):
+                await one.reload("m")
+            assert [state.name for state in one.states()] == ["m"]
+        document = await store.get("policy", "m")
+        assert document is not None
+        assert decode_record(document.body) == one.kept["m"].record == kept.record
+        await store.close()
 
-    (tmp_path / "other").mkdir()
     asyncio.run(story())
 
 

@@ -1,6 +1,6 @@
-"""Requests for retraining against Prefect's and Airflow's own servers, on loopback; `make targets` installs and runs it.
+"""Requests for retraining against Prefect's and Airflow's own servers, on loopback; `make targets` runs it.
 
-Each target is asked twice with the same key, as after a lost answer, and must have started one run that holds the facts.
+Each target is asked twice with the same key, as after a lost answer, and must have started one run with the facts.
 Ends with 1 if anything is otherwise. Nothing of it is needed to run or to test Tidegate.
 """
 

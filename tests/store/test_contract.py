@@ -413,6 +413,18 @@ async def test_what_changes_the_ledger_is_told_in_the_same_step(store: Store, pl
     assert (kept.body, kept.note) == (b"a", b""), "a note is told and not kept"
 
 
+@on_a_store(Limits(entry_bytes=10))
+async def test_notes_that_do_not_fit_one_entry_come_in_several(store: Store, place: Place) -> None:
+    later = place.now_ms() + 60_000
+    notes = [b"12345", b"1234", b"1", b"1234567890", b"123456", b"123"]
+    rows = [Feedback(f"id{number}", "label", "", b"x", later, note) for number, note in enumerate(notes)]
+    await store.feedback_put("m", rows, notes="labels/m")
+    await store.feedback_put("m", [Feedback("id0", "label", "", b"1234567890", later, b"abcdefghij")], notes="labels/m")
+    assert [one.body for one in (await store.stream_read("labels/m")).entries] == [
+        b"12345\n1234", b"1", b"1234567890", b"123456\n123", b"abcdefghij\tx",
+    ]  # fmt: skip
+
+
 @on_a_store(Limits(stream_rows=3))
 async def test_notes_are_bounded_as_their_stream_is(store: Store, place: Place) -> None:
     for number in range(5):

@@ -1,0 +1,61 @@
+"""Puts back into a store what it has lost of policies. What that is, `gateway.control.losses` says."""
+
+import logging
+from typing import Final
+
+from gateway.control.documents import Kept
+from gateway.control.losses import has_parted, restored
+from gateway.control.record import KIND, PolicyRecord, encode
+from gateway.store.base import Document, Stale, Store
+
+_log: Final = logging.getLogger(__name__)
+
+
+async def was_deleted(store: Store, name: str, known: int = 0) -> bool:
+    """Whether somebody deleted a policy. Raises StoreAway.
+
+    Args:
+        known: of one that is there again: whether what a node knew under this revision was deleted before that.
+            0 = the last that was written of it is a delete.
+    """
+    cursor: str | None = None
+    while True:
+        page = await store.audit_read(name, after=cursor, newest=True, where={"kind": KIND})
+        for record in page.records:
+            deleted = record.record.get("what") == "delete"
+            if known == 0 or deleted or 0 < record.before < known:
+                return deleted and record.before >= known
+        cursor = page.cursor
+        if cursor is None:
+            return False
+
+
+async def is_lost(store: Store, known: Kept, found: Document) -> bool:
+    """Whether the store has lost something of what a node knew before it read. Raises StoreAway."""
+    if not has_parted(known, found):
+        return False
+    # With a higher number it may also be another policy of that name.
+    return found.revision <= known.revision or not await was_deleted(store, found.name, known.revision)
+
+
+async def put_back(store: Store, known: Kept, found: Document | None) -> Document | None:
+    """Write what was lost over what is there; gives what is there then. Raises StoreAway: it is lost still.
+
+    Args:
+        found: in the store now; None = nothing.
+    """
+    record = known.record if found is None else restored(known, found)
+    return await put(store, known.policy.metadata.name, record, known.revision, found.revision if found else 0)
+
+
+async def put(store: Store, name: str, record: PolicyRecord, known: int, expected: int) -> Document | None:
+    """Write a record again. Args: known: its revision, as a node has seen it. Raises StoreAway."""
+    audit = {"actor": "auto:policies", "what": "restore", "reason": "the store had lost it"}
+    document: Document | None
+    try:
+        document = await store.put(KIND, name, encode(record), expected=expected, audit=audit, above=known)
+    except Stale as error:
+        document = error.current
+    if document is not None:
+        _log.warning("policy_put_back", extra={"facts": {"policy": name}})
+    return document
