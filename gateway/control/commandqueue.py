@@ -4,13 +4,16 @@ What was taken and could not be carried out is given back, so that a write that 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
-from gateway.control.pending import recent
+from gateway.control.pending import COMMAND_LIVES_MS, recent
 from gateway.control.record import encode
 from gateway.store.base import Store
 from router.rollout.observed import Command
+
+WAITED_MS: Final = 30_000
 
 
 class CommandQueue:
@@ -39,9 +42,14 @@ class CommandQueue:
 
     async def read(self, name: str) -> list[Command]:
         """What other nodes have given. Raises StoreAway."""
-        page = await self._store.stream_read(f"commands/{name}", self._cursors.get(name, 0))
+        stream, after = f"commands/{name}", self._cursors.get(name, 0)
+        page, lives_ms = await self._store.stream_read(stream, after), COMMAND_LIVES_MS
+        if page.cursor < after:
+            # The store has lost entries and gives their numbers again: all are read, and who waits still is heard.
+            page, lives_ms = await self._store.stream_read(stream, 0), WAITED_MS
         self._cursors[name] = page.cursor
-        return recent((msgspec.json.decode(entry.body, type=Command) for entry in page.entries), self._now_ms())
+        found = (msgspec.json.decode(entry.body, type=Command) for entry in page.entries)
+        return recent(found, self._now_ms(), lives_ms)
 
     async def give(self, name: str, command: Command) -> None:
         """To the node that leads. Raises StoreAway."""

@@ -37,7 +37,8 @@ class FeedbackDesk:
     Args:
         node: this node's name.
         loaded: (model name, digest) of every version that is wanted here.
-        watched: whether a model's monitor wants to hear of labels; None = not known yet, and nothing is taken.
+        watched: whether a model's monitor wants to hear of labels; None, or gives None = not known yet, and nothing is
+            taken.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class FeedbackDesk:
         node: str,
         now_ms: Callable[[], int],
         loaded: Callable[[], Iterable[tuple[str, str]]],
-        watched: Callable[[str], bool] | None = lambda name: False,
+        watched: Callable[[str], bool | None] | None = lambda name: False,
     ) -> None:
         self.watched = watched
         self._store = store
@@ -123,12 +124,12 @@ class FeedbackDesk:
     # ---- keeping ----
 
     async def _keep(self, name: str, items: Sequence[Facts], actor: str) -> list[str]:
-        watched = self.watched
+        watched = self.watched(name) if self.watched is not None else None
         if not self._experiments.loaded or watched is None:
             raise StoreAway("what experiments and monitors there are is not known yet")
         rows = [(item, slot, value) for item in items for slot, value in item["slots"].items()]
         told: list[FeedbackOutcome] = []
-        noted_s = self._now_ms() / 1_000 if watched(name) else None
+        noted_s = self._now_ms() / 1_000 if watched else None
         for at in range(0, len(rows), _ROWS):
             part = [_row(*row, noted_s) for row in rows[at : at + _ROWS]]
             told += await self._store.feedback_put(name, part, notes=f"labels/{name}" if noted_s is not None else "")

@@ -46,6 +46,9 @@ from runtimes.errors import ServingError
 KIND: Final = "monitor"
 STATE: Final = "monitor-state"
 TICK_S: Final = 1.0
+START_S: Final = 0.05
+"""Until there are models, a while: labels of what is served wait for the first look."""
+EARLY: Final = 100
 SAVE_MS: Final = 5_000
 FINISH_S: Final = 2.0
 PAGE: Final = 200
@@ -103,6 +106,7 @@ class Monitors:
         self._sequence = 0
         self._epoch = now_ms()
         self._led = self._speaks = False
+        self._seen: set[str] = set()
         self._sent: dict[Series, int] = {}
         self._sent_answers: dict[tuple[str, str, str], list[int]] = {}
         self._busy = asyncio.Lock()
@@ -111,12 +115,14 @@ class Monitors:
 
     async def run(self) -> None:
         """Tick for ever. Cancel: what was not saved is counted again."""
+        early = 0
         while True:
             try:
                 await self.tick()
             except ServingError as error:
                 _log.warning("monitors_wait", extra={"facts": {"reason": error.message}})
-            await asyncio.sleep(TICK_S)
+            early += 1
+            await asyncio.sleep(START_S if not self._seen and early < EARLY else TICK_S)
 
     async def finish(self) -> None:
         """The last round of this process tree, whose counts go with it: everything is saved. Never raises."""
@@ -224,6 +230,7 @@ class Monitors:
         self._references.settle()
         for name in set(self.held) - set(by_name):
             self._let_go(name, self.held[name])
+        self._seen |= set(by_name)
         watched.sort(key=lambda one: (one.name, one.version))
         self._service.set_watched(tuple(watched), self.firsts.collected())
 
@@ -398,16 +405,18 @@ class Monitors:
 
     # ---- labels ----
 
-    def watches(self, name: str) -> bool:
-        """Whether labels of this model's predictions are wanted."""
-        return name in self.held
+    def watches(self, name: str) -> bool | None:
+        """Whether labels of this model's predictions are wanted; None = it is served and was not looked at yet."""
+        if name in self.held or name in self._seen:
+            return name in self.held
+        return None if any(model.name == name for model in self._service.snapshot.models) else False
 
     async def _labels(self, name: str, held: Held, now_ms: int) -> None:
         kept = self._policies.kept.get(name)
         variants = [pin.variant for pin in kept.record.variants] if kept is not None else []
         served = [model for model in self._service.snapshot.models if model.name == name]
         versions = {model.digest.removeprefix("sha256:"): str(model.version) for model in served}
-        while True:
+        while versions:  # before models are known nobody's labels are passed over
             page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
             held.labels_cursor, held.missed = page.cursor, held.missed + page.missed
             for entry in page.entries:

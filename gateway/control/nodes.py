@@ -17,6 +17,8 @@ SILENT_MS: Final = 3_000
 """A node that has not spoken for so long is told as unreachable,"""
 GONE_MS: Final = 60_000
 """and after so long it does not count any more."""
+_GAP_MS: Final = 2_000
+"""Between two looks; a longer one, or a clock that is set, makes nobody silent."""
 _FIRST: Final = 1_000
 """Entries that a node looks back when it begins."""
 
@@ -27,10 +29,12 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         at_ms: by its clock.
         acked: policy -> lowest routing revision that a live worker of it acts on.
+        workers: that it has; a node without any answers nobody, and nobody waits for it.
     """
 
     at_ms: int
     acked: dict[str, int]
+    workers: int = 0
     leaves: bool = False
 
 
@@ -55,6 +59,7 @@ class Nodes:
         self._epoch = now_ms()
         self._sequence = 0
         self._said = Word(0, {})
+        self._looked_ms: int | None = None
         self._heard: dict[str, Word] = {}
         self.left: set[str] = set()
         self.gone = False
@@ -68,6 +73,7 @@ class Nodes:
             self._cursor = max(0, (await self._store.stream_read(STREAM, INTEGER_MAX, 1)).cursor - _FIRST)
         page = await self._store.stream_read(STREAM, self._cursor)
         self._cursor, now_ms = page.cursor, self._now_ms()
+        self._pass_over(now_ms)
         for entry in page.entries:
             if entry.replica != self._name:
                 word = msgspec.msgpack.decode(entry.body, type=Word)
@@ -80,18 +86,24 @@ class Nodes:
             self._heard.pop(node, None)
             self.left.add(node)
         else:
-            self._heard[node] = Word(at_ms, word.acked)
+            self._heard[node] = Word(at_ms, word.acked, word.workers)
             self.left.discard(node)
 
-    async def speak(self, acked: dict[str, int]) -> None:
+    async def speak(self, acked: dict[str, int], workers: int) -> None:
         """Say what the workers of this node act on, if it is new or time. Raises StoreAway."""
-        now_ms = self._now_ms()
-        if (
-            self._shared
-            and not self.gone
-            and (acked != self._said.acked or not 0 <= now_ms - self._said.at_ms < SPEAK_MS)
-        ):
-            await self._say(Word(now_ms, acked))
+        now_ms, said = self._now_ms(), self._said
+        due = not 0 <= now_ms - said.at_ms < SPEAK_MS
+        if self._shared and not self.gone and (due or (acked, workers) != (said.acked, said.workers)):
+            await self._say(Word(now_ms, acked, workers))
+
+    def _pass_over(self, now_ms: int) -> None:
+        """Time in which nothing could be heard does not count: nobody grows older by it."""
+        gap_ms = 0 if self._looked_ms is None else now_ms - self._looked_ms
+        if not 0 <= gap_ms < _GAP_MS:
+            self._heard = {
+                node: Word(word.at_ms + gap_ms, word.acked, word.workers) for node, word in self._heard.items()
+            }
+        self._looked_ms = now_ms
 
     async def leave(self) -> None:
         """Say goodbye: nobody waits for this node any more. Raises StoreAway."""
@@ -107,7 +119,8 @@ class Nodes:
     def others(self, within_ms: int = GONE_MS) -> Mapping[str, Mapping[str, int]]:
         """What other nodes act on that have spoken within this time: node -> policy -> revision."""
         now_ms = self._now_ms()
-        return {node: word.acked for node, word in self._heard.items() if now_ms - word.at_ms < within_ms}
+        words = [(node, word) for node, word in self._heard.items() if word.workers]
+        return {node: word.acked for node, word in words if now_ms - word.at_ms < within_ms}
 
     def behind(self, name: str, revision: int, within_ms: int = GONE_MS) -> tuple[str, ...]:
         """Those of them whose workers do not act on this revision of a policy, or have not said so."""

@@ -41,6 +41,6 @@ def abort_of(status: RolloutStatus, said: Said, node: str) -> Command:
     return Command(id=id, kind="abort", actor=said.actor, reason=said.reason, identity=status.identity)
 
 
-def recent(commands: Iterable[Command], now_ms: int) -> list[Command]:
+def recent(commands: Iterable[Command], now_ms: int, lives_ms: int = COMMAND_LIVES_MS) -> list[Command]:
     """Who leads anew reads a stream from its beginning, and of old commands nobody remembers that they were done."""
-    return [one for one in commands if not one.at_ms or now_ms - one.at_ms < COMMAND_LIVES_MS]
+    return [one for one in commands if not one.at_ms or now_ms - one.at_ms < lives_ms]

@@ -39,6 +39,7 @@ TICK_S: Final = 0.25
 SAVE_MS: Final = 1_000
 LEASE_S: Final = 5.0
 RENEW_MS: Final = 1_500
+HAND_OVER_MS: Final = 2_000
 _LEASE: Final = "rollouts"
 _log: Final = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Rollouts:
         self._sequence = 0
         self._epoch = now_ms()
         self._cleared_ms: dict[str, int] = {}
+        self._handed_ms: dict[str, int] = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
@@ -153,6 +155,7 @@ class Rollouts:
         acked = {}
         for state in self._policies.states():
             name, kept = state.name, self._policies.get(state.name)
+            judges = self._lease is not None or not store  # a write may have found that another node leads
             if judges and name in self._behind() - behind:
                 continue  # Written by somebody else just now: the next tick reads its notes once more.
             report = self._reporter.report(state, reading, statuses, crashes)
@@ -163,7 +166,7 @@ class Rollouts:
                 await self._send(name, report)
                 await self._hand_over(name)
         if store:
-            await self.nodes.speak(acked)
+            await self.nodes.speak(acked, len(living))
         self.ticked.set()
         self.ticked = asyncio.Event()
 
@@ -281,9 +284,10 @@ class Rollouts:
     async def _hand_over(self, name: str) -> None:
         """Another node leads now: it carries out what this one was asked for, or decided while the store was away."""
         status = self._policies.get(name).record.status
-        if status.pending_abort is not None:
+        if status.pending_abort is not None and not 0 <= self._now_ms() - self._handed_ms.get(name, 0) < HAND_OVER_MS:
+            # Until its record says so: what the store takes it may lose.
             await self._commands.give(name, abort_of(status, status.pending_abort, self._node.name))
-            self._policies.carry(name, msgspec.structs.replace(status, pending_abort=None))
+            self._handed_ms[name] = self._now_ms()
         await self._commands.hand_over(name)
 
     # ---- leading ----
