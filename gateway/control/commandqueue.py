@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.control.entries import read_entry
 from gateway.control.pending import COMMAND_LIVES_MS, recent
 from gateway.control.record import encode
 from gateway.store.base import Store
@@ -48,8 +49,8 @@ class CommandQueue:
             # The store has lost entries and gives their numbers again: all are read, and who waits still is heard.
             page, lives_ms = await self._store.stream_read(stream, 0), WAITED_MS
         self._cursors[name] = page.cursor
-        found = (msgspec.json.decode(entry.body, type=Command) for entry in page.entries)
-        return recent(found, self._now_ms(), lives_ms)
+        found = [read_entry(one, stream, lambda body: msgspec.json.decode(body, type=Command)) for one in page.entries]
+        return recent((one for one in found if one is not None), self._now_ms(), lives_ms)
 
     async def give(self, name: str, command: Command) -> None:
         """To the node that leads. Raises StoreAway."""

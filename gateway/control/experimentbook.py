@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.entries import read_entry
 from gateway.control.experiments import Marks, report_of
 from gateway.control.health import Health
 from gateway.control.record import NodeReport, PolicyRecord
@@ -84,6 +85,10 @@ class Held:
     missed: int = 0
     moved: bool = True
     saved_ms: int = 0
+
+
+def _rewards_in(body: bytes) -> tuple[Reward, ...]:
+    return msgspec.msgpack.decode(body, type=tuple[Reward, ...])
 
 
 class Experiments:
@@ -241,10 +246,11 @@ class Experiments:
     async def _read(self, name: str, held: Held) -> None:
         """New rewards."""
         while True:
-            page = await self._store.stream_read(f"rewards/{name}", held.cursor, _PAGE)
+            stream = f"rewards/{name}"
+            page = await self._store.stream_read(stream, held.cursor, _PAGE)
             held.missed += page.missed
             for entry in page.entries:
-                for reward in msgspec.msgpack.decode(entry.body, type=tuple[Reward, ...]):
+                for reward in read_entry(entry, stream, _rewards_in) or ():
                     if reward.epoch in held.study.epochs:
                         held.moved |= held.rewards.take(reward)
             held.moved |= bool(page.entries)

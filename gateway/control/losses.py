@@ -18,7 +18,7 @@ from router.policy import TrafficPolicy, parse
 from router.rollout.status import ACTIVE, MAX_LATCHES, RolloutStatus, Said, is_latched
 
 LINEAGE: Final = 32
-"""Marks that are kept: who has missed more writes than that looks as if its line had parted, and joins it."""
+"""Marks that are kept. Lines that have parted share older ones; who has missed more than that shares none."""
 
 
 def marked(record: PolicyRecord, mark: str) -> PolicyRecord:
@@ -27,8 +27,10 @@ def marked(record: PolicyRecord, mark: str) -> PolicyRecord:
 
 
 def descends(one: PolicyRecord, other: PolicyRecord) -> bool:
-    """Whether the first was made in knowledge of all that the second holds."""
-    return not other.lineage or other.lineage[-1] in one.lineage
+    """Whether the first was made in knowledge of all that the second holds, or so long after that nobody can say."""
+    if not other.lineage or other.lineage[-1] in one.lineage:
+        return True
+    return len(one.lineage) == LINEAGE and not {*one.lineage} & {*other.lineage}
 
 
 def has_parted(known: Kept, found: Document) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.control.entries import read_entry
 from gateway.store.base import INTEGER_MAX, Store
 
 STREAM: Final = "nodes"
@@ -75,8 +76,8 @@ class Nodes:
         self._cursor, now_ms = page.cursor, self._now_ms()
         self._pass_over(now_ms)
         for entry in page.entries:
-            if entry.replica != self._name:
-                word = msgspec.msgpack.decode(entry.body, type=Word)
+            word = read_entry(entry, STREAM, lambda body: msgspec.msgpack.decode(body, type=Word))
+            if word is not None and entry.replica != self._name:
                 # Of what was said before this node began, only the other's clock tells how long ago.
                 self._hear(entry.replica, word, min(word.at_ms, now_ms) if first else now_ms)
         self._heard = {node: word for node, word in self._heard.items() if now_ms - word.at_ms < GONE_MS}

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.control.commandqueue import CommandQueue
 from gateway.control.documents import Kept
+from gateway.control.entries import read_entry
 from gateway.control.intake import Intake
 from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
@@ -370,13 +371,16 @@ class Rollouts:
         return bool(delta.counts or delta.shadow or delta.notes or delta.lost)
 
     async def _others(self, name: str, run: Run, now_ms: int) -> list[NodeReport]:
-        page = await self._store.stream_read(f"evidence/{name}", run.cursor)
+        stream = f"evidence/{name}"
+        page = await self._store.stream_read(stream, run.cursor)
         run.cursor = page.cursor
         found = []
         for entry in page.entries:
             if entry.replica == self._node.name:
                 continue
-            report = msgspec.json.decode(entry.body, type=NodeReport)
+            report = read_entry(entry, stream, lambda body: msgspec.json.decode(body, type=NodeReport))
+            if report is None:
+                continue
             if report.acked or report.fresh:
                 # The last part of a report says how the node is; those before it hold notes alone.
                 run.heard[report.node] = Heard(now_ms, report)

@@ -283,6 +283,25 @@ def test_what_was_decided_before_the_loss_is_not_lost(tmp_path: Path, theirs: li
     assert found.status.phase not in ACTIVE or found.status.pending_abort is not None
 
 
+def test_who_was_away_for_long_takes_what_is_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await running(one)
+        other = await opened(tmp_path / "one.db", tmp_path / "other")
+        await killed(one, one.kept["m"])
+        await other.reload("m")
+        for out in (False, True) * 20 + (False,):
+            await other.kill("m", "canary", out, actor="bob", reason="tried")
+        await one.reload("m")
+        assert one.kept["m"].record == other.kept["m"].record
+        assert one.kept["m"].record.killed == (), "what this node had is no later than what it missed"
+        for each in (one, other):
+            await each.store.close()
+
+    (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
 def test_a_policy_that_was_made_anew_is_no_loss(tmp_path: Path) -> None:
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)

@@ -1,5 +1,6 @@
 """Two gateways on one Redis agree: one leads, both route alike, counts add up; without Redis they answer as before."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.store.redisstore import open_redis
 from tests import models
 from tests.process.callers import Caller, Crowd, apply, command, counted, policy, shown, tensor
 from tests.store.places import RedisServer
@@ -170,6 +172,26 @@ def test_in_force_everywhere_is_said_of_all_nodes(pair: Pair) -> None:
     two.until("it is known there", lambda: shown(two, "table", "policies")["killed"] == ["canary"])
     one.until("it speaks again", lambda: kill(one, False)["nodes_behind"] == [])
     assert kill(one, True)["in_force_everywhere"]
+
+
+def test_entries_that_cannot_be_read_hinder_nobody(pair: Pair, redis: RedisServer) -> None:
+    apply(pair[0], policy("table", steps=STEPS, **LAX))
+
+    async def poison() -> None:
+        store = await open_redis(redis.url)
+        for number, body in enumerate((b"", b"\xc1", b"[]", b"{}", b"\x90", b"null", b"\xff" * 100), 1):
+            for stream in ("nodes", "evidence/table", "commands/table", "rewards/table"):
+                await store.stream_append(stream, "other", 1, number, body)
+        await store.close()
+
+    asyncio.run(poison())
+    crowds = [Crowd(tree.port, "table", lambda _: GOOD, users=50_000, callers=1) for tree in pair]
+    with crowds[0], crowds[1]:
+        for tree in pair:
+            tree.until("the last step", lambda t=tree: shown(t, "table").get("step") == 2)
+    status, answer = command(leader(pair), "table", "abort", reason="tried")
+    assert (status, answer["in_force_everywhere"]) == (200, True), answer
+    assert [tree.logged("control_failed") for tree in pair] == [[], []]
 
 
 def test_nobody_waits_for_a_node_that_has_left(pair: Pair) -> None:
