@@ -23,14 +23,6 @@ pytestmark = [
 KEY = "tidegate:{decisions}:lines"
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    server.start()
-    yield server
-    server.stop()
-
-
 @contextmanager
 def gateways(folder: Path, redis: RedisServer, count: int, workers: int = 1, **settings: Any) -> Iterator[list[Tree]]:
     """With a policy that stays where it is."""

@@ -26,14 +26,6 @@ WINDOW = 1_000
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def pair(tmp_path: Path, redis: RedisServer) -> Iterator[tuple[Tree, Tree]]:
     """The one that judges comes first."""
     folder = monitored.repository(tmp_path)

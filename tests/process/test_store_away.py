@@ -19,14 +19,6 @@ HALF = [{"setWeight": 5000, "hold": {"minDuration": "10m"}}, {"setWeight": 10000
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def tree(tmp_path: Path, redis: RedisServer) -> Iterator[Tree]:
     for version, size in ((1, 1000), (2, 4)):
         models.write(tmp_path / "models", "table", models.lookup(size), version, "version_policy: {all: true}\n")

@@ -3,17 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from tests import models
 from tests.process.callers import Crowd, apply, policy, shown, tensor
 from tests.store.places import RedisServer
-from tests.tree import Tree, serve
+from tests.tree import Tree
 
 pytestmark = [
     pytest.mark.process,
@@ -43,16 +41,6 @@ def redis(tmp_path: Path) -> Iterator[Forgetful]:
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def pair(tmp_path: Path, redis: Forgetful) -> Iterator[Pair]:
-    for version, size in ((1, 1000), (2, 4)):
-        models.write(tmp_path / "models", "table", models.lookup(size), version, "version_policy: {all: true}\n")
-    with ExitStack() as stack:
-        settings = {"store__url": redis.url, "models__quiet_period_ms": 0}
-        one, two = (stack.enter_context(serve(tmp_path / "models", "--workers", "1", **settings)) for _ in range(2))
-        yield one, two
 
 
 def killed(tree: Tree, out: bool) -> dict[str, Any]:

@@ -6,18 +6,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.store.redisstore import open_redis
-from tests import models
 from tests.process.callers import Caller, Crowd, apply, command, counted, policy, shown, tensor
 from tests.store.places import RedisServer
-from tests.tree import Tree, serve
+from tests.tree import Tree
 
 pytestmark = [
     pytest.mark.process,
@@ -28,24 +24,6 @@ STEPS = [{"setWeight": w, "hold": {"minDuration": "1s"}} for w in (1000, 5000)]
 STEPS.append({"setWeight": 7000, "hold": {"minDuration": "10m"}})
 LAX = {"analysis": {"minDetect": 1000}, "on_failure": {"do": "warn"}}
 Pair = tuple[Tree, Tree]
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--save", "")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def pair(tmp_path: Path, redis: RedisServer) -> Iterator[Pair]:
-    for version, size in ((1, 1000), (2, 4)):
-        models.write(tmp_path / "models", "table", models.lookup(size), version, "version_policy: {all: true}\n")
-    with ExitStack() as stack:
-        settings = {"store__url": redis.url, "models__quiet_period_ms": 0}
-        one, two = (stack.enter_context(serve(tmp_path / "models", "--workers", "1", **settings)) for _ in range(2))
-        yield one, two
 
 
 def leader(pair: Pair) -> Tree:
