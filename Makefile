@@ -3,9 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NATIVE := build/native
+COMPILED_TESTS := $(addprefix tests/,audit batching conformance execution monitor/test_tap.py router unit wire)
+SOURCES = $(shell find gateway runtimes router -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo check format test sim parity bench clean
+.PHONY: help venv tools native demo check format test sim parity bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +23,14 @@ $(INSTALLED): pyproject.toml
 
 tools:  # commands that tests and benchmarks call; without them those tests are skipped
 	@sh .ci/packages wrk=wrk promtool=prometheus prometheus-alertmanager=prometheus-alertmanager redis-server=redis-server
+
+native: $(NATIVE)/.built  ## build/native: the package with its hot path compiled; put it on PYTHONPATH to run it
+
+$(NATIVE)/.built: setup.py pyproject.toml $(SOURCES) | $(INSTALLED)
+	@sh .ci/packages cc=gcc headers:$(PYTHON)=python3-dev
+	rm -rf build
+	TIDEGATE_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(NATIVE) .
+	@touch $@
 
 demo: venv  ## serve models, let evidence decide on new versions, print a report (KEEP=1: leave the server running)
 	@sh .ci/packages redis-server=redis-server || true
@@ -36,12 +47,13 @@ format: venv  ## let ruff put things right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: venv tools  ## everything but the long simulations; those that start process trees one after another
+test: venv tools native  ## everything but the long simulations; process trees run compiled, one after another
 	$(BIN)/python -m pytest -n 2 -m "not sim and not process"
-	$(BIN)/python -m pytest -m "process and not sim"
+	$(BIN)/python -m pytest -n 2 -m "not sim and not process and not interpreted" -o pythonpath="$(NATIVE) ." $(COMPILED_TESTS)
+	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m "process and not sim"
 
-sim: venv tools  ## long simulations and repetitions
-	$(BIN)/python -m pytest -m sim --timeout 900
+sim: venv tools native  ## long simulations and repetitions
+	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m sim --timeout 900
 
 parity:  ## compute the figures of Evidently, NannyML and River anew, in an environment of their own
 	@test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
@@ -56,8 +68,8 @@ targets:  ## ask Prefect's and Airflow's own servers for retraining, each in an 
 	  .venv-$$name/bin/python -m tests.parity.retrain_targets $$name || exit 1; \
 	done
 
-bench: venv tools  ## closed loop against the echo floor; writes bench-results/ (a quiet machine, please)
-	$(BIN)/python -m loadtests.run
+bench: venv tools native  ## closed loop against the echo floor; writes bench-results/ (a quiet machine, please)
+	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m loadtests.run
 
 clean:  ## remove what the targets made, but not .venv
 	rm -rf demo-data bench-results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

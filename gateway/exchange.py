@@ -99,7 +99,7 @@ class Exchange(Job):
         """Send a plain JSON answer with status 200; a lane may have a shorter way."""
         self.respond(200, JSON, served.headers_of(self), body)
 
-    # ---- what a policy may ask of a request, in the shape of `router.view.RequestView` ----
+    # ---- what a policy may ask of a request, in the shape of `router.view.View` ----
 
     def cookie(self, name: bytes) -> bytes | None:
         """The first cookie of that name."""

@@ -2,40 +2,49 @@
 
 Bytes go into the real protocol of the data port, answers come out of a transport that keeps them; nothing is sent, and
 no processor sleeps in between. It tells slower code from a slower machine within seconds: run two commits in turn.
-Wake-ups and sockets are not in it.
+Wake-ups and sockets are not in it. Policy and monitor are those of `loadtests.routing` and `loadtests.monitor`.
 """
 
 import asyncio
 import gc
+import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config as UvicornConfig
 from uvicorn.server import ServerState
 
 from gateway.config import Config
+from gateway.control.messages import PolicyState, Route, SigningKey, Snapshot, VariantPin, Watched
 from gateway.counters import CounterPage
 from gateway.dataplane import Dataplane
 from gateway.http.edge import Edge
 from gateway.http.limits import EdgeLimits
 from gateway.http.protocol import EdgeProtocol
 from gateway.logs import request_log
-from gateway.served import Codec, ServedVersion
+from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan, encoded
 from gateway.wire.request import Limits
 from loadtests import models
+from loadtests.routing import policy as routed
 from runtimes.batching.turns import TurnScheduler
 from runtimes.execution.watchdog import Watchdog
+from runtimes.fleet import Fleet
 from runtimes.registry.modelconfig import ModelConfig
 from runtimes.runtime import Environment, Runtime, WantedVersion, prepare
 
 BATCHES = (1, 4, 32)
 ROUNDS, REQUESTS = 15, 3_000
 BUDGET_NS = Config().execution.inline_turn_budget_us * 1000
-NAME = "tiny"
+NAME, DIGEST = "tiny", "sha256:00000000"
+WORKS = {"plain": (False, False), "policy": (True, False), "monitor": (False, True), "both": (True, True)}
+"""Whether a policy decides, and whether the monitor watches."""
+SPLIT = bytes(10_000)
+"""All of it to the first variant."""
 
 
 class TurnedLoop:
@@ -78,16 +87,35 @@ class KeptAnswer:
         return ("127.0.0.1", 1) if name in ("sockname", "peername") else default
 
 
-class HotPath:
-    """One worker's hot path, from bytes to bytes, without a process around it."""
+class OneRuntime:
+    """A fleet of one."""
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def get(self, name: str, version: int) -> Runtime | None:
+        """As `Fleet.get`."""
+        return self._runtime if (name, version) == (NAME, 1) else None
+
+
+class HotPath:
+    """One worker's hot path, from bytes to bytes, without a process around it.
+
+    Args:
+        most: connections.
+        policy: one with a sticky header and five header rules decides.
+        monitor: every feature and the score are counted.
+
+    Attributes:
+        taps: where the monitor counts.
+    """
+
+    def __init__(self, folder: Path, most: int, *, policy: bool = False, monitor: bool = False) -> None:
         self.loop = TurnedLoop()
-        page = CounterPage(memoryview(bytearray(1 << 22)))
         threads = ThreadPoolExecutor(1)
         self.watchdog = Watchdog(time.perf_counter_ns)
         dataplane = Dataplane(
-            page=page,
+            page=CounterPage(memoryview(bytearray(1 << 22))),
             limits=Limits(),
             inline_body_bytes=1 << 18,
             bytes_in_flight=1 << 30,
@@ -96,21 +124,24 @@ class HotPath:
             log=request_log(),
         )
         runtime = self._runtime(folder, dataplane)
-        served = ServedVersion(Codec(runtime, page, Limits()), request_log(), time.perf_counter_ns, lambda: 0)
-        dataplane._served = {(NAME, ""): served}
-        payload = models.json_payload(NAME, models.TINY_SIZES[0])
-        dataplane.paths = {payload.path.encode(): (NAME, "")}
-        self.request = models.http_request(payload, 8080, 1)
+        dataplane.apply(snapshot(policy=policy, monitor=monitor), cast(Fleet, OneRuntime(runtime)))
+        self.taps = list(dataplane.book.taps)
+        self.requests = _requests()
         edge = Edge(dataplane, EdgeLimits(), call_later=self.loop.call_later, executor=threads)
         self.answers = [KeptAnswer() for _ in range(most)]
         self.connections = [self._connection(edge, transport) for transport in self.answers]
+
+    @property
+    def request(self) -> bytes:
+        """Of the next user."""
+        return next(self.requests)
 
     def _runtime(self, folder: Path, dataplane: Dataplane) -> Runtime:
         (folder / "model.onnx").write_bytes(models.tiny())
         scheduler = TurnScheduler(self.loop, time.perf_counter_ns, budget_ns=BUDGET_NS)
         loop = asyncio.get_running_loop()
         environment = Environment(loop, scheduler, self.watchdog, time.perf_counter_ns, 1, BUDGET_NS, 1 << 33)
-        runtime = Runtime(WantedVersion(NAME, 1, "sha256:0", str(folder), "model.onnx", ModelConfig()), environment)
+        runtime = Runtime(WantedVersion(NAME, 1, DIGEST, str(folder), "model.onnx", ModelConfig()), environment)
         runtime.open(prepare(runtime.wanted, environment, lambda: None), dataplane.sink_for)
         return runtime
 
@@ -123,39 +154,83 @@ class HotPath:
 
     def turn(self, requests: int) -> None:
         """One request on each of so many connections, and the turn that answers them."""
+        sent = self.requests
         for connection in self.connections[:requests]:
-            connection.data_received(self.request)
+            connection.data_received(next(sent))
         self.loop.run()
+
+    def count(self) -> None:
+        """What a worker does 20 times a second: count what the monitor has noted."""
+        for tap in self.taps:
+            while tap.work():
+                pass
+
+
+def snapshot(*, policy: bool, monitor: bool) -> Snapshot:
+    """One version of one model, and what decides and counts there."""
+    pin = VariantPin("stable", NAME, 1, DIGEST)
+    document = routed(NAME, {"stable": 10_000})
+    states = (PolicyState(NAME, 1, 1, document, (pin, pin), SPLIT, 0),) if policy else ()
+    watched = (Watched(NAME, 1, DIGEST, encoded(plan())),) if monitor else ()
+    routes = {NAME: Route(1, (1,), {})}
+    signing = (SigningKey(1, bytes(32)),)
+    return Snapshot(1, (), routes, True, policies=states, signing=signing, watched=watched)
+
+
+def plan() -> CountPlan:
+    """Ten bins for each feature, and the score."""
+    edges = tuple(range(-5, 6))
+    features = tuple(FeaturePlan(f"f{at}", "numeric", 0, at, edges) for at in range(models.TINY_SIZES[0]))
+    return CountPlan("0" * 16, features, ScorePlan(0, 0, "probability", 0.5, ((0.0, 0.0), (1.0, 1.0))))
+
+
+def _requests() -> Iterator[bytes]:
+    """Those of all users, in turn, for ever."""
+    payload = models.json_payload(NAME, models.TINY_SIZES[0])
+    return itertools.cycle([models.http_request(payload, 8080, user) for user in range(models.USERS)])
 
 
 async def _no_application(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("every request here is plain")
 
 
-async def measure() -> dict[int, float]:
-    """us per batch of so many requests, each on its own connection: the fourth best of the rounds."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-hotpath-") as folder:
-        path = HotPath(Path(folder), max(BATCHES))
-        for batch in BATCHES:
-            path.turn(batch)
-        assert all(b" 200 OK" in one.answer for one in path.answers), path.answers[0].answer
+async def measure() -> dict[str, dict[int, float]]:
+    """us per batch of so many requests, each on its own connection: the fourth best of the rounds, by work."""
+    with ExitStack() as stack:
+        paths = {work: _path(stack, policy, monitor) for work, (policy, monitor) in WORKS.items()}
         gc.freeze()
-        found: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+        found: dict[str, dict[int, list[float]]] = {work: {batch: [] for batch in BATCHES} for work in WORKS}
         for _ in range(ROUNDS):
             for batch in BATCHES:
-                turns = REQUESTS // batch
-                begun_ns = time.perf_counter_ns()
-                for _ in range(turns):
-                    path.turn(batch)
-                found[batch].append((time.perf_counter_ns() - begun_ns) / turns / 1000)
-        path.watchdog.stop()
-    return {batch: sorted(values)[3] for batch, values in found.items()}
+                for work, path in paths.items():
+                    found[work][batch].append(_batch_us(path, batch))
+                    path.count()
+    return {work: {batch: sorted(values)[3] for batch, values in by.items()} for work, by in found.items()}
+
+
+def _path(stack: ExitStack, policy: bool, monitor: bool) -> HotPath:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-hotpath-"))
+    path = HotPath(Path(folder), max(BATCHES), policy=policy, monitor=monitor)
+    stack.callback(path.watchdog.stop)
+    for batch in (*BATCHES, *[max(BATCHES)] * 10):
+        path.turn(batch)
+    assert all(b" 200 OK" in one.answer for one in path.answers), path.answers[0].answer
+    return path
+
+
+def _batch_us(path: HotPath, batch: int) -> float:
+    turns = REQUESTS // batch
+    begun_ns = time.perf_counter_ns()
+    for _ in range(turns):
+        path.turn(batch)
+    return (time.perf_counter_ns() - begun_ns) / turns / 1000
 
 
 def main() -> None:
-    """Measure and print."""
-    for batch, took_us in asyncio.run(measure()).items():
-        print(f"{batch:3d} requests: {took_us:6.1f} us, {took_us / batch:5.1f} us each")
+    """Measure and print; what the monitor counts later is not in it."""
+    for work, by in asyncio.run(measure()).items():
+        for batch, took_us in by.items():
+            print(f"{work:8} {batch:3d} requests: {took_us:6.1f} us, {took_us / batch:5.2f} us each")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from router import slots as tables
 from router.hashing import SLOTS, placer
 from router.policy import Rule, TrafficPolicy
 from router.rules import Matcher, Unit, matcher, unit_of
-from router.view import RequestView
+from router.view import View
 
 REFUSED: Final = -1
 """The variant of a request without a unit where the policy wants one: 400."""
@@ -132,7 +132,7 @@ class CompiledPolicy:
         self._rules = tuple(rules)
         self._shadow, self._shadow_slots = shadow
 
-    def decide(self, view: RequestView) -> Decision:
+    def decide(self, view: View) -> Decision:
         """Which variant answers a request that names no version. Total: never raises, whatever the request carries."""
         unit = self._unit(view)
         slot, unit_hash = self._place(view.request_id if unit is None else unit)

@@ -9,10 +9,10 @@ from typing import Final
 
 from router import patterns
 from router.policy import Match, PlainTextTest, PlainValueTest, Rule, Source, TextTest, ValueTest
-from router.view import MIXED, Mixed, RequestView, Value
+from router.view import MIXED, Mixed, Value, View
 
-Matcher = Callable[[RequestView], bool]
-Unit = Callable[[RequestView], bytes | None]
+Matcher = Callable[[View], bool]
+Unit = Callable[[View], bytes | None]
 TextCheck = Callable[[bytes | None], bool]
 ValueCheck = Callable[[Value | Mixed | None], bool]
 
@@ -35,7 +35,7 @@ def unit_of(sources: tuple[Source, ...]) -> Unit:
     if len(found) == 1:
         return found[0]
 
-    def first(view: RequestView) -> bytes | None:
+    def first(view: View) -> bytes | None:
         for one in found:
             unit = one(view)
             if unit is not None:
@@ -65,7 +65,7 @@ def _source(source: Source) -> Unit:
     if source.header is not None:
         name = source.header.lower().encode()
 
-        def header(view: RequestView) -> bytes | None:
+        def header(view: View) -> bytes | None:
             unit = view.headers.get(name)
             return unit if unit and len(unit) <= MAX_UNIT_BYTES else None
 
@@ -73,7 +73,7 @@ def _source(source: Source) -> Unit:
     if source.cookie is not None:
         key = source.cookie.encode()
 
-        def cookie(view: RequestView) -> bytes | None:
+        def cookie(view: View) -> bytes | None:
             unit = view.cookie(key)
             return unit if unit and len(unit) <= MAX_UNIT_BYTES else None
 

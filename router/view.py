@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 MAX_PAIRS: Final = 256
@@ -26,8 +26,30 @@ def no_fields(name: str) -> None:
     return
 
 
+class View(Protocol):
+    """One request as rules see it: `RequestView`, or whatever carries a request through a server.
+
+    Attributes:
+        headers, request_id: as of `RequestView`.
+        mixed: an input was asked for whose rows disagree.
+    """
+
+    headers: Mapping[bytes, bytes]
+    request_id: bytes
+    mixed: bool
+
+    def cookie(self, name: bytes) -> bytes | None:
+        """The first cookie of that name."""
+
+    def parameter(self, name: bytes) -> bytes | None:
+        """The first parameter of that name in the query, decoded."""
+
+    def field(self, name: str) -> Value | Mixed | None:
+        """An input's value; a mixed one is remembered."""
+
+
 class RequestView:
-    """One request as rules see it.
+    """One request by itself.
 
     Args:
         headers: lower-case names -> values; at least those in the policy's `header_names`.

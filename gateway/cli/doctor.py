@@ -8,19 +8,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__
+from gateway import __version__, native
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.output import Failure, Json, bytes_text, print, print_json, print_table
 from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, usable_cpus
 from gateway.configfile import load_config
 
+_COMPILE = "a third faster when compiled: docs/adr/013-compiled.md"
 _LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlette", "orjson", "pysimdjson", "msgspec")
 
 
 def show_version(as_json: Json = False) -> None:
     """Print the version."""
     if as_json:
-        print_json({"version": __version__})
+        print_json({"version": __version__, "compiled": native.is_compiled()})
     else:
         print(f"tidegate {__version__}")
 
@@ -74,6 +75,7 @@ def _checks() -> list[dict[str, Any]]:
             "" if writable else "cannot be written: use --data-dir or --ephemeral",
             failed=not writable,
         ),
+        _check("hot path", native.in_words(), "" if native.is_compiled() else _COMPILE),
         _check("open files", str(files), "" if files >= wanted else f"raise the limit to {wanted}: ulimit -n"),
         _check("repository", str(repository), "" if repository.exists() else "does not exist yet"),
         _keys(config, folder),

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway import __version__
+from gateway import __version__, native
 from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
@@ -100,6 +100,7 @@ class Control:
         self._admin_facts = {
             **{key: facts[key] for key in ("host", "port", "admin_port", "data_dir", "ephemeral")},
             "version": __version__,
+            "compiled": native.is_compiled(),
             "auth": config.server.auth,
             "control_mode": config.models.control_mode,
             "repository": config.models.repository,
@@ -333,4 +334,5 @@ def _build() -> dict[str, str]:
     """Versions of what runs here, for the metrics page."""
     from importlib.metadata import version  # noqa: PLC0415  # 20 ms of a start
 
-    return {"version": __version__, **{name: version(name) for name in _LIBRARIES}}
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return {"version": __version__, "hot_path": native.in_words(), **libraries}

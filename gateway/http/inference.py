@@ -1,7 +1,6 @@
 """`POST .../infer` in the slow lane: everything that the fast lane does not take, through the same dataplane."""
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -9,38 +8,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
-from gateway.exchange import Exchange
 from gateway.http.access import actor_of
 from gateway.http.body import decoded_body, read_body
 from gateway.http.compression import COMPRESS_BYTES, choose, compress, most_bytes
 from gateway.http.limits import EdgeLimits
 from gateway.http.reply import Reply, request_id_of
+from gateway.http.slow_lane import SlowExchange
 from runtimes.errors import ServingError
-
-
-class SlowExchange(Exchange):
-    """A request whose answer an ASGI task waits for."""
-
-    def __init__(self, name: str, selector: str, request_id: bytes, trace: bytes) -> None:
-        self.model_name = name
-        self.selector = selector
-        self.request_id = request_id
-        self.trace = trace
-        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-    def read(self, request: Request, names: frozenset[bytes]) -> None:
-        """Keep what policies read of a request; of a repeated header the first counts."""
-        if names:
-            found = [(name, value) for name, value in request.scope["headers"] if name in names]
-            self.headers = dict(reversed(found))
-        self.query = request.scope["query_string"]
-
-    def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Hand the answer to the task."""
-        if self.trace:
-            headers = [*headers, (b"traceparent", self.trace)]
-        if not self.answer.done():
-            self.answer.set_result(Reply(status, body, content_type=content_type, headers=headers))
 
 
 class Inference:

@@ -37,6 +37,13 @@ NOT_IN_ROUTER = frozenset(
 ROUTER_MAY = frozenset({"router", "msgspec"})
 BANNED_IMPORTS = frozenset({"pickle", "requests", "marshal", "shelve"})
 BANNED_CALLS = frozenset({"time.sleep", "eval", "exec", "asyncio.get_event_loop", "os.system"})
+# What setup.py compiles, as dotted names.
+COMPILED = frozenset(
+    path.removesuffix(".py").replace("/", ".")
+    for node in ast.parse((Path(__file__).parents[2] / "setup.py").read_text()).body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HOT_PATH"
+    for path in ast.literal_eval(node.value)
+)
 TASK_MAKERS = frozenset({"create_task", "ensure_future"})
 
 
@@ -183,6 +190,25 @@ def pure_router(modules: Sequence[Module]) -> list[str]:
         for imported in imports(one.tree)
         if imported.top in NOT_IN_ROUTER or imported.top not in sys.stdlib_module_names | ROUTER_MAY
     ]
+
+
+# ---- what is compiled ----
+
+
+def compiled(modules: Sequence[Module]) -> list[str]:
+    """Interpreted classes derive from no compiled one, which would fail at import, and nothing compiled is `async`:
+    frameworks would take it for a plain function."""
+    found = []
+    for one in modules:
+        if one.name in COMPILED:
+            nodes = (node for node in ast.walk(one.tree) if isinstance(node, ast.AsyncFunctionDef))
+            found += [f"{one.file}:{node.lineno}: async in a compiled module" for node in nodes]
+            continue
+        foreign = {imported.name for imported in imports(one.tree) if imported.module in COMPILED}
+        for node in ast.walk(one.tree):
+            bases = {ast.unparse(base) for base in node.bases} if isinstance(node, ast.ClassDef) else set()
+            found += [f"{one.file}: {base} is compiled, and derived from" for base in sorted(bases & foreign)]
+    return found
 
 
 # ---- sizes ----

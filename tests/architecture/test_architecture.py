@@ -19,6 +19,7 @@ RULES: list[Rule] = [
     rules.homes,
     rules.bare,
     rules.pure_router,
+    rules.compiled,
     rules.sizes,
     rules.described,
     rules.banned,
@@ -33,7 +34,8 @@ def test_the_packages_keep_the_rule(rule: Rule):
 
 def test_the_modules_of_the_lists_exist():
     names = {one.name for one in MODULES}
-    listed = {*rules.BARE, *(home.rstrip(".") for homes in rules.HOMES.values() for home in homes)}
+    assert rules.COMPILED
+    listed = {*rules.BARE, *rules.COMPILED, *(home.rstrip(".") for homes in rules.HOMES.values() for home in homes)}
     assert listed <= names
 
 
@@ -61,6 +63,8 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (rules.bare, "gateway.slots", "from gateway.config import Config"),
     (rules.pure_router, "router.table", "import time"),
     (rules.pure_router, "router.table", "import yaml"),
+    (rules.compiled, "gateway.a", "from gateway.exchange import Exchange\nclass A(Exchange):\n    pass"),
+    (rules.compiled, "gateway.served", "async def f(): ..."),
     (rules.sizes, "gateway.a", "x = 1\n" * 501),
     (rules.sizes, "gateway.supervisor", "x = 1\n" * 200),
     (rules.sizes, "gateway.a", _LONG),
@@ -102,6 +106,8 @@ KEPT: list[tuple[Rule, str, str]] = [
     (rules.homes, "gateway.cli.doctor", "from importlib.metadata import version\nversion('onnxruntime')"),
     (rules.bare, "gateway.supervisor", "import os\nfrom gateway import lifeline\nfrom gateway.slots import Slots"),
     (rules.pure_router, "router.policy", "import msgspec\nfrom router.document import Section"),
+    (rules.compiled, "gateway.shadow", "from gateway.exchange import Exchange\nclass A(Exchange):\n    pass"),
+    (rules.compiled, "gateway.a", "from gateway.exchange import Exchange\nasync def f(x: Exchange): ..."),
     (rules.sizes, "gateway.supervisor", "x = 1\n" * 199),
     (rules.described, "gateway.empty", ""),
     (rules.described, "gateway.a", _DOC + "class _A:\n    def f(self) -> None:\n        pass"),

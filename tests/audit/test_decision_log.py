@@ -7,10 +7,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from gateway.config import Decisions
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX
@@ -19,6 +19,7 @@ from gateway.decisions import DecisionLog, Facts, NotNow, Sink
 from gateway.exchange import Exchange, Placed
 from gateway.predictions import Clock, Signer, mark, mark_of_rows, read
 
+pytestmark = pytest.mark.interpreted
 KEY = bytes(range(32))
 FACTS = Facts("m", 7, "canary", "sha256:ab", ("y",))
 
@@ -28,10 +29,10 @@ def placed(unit: int) -> Placed:
 
 
 def job(unit: int, rows: int = 1) -> Exchange:
-    found = SimpleNamespace(
-        request_id=b"r%d" % unit, lead=b"id%d\r\nx-request-id: " % unit, placed=placed(unit), rows=rows
-    )
-    return cast(Exchange, found)
+    found = Exchange()
+    found.request_id, found.lead = b"r%d" % unit, b"id%d\r\nx-request-id: " % unit
+    found.placed, found.rows = placed(unit), rows
+    return found
 
 
 def log(folder: Path, **settings: Any) -> tuple[DecisionLog, memoryview]:

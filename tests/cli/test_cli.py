@@ -82,7 +82,8 @@ def run(*arguments: str, tree: Tree | None = None, stdin: str = "", **environmen
 
 def test_version() -> None:
     assert run("version").out == f"tidegate {version('tidegate')}\n"
-    assert run("version", "--json").json() == {"version": version("tidegate")}
+    said = run("version", "--json").json()
+    assert (said["version"], said.keys()) == (version("tidegate"), {"version", "compiled"})
 
 
 @pytest.mark.parametrize(

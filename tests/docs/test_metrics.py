@@ -27,7 +27,7 @@ def page() -> str:
     totals = Totals(models, np.zeros(len(WORKER_FIELDS), np.int64), np.zeros(MODEL_VALUES, np.int64))
     state = ModelState("m", 1, "sha256:" + "0" * 64, 0, "READY", "", 1)
     worker = {"slot": 0, "listening": True, "rss_bytes": 1, "loop_lag_ms": 0.1, "restarts": 0}
-    build = {"version": "0", **dict.fromkeys(LIBRARIES, "1")}
+    build = {"version": "0", "hot_path": "compiled", **dict.fromkeys(LIBRARIES, "1")}
     counts, copies = {"a": np.ones(len(FIELDS), np.int64)}, {"a": np.ones(len(SHADOW_FIELDS), np.int64)}
     rails = (("errors", "harm", 1.0, 4.6),)
     policy = PolicyFacts("m", 2, 1, {"a": 1.0}, {"a": 1.0}, "BAKING", 1, 2, rails, counts, counts, copies, 0)

@@ -18,6 +18,7 @@ from runtimes.runtime import Environment, Runtime, WantedVersion, prepare
 from runtimes.tensors import Array
 from tests import models
 
+pytestmark = pytest.mark.interpreted
 FOREVER = 2**62
 PLAIN = ModelConfig()
 

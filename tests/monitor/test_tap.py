@@ -1,6 +1,5 @@
 """The tap: what was answered is counted, row by row, whatever the batch looked like; what finds no room is skipped."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.counters import DRIFT, DRIFT_TAKEN, CounterPage
+from gateway.exchange import Exchange
 from gateway.monitor.counting import Counter
 from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.tap import SLICE_ROWS, Tap
 from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, mark, read
-from runtimes.batching.job import Job
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
 GROUPS = ("female", "male")
@@ -36,15 +35,15 @@ def tap_of(plan: CountPlan, signature: Signature = SIGNATURE) -> Tap:
     return Tap(Counter(plan), counts, page.block(DRIFT_TAKEN, ("m", "1", "-", plan.id), 2), signature, b"x-group")
 
 
-def job(rows: Any, group: bytes | None = None) -> Job:
-    made = Job()
+def job(rows: Any, group: bytes | None = None) -> Exchange:
+    made = Exchange()
     made.inputs = [np.asarray(rows, np.float32)]
     made.rows = len(rows)
-    made.headers = {} if group is None else {b"x-group": group}  # type: ignore[attr-defined]
+    made.headers = {} if group is None else {b"x-group": group}
     return made
 
 
-def outputs_of(jobs: list[Job], score: float = 0.7) -> list[Any]:
+def outputs_of(jobs: list[Exchange], score: float = 0.7) -> list[Any]:
     return [np.full((sum(one.rows for one in jobs), 1), score, np.float32)]
 
 
@@ -195,7 +194,7 @@ def test_the_score_of_a_regression_has_no_mark() -> None:
 def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
     specs = (TensorSpec("x", DATATYPES["FP32"], (2,)),), (TensorSpec("y", DATATYPES["FP32"], ()),)
     tap = tap_of(plan_of(), Signature(*specs, False))
-    one = Job()
+    one = Exchange()
     one.inputs = [np.array([0.5, 5.0], np.float32)]
     for _ in range(3):
         tap.take([one], None, [np.array(0.7, np.float32)])
@@ -205,8 +204,8 @@ def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
 
 def test_what_cannot_be_gathered_is_skipped_and_the_next_batch_is_counted() -> None:
     tap = tap_of(plan_of())
-    broken = [job([[0.5, 5.0]]), SimpleNamespace(inputs=[np.zeros((1, 3), np.float32)], rows=1, headers={})]
-    tap.take(broken, None, outputs_of([job([[0.5, 5.0]])] * 2))  # type: ignore[list-item]
+    broken = [job([[0.5, 5.0]]), job(np.zeros((1, 3)))]
+    tap.take(broken, None, outputs_of([job([[0.5, 5.0]])] * 2))
     drained(tap)
     good = [job([[0.5, 5.0]])]
     tap.take(good, None, outputs_of(good))

@@ -5,6 +5,8 @@ import pytest
 
 from tests.simulation import world
 
+pytestmark = pytest.mark.interpreted
+
 
 def run_seeds(seeds: range) -> None:
     for seed in seeds:
