@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import models, verdicts, wrk
-from loadtests.processes import Serve, Server
+from loadtests.processes import Serve, Server, echo_server
 from loadtests.rounds import LoadRound, Record, Settings, load_round, quiet
 from loadtests.routing import put
 from loadtests.verdicts import Verdict, series
@@ -21,6 +21,7 @@ FEATURES, ROWS = 20, 20_000
 WORK, REACH, LEAST = f"monitor on against off, 1x{FEATURES} JSON, 32 connections", ">= 0.96 x requests/s", 0.96
 ALL_WORK, ALL_REACH, ALL_LEAST = "policy, metrics and monitor on against off", ">= 0.87 x requests/s", 0.87
 UNNAMED_WORK = "the same, answers without prediction ids"
+ECHO_WORK, ECHO_REACH, ECHO_LEAST = "policy, metrics and monitor on, 1x20 JSON, 32 connections", ">= 1.2 x echo", 1.2
 SIZES = (FEATURES, 32, 1)
 
 
@@ -41,25 +42,28 @@ def with_reference(repository: Path, name: str, folder: Path) -> None:
 
 
 def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
-    """Interleaved rounds: without, with the monitor, with it and no ids, with monitor and policy."""
+    """Interleaved rounds: without, with the monitor, with it and no ids, with monitor and policy, and echo."""
     repository = serve.folder / "monitor-models"
     kept: dict[str, list[LoadRound]] = {"plain": [], "watched": [], "unnamed": [], "all": []}
     try:
-        for name in kept:
+        names = tuple(kept)
+        for name in names:
             for version in (1, 2):
                 model = models.dense(SIZES, models.SEED + version, sigmoid=True)
                 models.put_version(repository, name, version, model)
-            names = ", ".join(f"f{at}" for at in range(FEATURES))
-            said = f"version_policy:\n  specific: [1, 2]\nfeature_names:\n  x: [{names}]\n"
+            features = ", ".join(f"f{at}" for at in range(FEATURES))
+            said = f"version_policy:\n  specific: [1, 2]\nfeature_names:\n  x: [{features}]\n"
             (repository / name / "model.yaml").write_text(said)
             if name != "plain":
                 with_reference(repository, name, serve.folder)
         with ExitStack() as stack:
             server = stack.enter_context(serve.server(repository, serve.folder / "data-monitor"))
             server.wait_ready()
+            echo = stack.enter_context(echo_server(serve.folder))
+            echo.wait_ready()
             put(server, "all", {"stable": 10_000})
             without_ids(server, "unnamed")
-            payloads = {name: models.json_payload(name, FEATURES) for name in kept}
+            payloads = {name: models.json_payload(name, FEATURES) for name in names}
             for name in ("plain", "watched", "unnamed"):
                 # The version that has a reference: without a policy the newest one would answer.
                 payload = payloads[name]
@@ -68,16 +72,21 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
                 )
             for payload in payloads.values():
                 wrk.run(payload, server.port, 32, 1, settings.folder)
+            sides = [(name, server, payload) for name, payload in payloads.items()]
+            sides.append(("echo", echo, payloads["all"]))
             for _ in range(settings.rounds):
-                for name, payload in payloads.items():
-                    run = quiet(f"monitor {name}", settings, record, partial(load_round, server, payload, 32, settings))
-                    kept[name] += [run] if run is not None else []
+                for name, side, payload in sides:
+                    run = quiet(f"monitor {name}", settings, record, partial(load_round, side, payload, 32, settings))
+                    kept.setdefault(name, []).extend([run] if run is not None else [])
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return verdicts.unmeasured({WORK: REACH, UNNAMED_WORK: REACH, ALL_WORK: ALL_REACH}, str(error))
+        return verdicts.unmeasured(
+            {WORK: REACH, UNNAMED_WORK: REACH, ALL_WORK: ALL_REACH, ECHO_WORK: ECHO_REACH}, str(error)
+        )
     return [
         judged(WORK, REACH, LEAST, kept["watched"], kept["plain"]),
         judged(UNNAMED_WORK, REACH, LEAST, kept["unnamed"], kept["plain"]),
         judged(ALL_WORK, ALL_REACH, ALL_LEAST, kept["all"], kept["plain"]),
+        judged(ECHO_WORK, ECHO_REACH, ECHO_LEAST, kept["all"], kept["echo"]),
     ]
 
 

@@ -27,11 +27,18 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "libraries": {name: library_version(name) for name in LIBRARIES},
+        "hot_path": hot_path(),
         "wrk": output("wrk", "-v").partition("\n")[0].partition(" Copyright")[0],
         "commit": output("git", "rev-parse", "HEAD").strip(),
         "uncommitted_files": len(output("git", "status", "--porcelain").splitlines()),
         "load_average": list(os.getloadavg()),
     }
+
+
+def hot_path() -> str:
+    """How the servers here run, as they say themselves."""
+    said = output(str(Path(sys.executable).with_name("tidegate")), "version", "--json")
+    return "unknown" if not said else "compiled" if json.loads(said)["compiled"] else "interpreted"
 
 
 def cpu_model(cpuinfo: str) -> str:
@@ -76,7 +83,7 @@ def markdown(found: Sequence[Verdict], about: dict[str, Any], settings: Settings
         "",
         f"{about['cpu']}, {about['usable_cores']} cores, Linux {about['kernel']}, Python {about['python']}.",
         f"{about['wrk']}, {libraries}.",
-        f"Commit {about['commit'] or 'unknown'} with {about['uncommitted_files']} uncommitted files.",
+        f"Hot path {about['hot_path']}. Commit {about['commit'] or 'unknown'} with {about['uncommitted_files']} uncommitted files.",
         f"{settings.rounds} interleaved rounds of {settings.seconds} s; ratios are of medians over the kept rounds; "
         f"a round with more than {100 * settings.max_foreign:.0f} % of a core of foreign CPU is thrown away, repeated.",
         *notes,
