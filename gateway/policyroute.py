@@ -5,8 +5,9 @@ here, is replaced by stable, and such a request is no evidence. A request that f
 stable when the policy says so. Nothing here awaits, logs or touches a store.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 from gateway.counters import CounterPage
@@ -120,18 +121,18 @@ class Arm:
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
-        slow_ns, mask = self._slow_ns, self._mask
+        slow_ns, sign, mask, index = self._slow_ns, self._signer.sign, self._mask, self._index
         self._failures = 0
         marks = self._marks(jobs, outputs)
-        ids = self._signer.sign_all(self._index, [_unit(job) for job in jobs], [_stratum(job) for job in jobs], marks)
-        for job, marked, lead in zip(jobs, marks, ids, strict=True):
+        for job, marked in zip(jobs, marks, strict=True):
             placed = job.placed
             if placed is None:
                 continue
-            job.lead = lead
             unit, place = placed.unit, placed.place
             if not place:
+                job.lead = sign(index, unit, UNCOUNTED_ID, marked)
                 continue
+            job.lead = sign(index, unit, place >> 15 & 0x7F, marked)
             if slow_ns and now - job.started_ns > slow_ns:
                 counts = job.tally
                 assert counts is not None, "a request counts once"
@@ -150,11 +151,11 @@ class Arm:
         if route.shadow is not None:
             route.shadow.offer(jobs, outputs, self._index)
 
-    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> list[int]:
+    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Iterable[int]:
         """What each id says of its scores: nothing, unless the monitor watches the version."""
         served = self.served
         tap = served.codec.taps.get(served.variant) if served is not None else None
-        return (tap.marks(jobs, outputs) if tap is not None else None) or [NO_MARK] * len(jobs)
+        return (tap.marks(jobs, outputs) if tap is not None else None) or repeat(NO_MARK, len(jobs))
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = stable answers it."""
@@ -198,16 +199,6 @@ class Arm:
             exchange.tally = None
             if self._decisions is not None and exchange.placed is not None:
                 self._decisions.ended(self.facts, "left", exchange.request_id, exchange.placed)
-
-
-def _unit(job: Exchange) -> int:
-    return 0 if job.placed is None else job.placed.unit
-
-
-def _stratum(job: Exchange) -> int:
-    """What an id says of it."""
-    placed = job.placed
-    return UNCOUNTED_ID if placed is None or not placed.place else placed.place >> 15 & 0x7F
 
 
 def _count_ok(jobs: Sequence[Exchange]) -> None:

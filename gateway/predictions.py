@@ -165,27 +165,6 @@ class Signer:
         mac.update(body)
         return binascii.b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL) + _NEXT_HEADER
 
-    def sign_all(self, variant: int, units: Sequence[int], strata: Sequence[int], marks: Sequence[int]) -> list[bytes]:
-        """The ids of a batch, as `sign` makes each.
-
-        An id is a multiple of 3 bytes, so that base64 of them all is the base64 of each: one call in place of many.
-        """
-        if max(marks) > NO_MARK:
-            asked = zip(units, strata, marks, strict=True)
-            return [self.sign(variant, unit, stratum, marked) for unit, stratum, marked in asked]
-        prefix, mac, seconds, sequence = self._prefixes[variant], self._mac, self._now_s.seconds, self._sequence
-        pack = _REST.pack
-        raw: list[bytes] = []
-        for unit, stratum, marked in zip(units, strata, marks, strict=True):
-            sequence = (sequence + 1) & 0xFF_FFFF
-            body = prefix + pack(seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked)
-            own = mac.copy()
-            own.update(body)
-            raw += (body, own.digest())
-        self._sequence = sequence
-        text = binascii.b2a_base64(b"".join(raw), newline=False).translate(_TO_URL)
-        return [text[at : at + ID_CHARS] + _NEXT_HEADER for at in range(0, len(text), ID_CHARS)]
-
     def _sign_rows(self, variant: int, unit: int, stratum: int, marked: int) -> bytes:
         """The same with a tail."""
         self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF

@@ -5,6 +5,7 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
@@ -139,17 +140,16 @@ class Named:
 
     def __init__(self, codec: Codec, signer: Signer, origin: int) -> None:
         self._codec = codec
-        self._signer = signer
+        self._sign = signer.sign
         self._origin = origin
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Name each prediction. See `Evidence.answered`."""
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
-        many = len(jobs)
-        ids = self._signer.sign_all(0, [self._origin] * many, [UNCOUNTED] * many, marks or [NO_MARK] * many)
-        for job, lead in zip(jobs, ids, strict=True):
-            job.lead = lead
+        sign, origin = self._sign, self._origin
+        for job, marked in zip(jobs, marks or repeat(NO_MARK, len(jobs)), strict=True):
+            job.lead = sign(0, origin, UNCOUNTED, marked)
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """Nobody else answers."""

@@ -16,7 +16,6 @@ from gateway.predictions import (
     NO_MARK,
     NO_POLICY,
     TOLD_ROWS,
-    UNCOUNTED,
     Clock,
     ForgedId,
     Signer,
@@ -59,19 +58,6 @@ def test_the_mark_of_a_score_is_read_back(score_bin: int, decision: int, group: 
     text = signer.sign(1, 7, 2, mark(score_bin, decision, group)).partition(b"\r\n")[0].decode()
     found = read(text, KEYS)
     assert (found.score_bin, found.decision, found.group, found.stratum) == (score_bin, decision, group, 2)
-
-
-_ONE = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 127) | st.just(UNCOUNTED))
-_TOLD = st.tuples(st.integers(0, 249), st.integers(0, 1)).map(lambda told: mark(*told, 0))
-_MARKED = st.just(NO_MARK) | _TOLD | st.lists(_TOLD, min_size=2, max_size=TOLD_ROWS).map(mark_of_rows)
-
-
-@given(st.lists(st.tuples(_ONE, _MARKED), min_size=1, max_size=40))
-def test_the_ids_of_a_batch_are_those_made_one_by_one(asked: list[tuple[tuple[int, int], int]]) -> None:
-    one, other = (Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(9), sequence=2**24 - 4) for _ in range(2))
-    marks = [marked for _, marked in asked]
-    together = one.sign_all(1, [unit for (unit, _), _ in asked], [stratum for (_, stratum), _ in asked], marks)
-    assert together == [other.sign(1, unit, stratum, marked) for (unit, stratum), marked in asked]
 
 
 def test_without_a_policy_there_is_no_variant() -> None:
