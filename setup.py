@@ -10,7 +10,10 @@ from setuptools import setup
 HOT_PATH = [
     "gateway/dataplane.py",
     "gateway/exchange.py",
+    "gateway/http/door.py",
+    "gateway/http/edge.py",
     "gateway/http/fast_lane.py",
+    "gateway/http/limits.py",
     "gateway/http/meanings.py",
     "gateway/http/slow_lane.py",
     "gateway/meter.py",
@@ -22,6 +25,7 @@ HOT_PATH = [
     "gateway/tally.py",
     "gateway/wire/encode.py",
     "gateway/wire/fast_json.py",
+    "gateway/wire/request.py",
     "router/compiled.py",
     "router/hashing.py",
     "router/rules.py",
@@ -34,6 +38,8 @@ HOT_PATH = [
     "runtimes/batching/queue.py",
     "runtimes/batching/turns.py",
     "runtimes/execution/session.py",
+    "runtimes/tensors.py",
+    "runtimes/wide.py",
 ]
 """Modules that every request passes through. Compiled classes have no subclasses but compiled ones."""
 
