@@ -45,6 +45,7 @@ from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log
+from gateway.monitor.tap import SLICE_ROWS, Tap
 from gateway.wire.request import Limits as WireLimits
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import ServingError
@@ -62,7 +63,7 @@ STALL_NS: Final = 20_000_000
 """A turn of the loop that takes longer is counted."""
 BACKLOG: Final = 2048
 COUNT_S: Final = 0.05
-"""So often what the monitor was shown is counted; a slice takes 0.3 ms at most, and requests come between two."""
+"""So often what the monitor was shown is counted, in steps of about 0.1 ms; requests come between two."""
 FIRST_ROWS_S: Final = 5.0
 """Control has so long to take a part of first rows."""
 ADOPTED_S: Final = 2.0
@@ -102,6 +103,7 @@ class Worker:
         self._loop = loop
         self._on_ready = on_ready
         self._on_stopped = on_stopped
+        self._due: list[Tap] = []  # they are being counted
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="bodies")
         self._watchdog = Watchdog(time.perf_counter_ns)
         self.dataplane = Dataplane(
@@ -317,12 +319,22 @@ class Worker:
         self._loop.call_later(TICK_S, self._tick)
 
     def _count(self) -> None:
-        """Count a slice of what the monitor was shown; have first rows sent that it wants."""
-        self._loop.call_later(0.001 if self._count_slice() else COUNT_S, self._count)
-        for wanted, tap in self.dataplane.book.collected:
-            if tap.rows and not tap.sending:
-                tap.sending = True
-                self._spawn(self._send_first(wanted, tap))
+        """Count what the monitor was shown, a step in a turn of the loop; have first rows sent that it wants."""
+        if not self._due:
+            self._due = [tap for tap in self.dataplane.book.taps if tap.rows]
+        if self._due:
+            tap = self._due[-1]
+            self._count_step(tap)
+            if not tap.begun and tap.rows < SLICE_ROWS:
+                self._due.pop()
+        if self._due:
+            self._loop.call_soon(self._count)  # requests come first
+        else:
+            self._loop.call_later(COUNT_S, self._count)
+        for wanted, first in self.dataplane.book.collected:
+            if first.rows and not first.sending:
+                first.sending = True
+                self._spawn(self._send_first(wanted, first))
 
     async def _send_first(self, wanted: Collected, tap: "FirstTap") -> None:
         """Send what waits, part by part, until control has enough."""
@@ -336,15 +348,16 @@ class Worker:
         finally:
             tap.sending = False
 
-    def _count_slice(self) -> bool:
-        """One slice, of the tap with most of it; whether there is more to count."""
-        waiting = [tap for tap in self.dataplane.book.taps if tap.rows]
-        if not waiting:
-            return False
+    def _count_step(self, tap: Tap) -> bool:
+        """One step; whether the tap has more. A mistake of ours skips a slice, and the next is counted."""
         started_ns = time.thread_time_ns()
-        more = max(waiting, key=lambda tap: tap.rows).work()
+        try:
+            more = tap.work()
+        except Exception:
+            _log.exception("monitor_slice_skipped")
+            more = tap.rows > 0
         self.dataplane.counts[WORKER_INDEX["monitor_ns_total"]] += time.thread_time_ns() - started_ns
-        return more or len(waiting) > 1
+        return more
 
     def _beat(self) -> None:
         self._beat_now()
@@ -377,8 +390,9 @@ class Worker:
                 continue
             self._enter(phase)
         self.edge.stop()
-        while self._count_slice():
-            pass
+        for tap in self.dataplane.book.taps:
+            while self._count_step(tap):
+                pass
         self._watchdog.stop()
         if self._decisions is not None:
             await asyncio.to_thread(self._decisions.close)

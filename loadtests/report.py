@@ -83,7 +83,8 @@ def markdown(found: Sequence[Verdict], about: dict[str, Any], settings: Settings
         "",
         f"{about['cpu']}, {about['usable_cores']} cores, Linux {about['kernel']}, Python {about['python']}.",
         f"{about['wrk']}, {libraries}.",
-        f"Hot path {about['hot_path']}. Commit {about['commit'] or 'unknown'} with {about['uncommitted_files']} uncommitted files.",
+        f"Hot path {about['hot_path']}. "
+        f"Commit {about['commit'] or 'unknown'} with {about['uncommitted_files']} uncommitted files.",
         f"{settings.rounds} interleaved rounds of {settings.seconds} s; ratios are of medians over the kept rounds; "
         f"a round with more than {100 * settings.max_foreign:.0f} % of a core of foreign CPU is thrown away, repeated.",
         *notes,

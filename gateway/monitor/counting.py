@@ -39,6 +39,8 @@ from runtimes.tensors import Array
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_SORTED_AT_ONCE: Final = 8
+"""Features of a step."""
 _SLICE_ROWS: Final = 2**18
 """Rows at once: sums of calibrated probabilities in units of 2^-32 stay below 2^53 and so exact, memory bounded."""
 
@@ -90,6 +92,13 @@ class Counter:
             groups: [rows] indices into `plan.groups`; whatever is none of them is everybody else.
             into: [plan.size], changed in place.
         """
+        for _ in self.steps(inputs, outputs, groups, into):
+            pass
+
+    def steps(
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+    ) -> Iterator[None]:
+        """As `count`, in steps of about 0.1 ms at 2,048 rows of 20 numbers: between them something else may run."""
         assert into.shape == (self.plan.size,), "a vector of this plan"
         rows = len(groups)
         if any(array is not None and (not array.ndim or len(array) != rows) for array in (*inputs, *outputs)):
@@ -97,21 +106,22 @@ class Counter:
             return
         for start in range(0, rows, _SLICE_ROWS):
             part = slice(start, start + _SLICE_ROWS)
-            self._count(
+            yield from self._steps(
                 [None if array is None else array[part] for array in inputs],
                 [array[part] for array in outputs],
                 groups[part],
                 into,
             )
 
-    def _count(
+    def _steps(
         self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
-    ) -> None:
+    ) -> Iterator[None]:
         if self._errors is not None:
             self._errors.count(inputs, len(groups), into)
+            yield
         into[ROWS] += len(groups)
         for index, one in self._inputs.items():
-            one.count(inputs[index] if index < len(inputs) else None, len(groups), into)
+            yield from one.steps(inputs[index] if index < len(inputs) else None, len(groups), into)
         score = self.plan.score
         if score is None or score.output >= len(outputs):
             return
@@ -120,9 +130,9 @@ class Counter:
             assert self._value is not None, "a plan with a score has its edges"
             self._value(np.sort(numbers), into[self._score_at :])
         else:
-            self._scores(score, numbers, groups, into)
+            yield from self._scores(score, numbers, groups, into)
 
-    def _scores(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any], into: Counts) -> None:
+    def _scores(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any], into: Counts) -> Iterator[None]:
         finite = np.isfinite(scores)
         if not finite.all():
             scores, groups = scores[finite], groups[finite]
@@ -132,6 +142,7 @@ class Counter:
         if last:
             known = np.where((groups >= 0) & (groups < last), groups, last).astype(np.int64)
             cells += 2 * SCORE_BINS * known
+        yield
         calibrated = np.rint(isotonic.applied(score.calibration, scores) / CALIBRATED_UNIT)
         at = self._score_at
         into[at : at + count] += np.bincount(cells, minlength=count)
@@ -205,7 +216,7 @@ class _Input:
         self._together = slice(None) if not self._apart else ordered
         self._ordered = _Ordered([columns[at] for at in ordered]) if ordered else None
 
-    def count(self, array: Array | None, rows: int, into: Counts) -> None:
+    def steps(self, array: Array | None, rows: int, into: Counts) -> Iterator[None]:
         """Add one tensor [rows, ...]; None = left out."""
         if array is None:
             for column in self._columns:
@@ -222,24 +233,30 @@ class _Input:
         if array.dtype == object:
             for column, at in present:
                 column.texts(flat[:, at].tolist(), into[column.start :])
+                yield
             return
         if present:
             wanted = [at for _, at in present]
             numbers = as_floats((flat if wanted == list(range(width)) else flat[:, wanted]).T, self._bf16)
-            numbers.sort(axis=1)
+            for first in range(0, len(numbers), _SORTED_AT_ONCE):
+                numbers[first : first + _SORTED_AT_ONCE].sort(axis=1)
+                yield
             if len(present) == len(self._columns):
-                self._all(numbers, into)
+                yield from self._all(numbers, into)
                 return
             for (column, _), values in zip(present, numbers, strict=True):
                 column.numbers(values, into[column.start :])
+                yield
 
-    def _all(self, numbers: Floats, into: Counts) -> None:
+    def _all(self, numbers: Floats, into: Counts) -> Iterator[None]:
         """Count the sorted numbers of every feature [features, rows]."""
         if self._ordered is not None:
             self._ordered.add(numbers[self._together], into)
+            yield
         for at in self._apart:
             column = self._columns[at]
             column.numbers(numbers[at], into[column.start :])
+            yield
 
 
 class _Errors:

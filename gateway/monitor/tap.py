@@ -6,13 +6,13 @@ waits is bounded; beyond that, rows are skipped and counted as skipped: the moni
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from gateway.monitor.counting import Counter, Counts
-from gateway.monitor.plan import LABEL_BINS, SKIPPED
+from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.plan import LABEL_BINS, ROWS, SKIPPED
 from gateway.predictions import NO_MARK, TOLD_ROWS, mark, mark_of_rows
 from runtimes.batching.gather import gather, rejoin
 from runtimes.batching.job import Job
@@ -23,8 +23,8 @@ WAITING_BYTES: Final = 16 * 1024 * 1024
 """What may wait of one variant, as an estimate: a worker counts 20 times a second."""
 WAITING_ROWS: Final = 65_536
 SLICE_ROWS: Final = 2_048
-"""Rows that are counted at once: 0.23 ms at 20 numbers each, 0.07 of them for however few rows. Requests wait for a
-slice that comes before them, so slices are few: at 40,000 rows/s one each time that a worker counts."""
+"""Rows that are counted together: 0.23 ms at 20 numbers each, 0.07 of them for however few rows, so slices are few: at
+40,000 rows/s one each time that a worker counts. Requests wait for a step of it that comes before them."""
 
 
 class Tap:
@@ -51,6 +51,7 @@ class Tap:
         self._others = len(plan.groups)
         self._waiting: deque[tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None]] = deque()
         self._rows = 0
+        self._steps: Iterator[None] | None = None
         self._most = _most_rows(signature)
         fixed = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in signature.inputs)
         self._together = fixed and signature.batched
@@ -59,8 +60,13 @@ class Tap:
 
     @property
     def rows(self) -> int:
-        """That wait to be counted."""
+        """That are not counted yet."""
         return self._rows
+
+    @property
+    def begun(self) -> bool:
+        """Some of them are being counted."""
+        return self._steps is not None
 
     def take(self, jobs: Sequence[Job], inputs: Sequence[Array | None] | None, outputs: Sequence[Array]) -> None:
         """Note a batch that was answered: the hot path's whole share.
@@ -148,7 +154,22 @@ class Tap:
     # ---- between requests ----
 
     def work(self) -> bool:
-        """Count a slice of what waits; whether more does."""
+        """Do a step of counting what waits; whether there are more. Rows of a slice that fails are skipped, and counted
+        as that."""
+        if self._steps is None:
+            self._steps = self._slice()
+        going_on = False
+        try:
+            for _ in self._steps:
+                going_on = True
+                break
+        finally:
+            if not going_on:
+                self._steps = None
+        return going_on or bool(self._waiting)
+
+    def _slice(self) -> Iterator[None]:
+        """The steps of counting a slice of what waits."""
         batches: list[tuple[Sequence[Array | None], Sequence[Array]]] = []
         groups: list[int] = []
         rows = 0
@@ -159,12 +180,30 @@ class Tap:
             rows += count
             if not self._together:
                 break
-        if batches:
+        if not batches:
+            return
+        found, before = empty(self._counter.plan), int(self.counts[ROWS])
+        found[ROWS] = before  # it says which rows are sampled
+        try:
+            inputs, outputs = self._joined(batches)
+            yield
+            yield from self._counter.steps(
+                inputs, outputs, np.array(groups, np.int64) if groups else np.zeros(rows, np.int64), found
+            )
+        except Exception:
+            self.counts[SKIPPED] += rows
+            raise
+        finally:
             self._rows -= rows
-            self._count(batches, np.array(groups, np.int64) if groups else np.zeros(rows, np.int64))
-        return bool(self._waiting)
+        # Odd while the counts are in motion: control never takes half a slice into a window.
+        self._taken[1] += 1
+        found[ROWS] -= before
+        self.counts += found
+        self._taken[1] += 1
 
-    def _count(self, batches: Sequence[tuple[Sequence[Array | None], Sequence[Array]]], groups: Counts) -> None:
+    def _joined(
+        self, batches: Sequence[tuple[Sequence[Array | None], Sequence[Array]]]
+    ) -> tuple[Sequence[Array | None], Sequence[Array]]:
         inputs, outputs = batches[0]
         if len(batches) > 1:
             # All of them are there: without optional inputs alone are batches counted together.
@@ -173,12 +212,7 @@ class Tap:
         if not self._signature.batched:
             inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
             outputs = [array.reshape(1, -1) for array in outputs]
-        # Odd while the counts are in motion: control never takes half a slice into a window.
-        self._taken[1] += 1
-        try:
-            self._counter.count(inputs, outputs, groups, self.counts)
-        finally:
-            self._taken[1] += 1
+        return inputs, outputs
 
 
 def _headers(job: Job) -> Mapping[bytes, bytes]:

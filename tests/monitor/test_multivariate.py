@@ -22,7 +22,9 @@ from gateway.monitor.replaying import replay
 from gateway.monitor.rowerrors import RowMatrix, scattered
 from gateway.monitor.settings import PolicyError, Spec, parse, resolved, schema
 from gateway.monitor.significance import homogeneity
+from gateway.monitor.tap import Tap
 from gateway.monitor.together import asked_for, with_multivariate
+from runtimes.tensors import DATATYPES, Signature, TensorSpec
 from tests.monitor.counting_models import fitted, texts
 
 OLD = Path(__file__).parent / "data" / "reference-before-multivariate.npz"
@@ -162,6 +164,27 @@ def test_the_same_rows_are_sampled_however_they_are_cut_into_batches(sizes: list
         counter.count(part, [np.zeros(size)], np.zeros(size, np.int64), parts)
         at += size
     assert np.array_equal(whole, parts)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_slices_of_few_rows_sample_the_same_rows(sizes: list[int]) -> None:
+    plan = with_multivariate(REFERENCE, 0.2).plan
+    counter, whole, slices = Counter(plan), empty(plan), empty(plan)
+    rows = sum(sizes)
+    inputs = inputs_of(tied(np.random.default_rng(rows), rows, 0.5))
+    counter.count(inputs, [np.zeros(rows)], np.zeros(rows, np.int64), whole)
+    kinds = [
+        DATATYPES["BYTES" if array.dtype == object else "BOOL" if array.dtype == bool else "FP32"] for array in inputs
+    ]
+    specs = tuple(TensorSpec(f"x{at}", kind, (-1,)) for at, kind in enumerate(kinds))
+    signature = Signature(specs, (TensorSpec("y", DATATYPES["FP64"], (-1,)),), True)
+    tap, at = Tap(counter, slices, memoryview(bytearray(16)).cast("q"), signature), 0
+    for size in sizes:
+        tap.take([], [array[at : at + size] for array in inputs], [np.zeros(size)])
+        at += size
+        while tap.work():
+            pass
+    assert np.array_equal(whole, slices)
 
 
 @pytest.mark.parametrize("every", [1, 2, 10, 64, 1_000])

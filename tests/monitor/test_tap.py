@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,8 +72,56 @@ def test_a_slice_leaves_the_rest_for_later() -> None:
     for _ in range(3):
         jobs = [job([[0.5, 5.0]] * SLICE_ROWS)]
         tap.take(jobs, None, outputs_of(jobs))
+    seen = []
+    while tap.work():
+        seen.append(int(tap.counts[ROWS]))
+    assert sorted(set(seen)) == [0, SLICE_ROWS, 2 * SLICE_ROWS], (
+        "whole slices, and something may run between their steps"
+    )
+    assert seen.count(SLICE_ROWS) > 2
+    assert (tap.counts[ROWS], tap.rows, tap.begun) == (3 * SLICE_ROWS, 0, False)
+
+
+def test_who_ends_in_the_middle_of_a_slice_has_counted_nothing_of_it() -> None:
+    page = CounterPage(memoryview(bytearray(1 << 20)))
+    plan = plan_of()
+    block, taken = (
+        page.block(DRIFT, ("m", "1", "-", plan.id), plan.size),
+        page.block(DRIFT_TAKEN, ("m", "1", "-", plan.id), 2),
+    )
+    tap = Tap(Counter(plan), np.frombuffer(block, np.int64), taken, SIGNATURE, b"x-group")
+    jobs = [job([[0.5, 5.0]] * 100)]
+    tap.take(jobs, None, outputs_of(jobs))
+    steps = 0
+    while tap.work():
+        steps += 1
+        assert not np.frombuffer(block, np.int64).any(), "control reads what is whole"
+        assert (taken[0], taken[1] & 1) == (100, 0)
+    assert steps > 2
+    assert (block[ROWS], taken[1]) == (100, 2)
+
+
+def test_a_slice_that_fails_is_skipped_and_counted_and_the_next_is_counted() -> None:
+    tap = tap_of(plan_of())
+    jobs = [job([[0.5, 5.0]] * 10)]
+    tap.take(jobs, [np.zeros((10, 2), np.float32)], [np.array([[object()]] * 10)])
+    with pytest.raises((TypeError, ValueError)):
+        drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], tap.rows, tap.begun) == (0, 10, 0, False)
+    tap.take(jobs, None, outputs_of(jobs))
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (10, 10)
+
+
+def test_what_is_taken_between_two_steps_waits_for_the_next_slice() -> None:
+    tap = tap_of(plan_of())
+    jobs = [job([[0.5, 5.0]] * 10)]
+    tap.take(jobs, None, outputs_of(jobs))
     assert tap.work()
-    assert tap.counts[ROWS] == SLICE_ROWS
+    tap.take(jobs, None, outputs_of(jobs))
+    assert tap.rows == 20
+    drained(tap)
+    assert (tap.counts[ROWS], tap.rows) == (20, 0)
 
 
 def test_what_finds_no_room_is_skipped_and_counted() -> None:
