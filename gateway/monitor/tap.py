@@ -26,6 +26,9 @@ SLICE_ROWS: Final = 2_048
 """Rows that are counted together: 0.23 ms at 20 numbers each, 0.07 of them for however few rows, so slices are few: at
 40,000 rows/s one each time that a worker counts. Requests wait for a step of it that comes before them."""
 
+_Batch = tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None]
+"""Inputs, outputs, rows, and the group of each row; None = there are no groups."""
+
 
 class Tap:
     """The rows of one variant of one version on their way into its counts.
@@ -49,7 +52,7 @@ class Tap:
         self._header = header
         self._groups = {name.encode(): index for index, name in enumerate(plan.groups)}
         self._others = len(plan.groups)
-        self._waiting: deque[tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None]] = deque()
+        self._waiting: deque[_Batch] = deque()
         self._rows = 0
         self._steps: Iterator[None] | None = None
         self._most = _most_rows(signature)
@@ -170,26 +173,17 @@ class Tap:
 
     def _slice(self) -> Iterator[None]:
         """The steps of counting a slice of what waits."""
-        batches: list[tuple[Sequence[Array | None], Sequence[Array]]] = []
-        groups: list[int] = []
+        taken: list[_Batch] = []
         rows = 0
         while self._waiting and rows < SLICE_ROWS:
-            inputs, outputs, count, by_row = self._waiting.popleft()
-            batches.append((inputs, outputs))
-            groups += by_row or ()
-            rows += count
-            if not self._together:
-                break
-        if not batches:
+            taken.append(self._waiting.popleft())
+            rows += taken[-1][2]
+        if not taken:
             return
         found, before = empty(self._counter.plan), int(self.counts[ROWS])
         found[ROWS] = before  # it says which rows are sampled
         try:
-            inputs, outputs = self._joined(batches)
-            yield
-            yield from self._counter.steps(
-                inputs, outputs, np.array(groups, np.int64) if groups else np.zeros(rows, np.int64), found
-            )
+            yield from self._add(taken, rows, found)
         except Exception:
             self.counts[SKIPPED] += rows
             raise
@@ -201,18 +195,29 @@ class Tap:
         self.counts += found
         self._taken[1] += 1
 
-    def _joined(
-        self, batches: Sequence[tuple[Sequence[Array | None], Sequence[Array]]]
-    ) -> tuple[Sequence[Array | None], Sequence[Array]]:
-        inputs, outputs = batches[0]
-        if len(batches) > 1:
-            # All of them are there: without optional inputs alone are batches counted together.
-            inputs = [np.concatenate(column) for column in zip(*(batch[0] for batch in batches), strict=True)]
-            outputs = rejoin([batch[1] for batch in batches])
-        if not self._signature.batched:
-            inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
-            outputs = [array.reshape(1, -1) for array in outputs]
-        return inputs, outputs
+    def _add(self, taken: Sequence[_Batch], rows: int, into: Counts) -> Iterator[None]:
+        """Add batches to a vector: joined where they have one form, else one after the other."""
+        if not self._together:
+            for inputs, outputs, count, by_row in taken:
+                if not self._signature.batched:
+                    inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
+                    outputs = [array.reshape(1, -1) for array in outputs]
+                self._counter.count(inputs, outputs, _group_array(by_row, count), into)
+                yield
+            return
+        inputs, outputs, _, _ = taken[0]
+        if len(taken) > 1:
+            # All of them are there: batches with optional inputs are not counted together.
+            inputs = [np.concatenate(column) for column in zip(*(batch[0] for batch in taken), strict=True)]
+            outputs = rejoin([batch[1] for batch in taken])
+        groups = [group for _, _, _, by_row in taken for group in by_row or ()]
+        yield
+        yield from self._counter.steps(inputs, outputs, _group_array(groups, rows), into)
+
+
+def _group_array(groups: list[int] | None, rows: int) -> Counts:
+    """Everybody is of the first group where there are none."""
+    return np.array(groups, np.int64) if groups else np.zeros(rows, np.int64)
 
 
 def _headers(job: Job) -> Mapping[bytes, bytes]:

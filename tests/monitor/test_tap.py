@@ -247,8 +247,11 @@ def test_a_model_without_a_batch_dimension_counts_one_row_each() -> None:
     one.inputs = [np.array([0.5, 5.0], np.float32)]
     for _ in range(3):
         tap.take([one], None, [np.array(0.7, np.float32)])
-    drained(tap)
-    assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (3, 0)
+    steps = 0
+    while tap.work():
+        steps += 1
+        assert tap.counts[ROWS] == 0, "a slice of several batches, each by itself"
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], steps) == (3, 0, 3)
 
 
 def test_what_cannot_be_gathered_is_skipped_and_the_next_batch_is_counted() -> None:
