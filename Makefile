@@ -26,7 +26,7 @@ tools:  # commands that tests and benchmarks call; without them those tests are 
 
 native: $(NATIVE)/.built  ## build/native: the package with its hot path compiled; put it on PYTHONPATH to run it
 
-$(NATIVE)/.built: setup.py pyproject.toml $(SOURCES) | $(INSTALLED)
+$(NATIVE)/.built: setup.py $(SOURCES) $(INSTALLED)
 	@sh .ci/packages cc=build-essential headers:$(PYTHON)=python3-dev
 	rm -rf build
 	TIDEGATE_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(NATIVE) .
@@ -49,7 +49,8 @@ format: venv  ## let ruff put things right
 
 test: venv tools  ## everything but the long simulations; process trees run compiled, one after another
 	@sh .ci/packages cc=build-essential headers:$(PYTHON)=python3-dev
-	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory native; else echo "No compiler: all runs interpreted."; fi
+	@if sh .ci/packages --ask cc= headers:$(PYTHON)=; then $(MAKE) --no-print-directory native; \
+	else echo "No compiler: all runs interpreted."; fi
 	$(BIN)/python -m pytest -n 2 -m "not sim and not process"
 	$(BIN)/python -m pytest -n 2 -m "not sim and not process and not interpreted" -o pythonpath="$(NATIVE) ." $(COMPILED_TESTS)
 	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m "process and not sim"

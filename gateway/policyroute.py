@@ -34,7 +34,8 @@ from gateway.tally import (
     score_flags,
     tally,
 )
-from router.compiled import REFUSED, CompiledPolicy
+from router.compiled import CompiledPolicy
+from router.decision import REFUSED
 from router.hashing import INDEX_BITS
 from runtimes.batching.job import NEW
 from runtimes.errors import InvalidInput, ServingError

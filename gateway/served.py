@@ -83,8 +83,7 @@ class Codec:
         if watched == self.watched:
             return
         for tap in self.counting:
-            while tap.work():
-                pass
+            tap.finish()
         self.taps = {}
         self.watched = watched
         self.first = None

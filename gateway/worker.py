@@ -348,16 +348,14 @@ class Worker:
         finally:
             tap.sending = False
 
-    def _count_step(self, tap: Tap) -> bool:
-        """One step; whether the tap has more. A mistake of ours skips a slice, and the next is counted."""
+    def _count_step(self, tap: Tap) -> None:
+        """One step. A mistake of ours skips a slice, and the next is counted."""
         started_ns = time.thread_time_ns()
         try:
-            more = tap.work()
+            tap.work()
         except Exception:
             _log.exception("monitor_slice_skipped")
-            more = tap.rows > 0
         self.dataplane.counts[WORKER_INDEX["monitor_ns_total"]] += time.thread_time_ns() - started_ns
-        return more
 
     def _beat(self) -> None:
         self._beat_now()
@@ -391,8 +389,7 @@ class Worker:
             self._enter(phase)
         self.edge.stop()
         for tap in self.dataplane.book.taps:
-            while self._count_step(tap):
-                pass
+            tap.finish()
         self._watchdog.stop()
         if self._decisions is not None:
             await asyncio.to_thread(self._decisions.close)

@@ -19,6 +19,7 @@ from typing import Any, cast
 from uvicorn.config import Config as UvicornConfig
 from uvicorn.server import ServerState
 
+from gateway import native
 from gateway.config import Config
 from gateway.control.messages import PolicyState, Route, SigningKey, Snapshot, VariantPin, Watched
 from gateway.counters import CounterPage
@@ -228,6 +229,7 @@ def _batch_us(path: HotPath, batch: int) -> float:
 
 def main() -> None:
     """Measure and print; what the monitor counts later is not in it."""
+    print(f"hot path {native.in_words()}")
     for work, by in asyncio.run(measure()).items():
         for batch, took_us in by.items():
             print(f"{work:8} {batch:3d} requests: {took_us:6.1f} us, {took_us / batch:5.2f} us each")

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from router import slots as tables
+from router.decision import REFUSED, Decision
 from router.hashing import SLOTS, placer
 from router.policy import Rule, TrafficPolicy
 from router.rules import Matcher, Unit, matcher, unit_of
 from router.view import View
 
-REFUSED: Final = -1
-"""The variant of a request without a unit where the policy wants one: 400."""
 NO_SHADOW: Final = -1
 _WITHOUT_UNIT: Final = 0x40
 _OVERRIDDEN: Final = 0x80
@@ -27,35 +25,6 @@ _REFUSED_CODE: Final = 0xFF
 _OWNERS: Final = bytes(code & 0x1F for code in range(256))
 _MARKED: Final = bytes((code & 0x1F) | _WITHOUT_UNIT for code in range(256))
 """Translations of whole tables: code -> owner's index, and -> the same for a request without a unit."""
-
-
-class Decision(Struct, frozen=True, gc=False):
-    """Which variant answers, and what that is worth as evidence.
-
-    Attributes:
-        variant: index in the policy's names; REFUSED = answer 400, the policy wants a unit.
-        name: the variant's; "" when refused.
-        stratum: index in the policy's strata: what randomised, or would have.
-        rule: name of the rule that decided; "" = the default split.
-        slot: 0 to 9,999, of the unit, or of the request's id where there is none.
-        unit_hash: 64 bits independent of the slot (`router.hashing`); of the request's id where there is no unit.
-        has_unit: a unit was found, or each request is one.
-        counted: randomised, so that its outcome is evidence (evidence rules: forced, rule-pinned, without a unit and
-            overridden requests are neutral).
-        override: a variant was taken out, and that decided or spoils the comparison.
-        shadow: index of the variant that answers unseen; NO_SHADOW = none.
-    """
-
-    variant: int
-    name: str
-    stratum: int
-    rule: str
-    slot: int
-    unit_hash: int
-    has_unit: bool
-    counted: bool
-    override: bool
-    shadow: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from gateway.cli.output import Failure, Json, bytes_text, print, print_json, pri
 from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, usable_cpus
 from gateway.configfile import load_config
 
-_COMPILE = "a third faster when compiled: docs/adr/013-compiled.md"
+_COMPILE = "faster when compiled: docs/adr/013-compiled.md"
 _LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlette", "orjson", "pysimdjson", "msgspec")
 
 

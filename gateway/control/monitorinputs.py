@@ -103,7 +103,7 @@ def settled_totals(
 
 
 def _settled(block: memoryview, taken: memoryview | None) -> Counts | None:
-    """A copy that was not changed meanwhile. A worker counts for a millisecond at a time."""
+    """A copy that was not changed meanwhile. A worker adds a slice within microseconds."""
     for _ in range(LOOKS):
         before = taken[1] if taken is not None else 1
         if before & 1:

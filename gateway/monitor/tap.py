@@ -5,6 +5,7 @@ does not keep the requests: memory that is not given back is memory that is cold
 waits is bounded; beyond that, rows are skipped and counted as skipped: the monitor never makes a request wait.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -22,6 +23,7 @@ from runtimes.tensors import DYNAMIC, Array, Signature
 WAITING_BYTES: Final = 16 * 1024 * 1024
 """What may wait of one variant, as an estimate: a worker counts 20 times a second."""
 WAITING_ROWS: Final = 65_536
+_log: Final = logging.getLogger(__name__)
 SLICE_ROWS: Final = 2_048
 """Rows that are counted together: 0.23 ms at 20 numbers each, 0.07 of them for however few rows, so slices are few: at
 40,000 rows/s one each time that a worker counts. Requests wait for a step of it that comes before them."""
@@ -171,6 +173,16 @@ class Tap:
                 self._steps = None
         return going_on or bool(self._waiting)
 
+    def finish(self) -> None:
+        """Count all that waits, at once; what fails is skipped and counted as that."""
+        more = True
+        while more:
+            try:
+                more = self.work()
+            except Exception:
+                _log.exception("monitor_slice_skipped")
+                more = self._rows > 0
+
     def _slice(self) -> Iterator[None]:
         """The steps of counting a slice of what waits."""
         taken: list[_Batch] = []
@@ -180,9 +192,9 @@ class Tap:
             rows += taken[-1][2]
         if not taken:
             return
-        found, before = empty(self._counter.plan), int(self.counts[ROWS])
-        found[ROWS] = before  # it says which rows are sampled
         try:
+            found, before = empty(self._counter.plan), int(self.counts[ROWS])
+            found[ROWS] = before  # it says which rows are sampled
             yield from self._add(taken, rows, found)
         except Exception:
             self.counts[SKIPPED] += rows

@@ -44,6 +44,8 @@ COMPILED = frozenset(
     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HOT_PATH"
     for path in ast.literal_eval(node.value)
 )
+# Classes of other modules that compiled ones may derive from; of others they lose what makes them special.
+COMPILED_BASES = frozenset({"Enum", "Protocol", "ServingError", "ValueError"})
 TASK_MAKERS = frozenset({"create_task", "ensure_future"})
 
 
@@ -196,13 +198,19 @@ def pure_router(modules: Sequence[Module]) -> list[str]:
 
 
 def compiled(modules: Sequence[Module]) -> list[str]:
-    """Interpreted classes derive from no compiled one, which would fail at import, and nothing compiled is `async`:
+    """Interpreted classes derive from no compiled one, which would fail at import. Compiled ones derive from no other:
+    a `threading.local` would be one for all threads, a frozen struct could be changed. Nothing compiled is `async`:
     frameworks would take it for a plain function."""
     found = []
     for one in modules:
         if one.name in COMPILED:
             nodes = (node for node in ast.walk(one.tree) if isinstance(node, ast.AsyncFunctionDef))
             found += [f"{one.file}:{node.lineno}: async in a compiled module" for node in nodes]
+            known = {node.name for node in ast.walk(one.tree) if isinstance(node, ast.ClassDef)} | COMPILED_BASES
+            known |= {imported.name for imported in imports(one.tree) if imported.module in COMPILED}
+            for node in ast.walk(one.tree):
+                bases = {ast.unparse(base) for base in node.bases} if isinstance(node, ast.ClassDef) else set()
+                found += [f"{one.file}: compiled, and derives from {base}" for base in sorted(bases - known)]
             continue
         foreign = {imported.name for imported in imports(one.tree) if imported.module in COMPILED}
         for node in ast.walk(one.tree):

@@ -65,6 +65,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (rules.pure_router, "router.table", "import yaml"),
     (rules.compiled, "gateway.a", "from gateway.exchange import Exchange\nclass A(Exchange):\n    pass"),
     (rules.compiled, "gateway.served", "async def f(): ..."),
+    (rules.compiled, "runtimes.wide", "import threading\nclass A(threading.local):\n    pass"),
     (rules.sizes, "gateway.a", "x = 1\n" * 501),
     (rules.sizes, "gateway.supervisor", "x = 1\n" * 200),
     (rules.sizes, "gateway.a", _LONG),

@@ -1,5 +1,7 @@
 """concat then split is identity; narrowing a batch is narrowing each."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,3 +72,15 @@ def test_slices_rejoin_to_the_whole(rows: int, most: int) -> None:
     assert [count for _, count in pieces] == [len(inputs[0]) for inputs, _ in pieces if inputs[0] is not None]
     (joined,) = rejoin([[array for array in inputs if array is not None] for inputs, _ in pieces])
     assert np.array_equal(joined, values)
+
+
+def test_two_threads_narrow_at_the_same_time() -> None:
+    jobs = [wide_job([float(at) for at in range(65_536)]) for _ in range(8)]
+
+    def narrowed(_: int) -> float:
+        (array,) = gather(jobs, signature("FP32"))
+        assert array is not None
+        return float(array[-1, -1])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(narrowed, range(200))) == {65_535.0}

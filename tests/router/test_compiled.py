@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.compiled import NO_SHADOW, REFUSED, Decision, compile_policy
+from router.compiled import NO_SHADOW, compile_policy
+from router.decision import REFUSED, Decision
 from router.hashing import HASHES, placer, shadow_slot
 from router.slots import fresh, rebalance
 from router.table import ModelRoute, RoutingTable
