@@ -45,7 +45,7 @@ from gateway.http.limits import edge_limits
 from gateway.http.protocol import EdgeProtocol
 from gateway.http.surface import Surface
 from gateway.logs import request_log
-from gateway.monitor.tap import SLICE_ROWS, Tap
+from gateway.monitor.countingturns import CountingTurns
 from gateway.wire.request import Limits as WireLimits
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import ServingError
@@ -103,7 +103,7 @@ class Worker:
         self._loop = loop
         self._on_ready = on_ready
         self._on_stopped = on_stopped
-        self._due: list[Tap] = []  # they are being counted
+        self._counting = CountingTurns()
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="bodies")
         self._watchdog = Watchdog(time.perf_counter_ns)
         self.dataplane = Dataplane(
@@ -320,14 +320,10 @@ class Worker:
 
     def _count(self) -> None:
         """Count what the monitor was shown, a step in a turn of the loop; have first rows sent that it wants."""
-        if not self._due:
-            self._due = [tap for tap in self.dataplane.book.taps if tap.rows]
-        if self._due:
-            tap = self._due[-1]
-            self._count_step(tap)
-            if not tap.begun and tap.rows < SLICE_ROWS:
-                self._due.pop()
-        if self._due:
+        started_ns = time.thread_time_ns()
+        at_once = self._counting.step(list(self.dataplane.book.taps))
+        self.dataplane.counts[WORKER_INDEX["monitor_ns_total"]] += time.thread_time_ns() - started_ns
+        if at_once:
             self._loop.call_soon(self._count)  # requests come first
         else:
             self._loop.call_later(COUNT_S, self._count)
@@ -347,15 +343,6 @@ class Worker:
             _log.debug("first_rows_not_sent", extra={"facts": {"model": wanted.name, "reason": error.message}})
         finally:
             tap.sending = False
-
-    def _count_step(self, tap: Tap) -> None:
-        """One step. A mistake of ours skips a slice, and the next is counted."""
-        started_ns = time.thread_time_ns()
-        try:
-            tap.work()
-        except Exception:
-            _log.exception("monitor_slice_skipped")
-        self.dataplane.counts[WORKER_INDEX["monitor_ns_total"]] += time.thread_time_ns() - started_ns
 
     def _beat(self) -> None:
         self._beat_now()

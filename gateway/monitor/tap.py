@@ -159,8 +159,10 @@ class Tap:
     # ---- between requests ----
 
     def work(self) -> bool:
-        """Do a step of counting what waits; whether there are more. Rows of a slice that fails are skipped, and counted
-        as that."""
+        """Do a step of counting what waits; whether there are more.
+
+        A mistake of ours skips the rows of its slice, which are counted as that, and the next slice is counted.
+        """
         if self._steps is None:
             self._steps = self._slice()
         going_on = False
@@ -168,20 +170,16 @@ class Tap:
             for _ in self._steps:
                 going_on = True
                 break
-        finally:
-            if not going_on:
-                self._steps = None
+        except Exception:
+            _log.exception("monitor_slice_skipped")
+        if not going_on:
+            self._steps = None
         return going_on or bool(self._waiting)
 
     def finish(self) -> None:
-        """Count all that waits, at once; what fails is skipped and counted as that."""
-        more = True
-        while more:
-            try:
-                more = self.work()
-            except Exception:
-                _log.exception("monitor_slice_skipped")
-                more = self._rows > 0
+        """Count all that waits, at once."""
+        while self.work():
+            pass
 
     def _slice(self) -> Iterator[None]:
         """The steps of counting a slice of what waits."""
