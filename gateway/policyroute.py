@@ -5,9 +5,8 @@ here, is replaced by stable, and such a request is no evidence. A request that f
 stable when the policy says so. Nothing here awaits, logs or touches a store.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Final
 
 from gateway.counters import CounterPage
@@ -86,13 +85,16 @@ class Terms:
 class Arm:
     """One variant of one revision: counts how its requests fared.
 
+    Args:
+        named: its answers name their prediction.
+
     Attributes:
         served: answers for it; None = its runtime is not here.
         tallies: counts by stratum; the last is that of requests that are no evidence.
         places: where requests of each stratum were routed.
     """
 
-    def __init__(self, route: "PolicyRoute", index: int, variant: str, page: CounterPage) -> None:
+    def __init__(self, route: "PolicyRoute", index: int, variant: str, page: CounterPage, *, named: bool) -> None:
         terms, strata = route.terms, route.compiled.strata
         self.served: ServedVersion | None = None
         names = [stratum.rule for stratum in strata] + [UNCOUNTED]
@@ -103,8 +105,9 @@ class Arm:
         self._slow_ns = terms.slow_ns
         # Without a rollout or an experiment nobody reads notes of single requests.
         self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS if terms.doublings >= 0 else -1
+        self._notes = terms.doublings >= 0 or terms.slow_ns > 0
         self._ring = route.ring
-        self._signer = route.signer
+        self._signer = route.signer if named else None
         self._index = index
         self._failures = 0
         self._decisions = route.decisions
@@ -122,27 +125,14 @@ class Arm:
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
-        slow_ns, sign, mask, index = self._slow_ns, self._signer.sign, self._mask, self._index
         self._failures = 0
-        marks = self._marks(jobs, outputs)
-        for job, marked in zip(jobs, marks, strict=True):
-            placed = job.placed
-            if placed is None:
-                continue
-            unit, place = placed.unit, placed.place
-            if not place:
-                job.lead = sign(index, unit, UNCOUNTED_ID, marked)
-                continue
-            job.lead = sign(index, unit, place >> 15 & 0x7F, marked)
-            if slow_ns and now - job.started_ns > slow_ns:
-                counts = job.tally
-                assert counts is not None, "a request counts once"
-                counts[SLOW] += 1
-                self._ring.write(
-                    NOTE_SLOW | (0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF]), place, unit
-                )
-            elif not unit & mask:
-                self._ring.write(NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF], place, unit)
+        signs, notes = self._signer is not None, self._notes
+        if signs or notes:
+            marks = self._marks(jobs, outputs)
+            if signs:
+                self._name(jobs, marks)
+            if notes:
+                self._note(jobs, marks, now)
         _count_ok(jobs)
         if self._decisions is not None:
             self._decisions.answered(self.facts, self.outputs, jobs, outputs, now)
@@ -152,11 +142,37 @@ class Arm:
         if route.shadow is not None:
             route.shadow.offer(jobs, outputs, self._index)
 
-    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Iterable[int]:
+    def _name(self, jobs: Sequence[Exchange], marks: Sequence[int]) -> None:
+        signer, index = self._signer, self._index
+        assert signer is not None, "asked before"
+        for job, marked in zip(jobs, marks, strict=True):
+            placed = job.placed
+            if placed is not None:
+                place = placed.place
+                job.lead = signer.sign(index, placed.unit, place >> 15 & 0x7F if place else UNCOUNTED_ID, marked)
+
+    def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], now: int) -> None:
+        """Slow requests, and those of the sampled units."""
+        slow_ns, mask = self._slow_ns, self._mask
+        for job, marked in zip(jobs, marks, strict=True):
+            placed = job.placed
+            if placed is None or not placed.place:
+                continue
+            unit = placed.unit
+            seen = 0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF]
+            if slow_ns and now - job.started_ns > slow_ns:
+                counts = job.tally
+                assert counts is not None, "a request counts once"
+                counts[SLOW] += 1
+                self._ring.write(NOTE_SLOW | seen, placed.place, unit)
+            elif seen:
+                self._ring.write(seen, placed.place, unit)
+
+    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Sequence[int]:
         """What each id says of its scores: nothing, unless the monitor watches the version."""
         served = self.served
         tap = served.codec.taps.get(served.variant) if served is not None else None
-        return (tap.marks(jobs, outputs) if tap is not None else None) or repeat(NO_MARK, len(jobs))
+        return (tap.marks(jobs, outputs) if tap is not None else None) or [NO_MARK] * len(jobs)
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = stable answers it."""
@@ -218,6 +234,7 @@ class PolicyRoute:
 
     Args:
         codecs: of each variant, in the policy's order; None = its runtime is not here.
+        named: whether answers of each variant name their prediction.
         decisions: gets a line for each request; None = nobody asked for that.
         serve: makes a `ServedVersion`: (codec, variant, arm, further headers).
         on_zeroed: told why the canary was zeroed here.
@@ -234,6 +251,7 @@ class PolicyRoute:
         compiled: CompiledPolicy,
         terms: Terms,
         codecs: Sequence[Codec | None],
+        named: Sequence[bool],
         *,
         page: CounterPage,
         ring: NoteRing,
@@ -264,9 +282,9 @@ class PolicyRoute:
         revision = (b"x-tidegate-revision", b"%d" % terms.revision)
         self.arms: list[Arm] = []
         for index, (variant, codec) in enumerate(zip(compiled.names, codecs, strict=True)):
-            arm = Arm(self, index, variant, page)
+            arm = Arm(self, index, variant, page, named=named[index])
             if codec is not None:
-                arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,))
+                arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,), named=named[index])
                 arm.served.second_chance = terms.fallback and arm.is_canary
                 if decisions is not None:
                     arm.logged(arm.served, decisions.outputs)

@@ -38,7 +38,8 @@ NO_POLICY: Final = 255
 """In place of a variant's index."""
 _BODY: Final = struct.Struct(">BB4sIBIIQH")
 _PREFIX: Final = struct.Struct(">BB4sIB")
-_REST: Final = struct.Struct(">IIQH")
+_SIGNED: Final = struct.Struct(">11sIIQH")
+"""The body behind a prepared prefix."""
 _MAC_BYTES: Final = 10
 _ROWS_MARK: Final = 0xFF03
 """Beside a tail, of the first group: scores and decisions stand there."""
@@ -154,13 +155,15 @@ class Signer:
         self._sequence = sequence & 0xFF_FFFF
 
     def sign(self, variant: int, unit: int, stratum: int = UNCOUNTED, marked: int = NO_MARK) -> bytes:
-        """An id, and behind it the begin of the header that follows: what `Exchange.lead` wants."""
+        """An id, and behind it the begin of the header that follows: what `Exchange.lead` wants.
+
+        Args:
+            unit: 64 bits.
+        """
         if marked > NO_MARK:
             return self._sign_rows(variant, unit, stratum, marked)
         self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
-        body = self._prefixes[variant] + _REST.pack(
-            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked
-        )
+        body = _SIGNED.pack(self._prefixes[variant], self._now_s.seconds, stratum << 24 | sequence, unit, marked)
         mac = self._mac.copy()
         mac.update(body)
         return binascii.b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL) + _NEXT_HEADER
@@ -168,9 +171,8 @@ class Signer:
     def _sign_rows(self, variant: int, unit: int, stratum: int, marked: int) -> bytes:
         """The same with a tail."""
         self._sequence = sequence = (self._sequence + 1) & 0xFF_FFFF
-        body = self._row_prefixes[variant] + _REST.pack(
-            self._now_s.seconds, stratum << 24 | sequence, unit & 0xFFFF_FFFF_FFFF_FFFF, marked & NO_MARK
-        )
+        lanes = stratum << 24 | sequence
+        body = _SIGNED.pack(self._row_prefixes[variant], self._now_s.seconds, lanes, unit, marked & NO_MARK)
         # Its first byte is not 0.
         tail = (marked >> 16).to_bytes((marked.bit_length() - 16 + 7) // 8, "big")
         mac = self._mac.copy()

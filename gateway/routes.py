@@ -51,6 +51,21 @@ class Routes:
     explicit: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a policy's route is made of.
+
+    Attributes:
+        beside: a header that the monitor reads.
+        labelled: of each variant, whether the monitor waits for labels of its answers.
+    """
+
+    state: PolicyState
+    codecs: tuple[Codec | None, ...]
+    beside: bytes
+    labelled: tuple[bool, ...]
+
+
 NO_ROUTES: Final = Routes(RoutingTable({}, 0))
 DEFAULT_INFLIGHT: Final = 32
 """Copies that wait or run at once, where the policy says nothing."""
@@ -92,7 +107,7 @@ class RouteBook:
         self._plain: dict[Runtime, ServedVersion] = {}
         self._named: dict[Runtime, ServedVersion] = {}
         self._key: SigningKey | None = None
-        self._known: dict[str, tuple[PolicyState, tuple[Codec | None, ...], bytes, PolicyRoute | None]] = {}
+        self._known: dict[str, tuple[_Facts, PolicyRoute | None]] = {}
 
     @property
     def inflight(self) -> int:
@@ -157,7 +172,7 @@ class RouteBook:
     def _name(self, codec: Codec, key: SigningKey) -> ServedVersion:
         origin = int.from_bytes(os.urandom(8), "big")
         signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], now_s=self.clock, sequence=origin)
-        return self._serve(codec, evidence=Named(codec, signer, origin))
+        return self._serve(codec, evidence=Named(codec, signer, origin), named=True)
 
     @property
     def taps(self) -> Iterator[Tap]:
@@ -179,21 +194,22 @@ class RouteBook:
         known = self._known
         self._known = {}
         found: dict[str, PolicyRoute] = {}
+        asked = {(one.name, one.version, one.digest) for one in snapshot.watched if one.ids}
         for state in snapshot.policies:
             codecs = tuple([self._codec(fleet.get(pin.name, pin.version), pin.digest) for pin in state.variants])
             beside = next((one.header for one in snapshot.watched if one.name == state.name), "").encode()
+            labelled = tuple([(pin.name, pin.version, pin.digest) in asked for pin in state.variants])
+            facts = _Facts(state, codecs, beside, labelled)
             was = known.get(state.name)
-            same = was is not None and was[:3] == (state, codecs, beside)
-            route = was[3] if was is not None and same else self._route(snapshot, state, codecs, beside)
-            self._known[state.name] = (state, codecs, beside, route)
+            route = was[1] if was is not None and was[0] == facts else self._route(snapshot, facts)
+            self._known[state.name] = (facts, route)
             if route is not None:
                 found[state.name] = route
         return found
 
-    def _route(
-        self, snapshot: Snapshot, state: PolicyState, codecs: tuple[Codec | None, ...], beside: bytes
-    ) -> PolicyRoute | None:
+    def _route(self, snapshot: Snapshot, facts: "_Facts") -> PolicyRoute | None:
         """A policy as it decides here; None while its stable variant is not here: the default version then answers."""
+        state, codecs = facts.state, facts.codecs
         if codecs[state.stable] is None or not snapshot.signing:
             return None
         policy = parse(state.document)
@@ -234,6 +250,7 @@ class RouteBook:
             compiled,
             terms,
             codecs,
+            [policy.spec.feedback.ids or one for one in facts.labelled],
             page=self._page,
             ring=self._ring,
             signer=signer,
@@ -243,7 +260,7 @@ class RouteBook:
             now_ns=self._now_ns,
             on_zeroed=on_zeroed,
             on_failed=partial(self.failing.note, state.name, state.rollout),
-            beside=beside,
+            beside=facts.beside,
         )
 
     def _shadow(

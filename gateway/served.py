@@ -5,7 +5,6 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
@@ -125,7 +124,7 @@ class Evidence(Protocol):
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Requests of one batch are about to be answered; outputs hold the rows of these jobs alone, in their
-        order. Names each prediction in the head of its answer."""
+        order. Names each prediction in the head of its answer, where it said that it would."""
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = somebody else answers it."""
@@ -139,16 +138,16 @@ class Named:
 
     def __init__(self, codec: Codec, signer: Signer, origin: int) -> None:
         self._codec = codec
-        self._sign = signer.sign
+        self._signer = signer
         self._origin = origin
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
         """Name each prediction. See `Evidence.answered`."""
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
-        sign, origin = self._sign, self._origin
-        for job, marked in zip(jobs, marks or repeat(NO_MARK, len(jobs)), strict=True):
-            job.lead = sign(0, origin, UNCOUNTED, marked)
+        signer, origin = self._signer, self._origin
+        for job, marked in zip(jobs, marks or [NO_MARK] * len(jobs), strict=True):
+            job.lead = signer.sign(0, origin, UNCOUNTED, marked)
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """Nobody else answers."""
@@ -164,6 +163,7 @@ class ServedVersion:
     Args:
         more: headers that follow the variant's, e.g. the policy's revision.
         evidence: of the policy that routes here; None = no policy does.
+        named: the evidence names each prediction.
 
     Attributes:
         headers: those that every answer of this version carries.
@@ -184,6 +184,7 @@ class ServedVersion:
         variant: str = NO_VARIANT,
         more: Sequence[Header] = (),
         evidence: Evidence | None = None,
+        named: bool = False,
     ) -> None:
         self.codec = codec
         self.runtime = codec.runtime
@@ -197,7 +198,7 @@ class ServedVersion:
             *more,
         )
         written = b"".join(b"%s: %s\r\n" % pair for pair in self.headers)
-        self.head = written + (b"x-prediction-id: " if evidence is not None else b"x-request-id: ")
+        self.head = written + (b"x-prediction-id: " if named else b"x-request-id: ")
         self._encoder = codec.encoder
         self._log = log
         self._now_ns = now_ns

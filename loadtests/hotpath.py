@@ -42,8 +42,15 @@ BATCHES = (1, 4, 32)
 ROUNDS, REQUESTS = 15, 3_000
 BUDGET_NS = Config().execution.inline_turn_budget_us * 1000
 NAME, DIGEST = "tiny", "sha256:00000000"
-WORKS = {"plain": (False, False), "policy": (True, False), "monitor": (False, True), "both": (True, True)}
-"""Whether a policy decides, and whether the monitor watches."""
+WORKS = {
+    "plain": (False, False, False),
+    "policy": (True, False, True),
+    "policy, no ids": (True, False, False),
+    "monitor": (False, True, True),
+    "monitor, no ids": (False, True, False),
+    "both": (True, True, True),
+}
+"""Whether a policy decides, whether the monitor watches, and whether answers name their prediction."""
 SPLIT = bytes(10_000)
 """All of it to the first variant."""
 
@@ -106,12 +113,15 @@ class HotPath:
         most: connections.
         policy: one with a sticky header and five header rules decides.
         monitor: every feature and the score are counted.
+        ids: answers name their prediction, where policy or monitor is on.
 
     Attributes:
         taps: where the monitor counts.
     """
 
-    def __init__(self, folder: Path, most: int, *, policy: bool = False, monitor: bool = False) -> None:
+    def __init__(
+        self, folder: Path, most: int, *, policy: bool = False, monitor: bool = False, ids: bool = True
+    ) -> None:
         self.loop = TurnedLoop()
         threads = ThreadPoolExecutor(1)
         self.watchdog = Watchdog(time.perf_counter_ns)
@@ -125,7 +135,7 @@ class HotPath:
             log=request_log(),
         )
         runtime = self._runtime(folder, dataplane)
-        dataplane.apply(snapshot(policy=policy, monitor=monitor), cast(Fleet, OneRuntime(runtime)))
+        dataplane.apply(snapshot(policy=policy, monitor=monitor, ids=ids), cast(Fleet, OneRuntime(runtime)))
         self.taps = list(dataplane.book.taps)
         self.requests = _requests()
         edge = Edge(dataplane, EdgeLimits(), call_later=self.loop.call_later, executor=threads)
@@ -167,12 +177,12 @@ class HotPath:
                 pass
 
 
-def snapshot(*, policy: bool, monitor: bool) -> Snapshot:
+def snapshot(*, policy: bool, monitor: bool, ids: bool) -> Snapshot:
     """One version of one model, and what decides and counts there."""
     pin = VariantPin("stable", NAME, 1, DIGEST)
-    document = routed(NAME, {"stable": 10_000})
+    document = routed(NAME, {"stable": 10_000}, ids=ids)
     states = (PolicyState(NAME, 1, 1, document, (pin, pin), SPLIT, 0),) if policy else ()
-    watched = (Watched(NAME, 1, DIGEST, encoded(plan())),) if monitor else ()
+    watched = (Watched(NAME, 1, DIGEST, encoded(plan()), ids=ids),) if monitor else ()
     routes = {NAME: Route(1, (1,), {})}
     signing = (SigningKey(1, bytes(32)),)
     return Snapshot(1, (), routes, True, policies=states, signing=signing, watched=watched)
@@ -198,7 +208,7 @@ async def _no_application(scope: Any, receive: Any, send: Any) -> None:
 async def measure() -> dict[str, dict[int, float]]:
     """us per batch of so many requests, each on its own connection: the fourth best of the rounds, by work."""
     with ExitStack() as stack:
-        paths = {work: _path(stack, policy, monitor) for work, (policy, monitor) in WORKS.items()}
+        paths = {work: _path(stack, *asked) for work, asked in WORKS.items()}
         gc.freeze()
         found: dict[str, dict[int, list[float]]] = {work: {batch: [] for batch in BATCHES} for work in WORKS}
         for _ in range(ROUNDS):
@@ -209,9 +219,9 @@ async def measure() -> dict[str, dict[int, float]]:
     return {work: {batch: sorted(values)[3] for batch, values in by.items()} for work, by in found.items()}
 
 
-def _path(stack: ExitStack, policy: bool, monitor: bool) -> HotPath:
+def _path(stack: ExitStack, policy: bool, monitor: bool, ids: bool) -> HotPath:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-hotpath-"))
-    path = HotPath(Path(folder), max(BATCHES), policy=policy, monitor=monitor)
+    path = HotPath(Path(folder), max(BATCHES), policy=policy, monitor=monitor, ids=ids)
     stack.callback(path.watchdog.stop)
     for batch in (*BATCHES, *[max(BATCHES)] * 10):
         path.turn(batch)
@@ -232,7 +242,7 @@ def main() -> None:
     print(f"hot path {native.in_words()}")
     for work, by in asyncio.run(measure()).items():
         for batch, took_us in by.items():
-            print(f"{work:8} {batch:3d} requests: {took_us:6.1f} us, {took_us / batch:5.2f} us each")
+            print(f"{work:15} {batch:3d} requests: {took_us:6.1f} us, {took_us / batch:5.2f} us each")
 
 
 if __name__ == "__main__":

@@ -13,24 +13,26 @@ from loadtests.rounds import LoadRound, Record, Settings, load_round, quiet
 from loadtests.verdicts import Verdict, series
 
 WORK, REACH, LEAST = "routing on against off, 1x24 JSON, 32 connections", ">= 0.96 x requests/s", 0.96
+UNNAMED_WORK = "the same, answers without prediction ids"
 SPLIT_WORK = "the same with 10 % of the users on a second version"
 _PATIENCE_S = 30.0
 
 
-def policy(name: str, shares: dict[str, int]) -> dict[str, Any]:
+def policy(name: str, shares: dict[str, int], *, ids: bool = True) -> dict[str, Any]:
     """A sticky user in a header and five header rules that do not match."""
     rules = [
         {"name": f"r{i}", "match": [{"headers": {f"x-rule-{i}": {"exact": "1"}}}], "route": {"variant": "stable"}}
         for i in range(5)
     ]
     variants = [{"name": "stable", "model": f"{name}:1"}, {"name": "canary", "model": f"{name}:2"}]
-    spec = {"variants": variants, "unit": {"from": [{"header": "x-user-id"}]}, "rules": rules, "split": shares}
+    spec: dict[str, Any] = {"variants": variants, "unit": {"from": [{"header": "x-user-id"}]}, "rules": rules}
+    spec |= {"split": shares, "feedback": {"ids": ids}}
     return {"apiVersion": "tidegate/v1", "kind": "TrafficPolicy", "metadata": {"name": name}, "spec": spec}
 
 
-def put(server: Server, name: str, shares: dict[str, int]) -> None:
+def put(server: Server, name: str, shares: dict[str, int], *, ids: bool = True) -> None:
     """Apply a policy and wait until every worker acts on it."""
-    body = json.dumps(policy(name, shares)).encode()
+    body = json.dumps(policy(name, shares, ids=ids)).encode()
     url = f"http://127.0.0.1:{server.admin_port}/admin/v1/policies/{name}"
     end = time.monotonic() + _PATIENCE_S
     while True:
@@ -44,18 +46,19 @@ def put(server: Server, name: str, shares: dict[str, int]) -> None:
 
 
 def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
-    """Interleaved rounds: without, with one variant, with two."""
+    """Interleaved rounds: without, with one variant, with it and no ids, with two."""
     repository = serve.folder / "routing-models"
-    for name in ("plain", "routed", "split"):
+    kept: dict[str, list[LoadRound]] = {"plain": [], "routed": [], "unnamed": [], "split": []}
+    for name in kept:
         for version in (1, 2):
             models.put_version(repository, name, version, models.tiny(models.SEED + version))
         (repository / name / "model.yaml").write_text("version_policy:\n  all: true\n")
-    kept: dict[str, list[LoadRound]] = {"plain": [], "routed": [], "split": []}
     try:
         with ExitStack() as stack:
             server = stack.enter_context(serve.server(repository, serve.folder / "data-routing"))
             server.wait_ready()
             put(server, "routed", {"stable": 10_000})
+            put(server, "unnamed", {"stable": 10_000}, ids=False)
             put(server, "split", {"stable": 9_000, "canary": 1_000})
             payloads = {name: models.json_payload(name, models.TINY_SIZES[0]) for name in kept}
             for payload in payloads.values():
@@ -65,8 +68,12 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
                     run = quiet(f"routing {name}", settings, record, partial(load_round, server, payload, 32, settings))
                     kept[name] += [run] if run is not None else []
     except (RuntimeError, OSError) as error:
-        return verdicts.unmeasured({WORK: REACH}, str(error))
-    return [judged(WORK, REACH, kept["routed"], kept["plain"]), judged(SPLIT_WORK, "", kept["split"], kept["plain"])]
+        return verdicts.unmeasured({WORK: REACH, UNNAMED_WORK: REACH}, str(error))
+    return [
+        judged(WORK, REACH, kept["routed"], kept["plain"]),
+        judged(UNNAMED_WORK, REACH, kept["unnamed"], kept["plain"]),
+        judged(SPLIT_WORK, "", kept["split"], kept["plain"]),
+    ]
 
 
 def judged(work: str, reach: str, on: list[LoadRound], off: list[LoadRound]) -> Verdict:

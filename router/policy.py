@@ -292,6 +292,16 @@ class Shadow(Section, frozen=True):
     compare: Compare = Compare()
 
 
+class FeedbackWanted(Section, frozen=True):
+    """What callers can say of an answer later.
+
+    Attributes:
+        ids: answers carry `x-prediction-id`, by which feedback joins. A monitor that waits for labels has them anyway.
+    """
+
+    ids: bool = True
+
+
 class Spec(Section, frozen=True):
     """What is wanted.
 
@@ -306,6 +316,7 @@ class Spec(Section, frozen=True):
         experiment: an A/B test; not together with a rollout.
         kill: variant -> true: it gets no request, whatever else stands here.
         explicitVersions: callers who name a version: allow, scope (only keys with the scope route), or refuse.
+        feedback: what callers can say of an answer later.
     """
 
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MAX_VARIANTS)]
@@ -317,6 +328,7 @@ class Spec(Section, frozen=True):
     experiment: Experiment | None = None
     kill: Annotated[dict[str, bool], Meta(max_length=MAX_VARIANTS)] = field(default_factory=dict)
     explicit_versions: Literal["allow", "scope", "refuse"] = "allow"
+    feedback: FeedbackWanted = FeedbackWanted()
 
     def check(self) -> Iterator[tuple[str, str]]:
         """All that holds between the parts: names exist, roles differ, nothing is said twice."""
@@ -374,6 +386,8 @@ class Spec(Section, frozen=True):
             and len([slots for slots in self.split.values() if slots]) < 2
         ):
             yield "experiment", "needs a split with at least two variants that get users"
+        if self.experiment is not None and not self.feedback.ids:
+            yield "feedback.ids", "the goals of an experiment come by prediction ids"
         if self.shadow is not None and self.split.get(self.shadow.variant) == 10_000:
             yield "shadow.variant", f"{self.shadow.variant!r} answers everything already: it would shadow itself"
         if self.kill.get(stable):

@@ -169,7 +169,7 @@ class Labels(Part, frozen=True):
         positive: value of a label that means the class whose probability the score is.
         min_coverage: share of rows with a label, in each decision class, that a realised metric needs.
         mature_after: age of a prediction at which its label is waited for no longer.
-        ids: answers carry `x-prediction-id`, without which no label joins; where a policy decides they do in any case.
+        ids: answers carry `x-prediction-id`, without which no label joins; where a policy wants them they do anyway.
     """
 
     positive: Annotated[str, Meta(min_length=1, max_length=64)] = "1"

@@ -227,7 +227,8 @@ def test_rows_of_larger_requests_count_in_the_variant_that_answered(tmp_path: Pa
     (folder / NAME / "2" / "note.txt").write_text("another version of the same\n")
     with serve(folder, "--workers", "1", models__quiet_period_ms=0) as tree:
         put(tree, window={"rows": 100}, labels={"min_coverage": 0.5}, min_rows=1)
-        apply(tree, policy(NAME, split={"stable": 5_000, "canary": 5_000}))
+        # The policy wants no ids; the monitor does, and one that does is enough.
+        apply(tree, policy(NAME, split={"stable": 5_000, "canary": 5_000}, feedback={"ids": False}))
         until_watched(tree, versions=(1, 2))
         tree.until("the middle of a cohort", lambda: 5 < time.time() % SPAN_S < SPAN_S - 60, 80)
         sender, known = Sender(tree), dict[str, list[Prediction]](stable=[], canary=[])

@@ -119,6 +119,19 @@ def test_whoever_names_a_version_is_served_outside_the_policy(tree: Tree, caller
     assert "x-prediction-id" not in answer.headers
 
 
+def test_a_policy_may_leave_predictions_unnamed(tree: Tree, caller: Caller) -> None:
+    without = {"ids": False}
+    apply(tree, policy("table", feedback=without, split={"stable": 5000, "canary": 5000}))
+    few = [caller.ask(BODY, f"x-user-id: u{i}\r\nx-request-id: r{i}\r\n") for i in range(40)]
+    assert {answer.variant for answer in few} == {"stable", "canary"}
+    assert [answer.headers["x-request-id"] for answer in few] == [f"r{i}" for i in range(40)]
+    assert not any("x-prediction-id" in answer.headers for answer in few)
+    traced = caller.ask(BODY, "x-user-id: u1\r\ntraceparent: 00-1\r\n")
+    assert ("x-prediction-id" in traced.headers, traced.status) == (False, 200)
+    apply(tree, policy("table", split={"stable": 5000, "canary": 5000}), generation=1)
+    assert all("x-prediction-id" in caller.ask(BODY, f"x-user-id: u{i}\r\n").headers for i in range(4))
+
+
 def test_a_policy_may_refuse_who_names_a_version(tree: Tree, caller: Caller) -> None:
     apply(tree, policy("table", explicitVersions="refuse"))
     answer = named(caller)

@@ -262,6 +262,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # experiment
     (experiment() | rollout(), "spec.experiment: not together with a rollout"),
     (experiment() | {"split": {"stable": 10_000}}, "spec.experiment: needs a split with at least two variants"),
+    (
+        experiment() | {"split": {"stable": 5000, "canary": 5000}, "feedback": {"ids": False}},
+        "spec.feedback.ids: the goals of an experiment come by prediction ids",
+    ),
+    ({"feedback": {"ids": 0}}, "spec.feedback.ids: expected true or false, got 0"),
     (experiment(method="group-sequential"), "spec.experiment.method: expected asympcs, the asymptotic confidence"),
     (experiment(bandit=None), "spec.experiment.bandit: bandits are not offered"),
     (experiment(layer={}), "spec.experiment.layer: layers are not offered yet"),
