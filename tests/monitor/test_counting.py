@@ -75,6 +75,40 @@ def bins_of(plan: CountPlan, vector: Counts, index: int) -> list[int]:
     return [int(count) for count in vector[at : at + plan.features[index].width]]
 
 
+MANY = FeaturePlan("many", "numeric", 3, 1, tuple(range(-20, 21)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("absent", [None, 0, 3, 9])
+def test_features_of_several_tensors_are_counted_as_each_tensor_alone(kind: Any, absent: int | None) -> None:
+    features = (
+        FeaturePlan("b", "numeric", 0, 1, EDGES),
+        FeaturePlan("a", "numeric", 0, 0, (0.0, 1.0)),
+        FeaturePlan("c", "categorical", 0, 2, values=(0.0, 1.0)),
+        FeaturePlan("d", "numeric", 3, 0, EDGES),
+        MANY,
+        FeaturePlan("e", "numeric", 9, 0, (-2.0, 0.0, 2.0)),
+    )
+    plan, rng = CountPlan("id", features), np.random.default_rng(3)
+    arrays: list[Any] = [None] * 10
+    arrays[0] = (3 * rng.standard_normal((300, 3))).astype(kind)
+    arrays[3] = (9 * rng.standard_normal((300, 2))).astype(np.float64)
+    arrays[9] = (3 * rng.standard_normal((300, 1))).astype(np.float32)
+    if absent is not None:
+        arrays[absent] = None
+    whole = counted(plan, arrays, 300)
+    for at, feature in enumerate(features):
+        alone: list[Any] = [None] * 10
+        alone[feature.input] = arrays[feature.input]
+        assert bins_of(plan, whole, at) == bins_of(plan, counted(plan, alone, 300), at), feature.name
+        assert sum(bins_of(plan, whole, at)) == 300
+    # Fewer tensors than the plan knows: those behind them are missing.
+    if absent is None:
+        few = counted(plan, arrays[:4], 300)
+        assert bins_of(plan, few, 5)[features[5].bins + MISSING] == 300
+        assert bins_of(plan, few, 0) == bins_of(plan, whole, 0)
+
+
 @given(st.lists(st.tuples(numbers, numbers, numbers), max_size=30))
 def test_every_number_is_in_the_bin_that_the_plan_says(rows: list[tuple[float, float, float]]) -> None:
     plan = CountPlan("id", (NUMERIC, CODES, FLAG))
