@@ -144,7 +144,8 @@ class Store(Section, frozen=True):
     """Where policies, rollouts, audit and feedback are kept.
 
     Attributes:
-        url: redis://, rediss://, unix:// or redis+sentinel:// for several nodes; null = a file in the data folder.
+        url: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// for several nodes; null = a file in the
+            data folder.
     """
 
     url: str | None = None

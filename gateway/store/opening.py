@@ -10,7 +10,7 @@ from gateway.store.base import Limits, Store
 from gateway.store.sqlite import open_sqlite, wall_ms
 
 FILE_NAME: Final = "store.db"
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def check_url(url: str) -> None:

@@ -1,6 +1,7 @@
 """The line to Redis: every call ends within its time-out, and stops being tried for a while when none is answered.
 
-The only importer of redis. Nothing is sent twice by itself: a write that ended in a time-out may have happened.
+With rediscluster.py the only importer of redis. Nothing is sent twice by itself: a write that ended in a time-out may
+have happened.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from gateway.config import ConfigError
+from gateway.store import rediscluster
 from gateway.store.base import StoreAway, StoreUnusable
 from gateway.store.breaker import Breaker
 
@@ -76,29 +78,37 @@ class RedisLink:
     """On one event loop.
 
     Args:
+        prefix: of all keys. A Cluster is asked for the node that has them.
         timeout_s: of each command, connecting included.
         clock: monotonic seconds, for the breaker.
         dice: in [0, 1), spreads the attempts of many replicas.
+
+    Attributes:
+        prefix: with which keys begin here; in a Cluster in braces.
     """
 
     def __init__(
         self,
         url: str,
+        prefix: str,
         *,
         timeout_s: float = TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[], float] = random,
     ) -> None:
         self.url = url
+        self.cluster = urlsplit(url).scheme in rediscluster.SCHEMES
+        self.prefix = rediscluster.tagged(prefix) if self.cluster else prefix
         self.timeout_s = timeout_s
         self.away: str | None = None
         self.failures = 0
+        self._given_prefix = prefix
         self._clock = clock
         self._dice = dice
         self._breaker = Breaker()
         # Calls wait here instead of failing for want of a connection; each in front ends within its time-out.
         self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._sentinel, self._client = _client(url, timeout_s)
+        self._sentinel, self._client = _client(url, self.prefix, timeout_s)
         self._closed = False
 
     @property
@@ -106,6 +116,10 @@ class RedisLink:
         """Where it is, without user and password."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def another(self, timeout_s: float | None = None) -> "RedisLink":
+        """A link of its own to the same place, with the same time-out if none is given."""
+        return RedisLink(self.url, self._given_prefix, timeout_s=timeout_s or self.timeout_s)
 
     async def command(self, *words: str | bytes | int) -> Any:
         """One command.
@@ -142,7 +156,7 @@ class RedisLink:
         return await self._call(work)
 
     async def server(self) -> Server:
-        """Ask what it is. Errors as `command`."""
+        """Ask what it is. Errors as `command`; StoreUnusable also if the store cannot run on it."""
         found: dict[str, Any] = {}
         for section in await self.commands([("INFO", "server"), ("INFO", "persistence"), ("INFO", "memory")]):
             found.update(section)
@@ -150,12 +164,14 @@ class RedisLink:
             version = tuple(int(part) for part in str(found["redis_version"]).split("."))
         except (KeyError, ValueError) as error:
             raise StoreUnusable("the server does not say a version of Redis") from error
-        return Server(
-            version,
-            str(found.get("redis_mode", "standalone")),
-            bool(found.get("aof_enabled")),
-            str(found.get("maxmemory_policy", "noeviction")),
-        )
+        if version < LOWEST_VERSION:
+            raise StoreUnusable(f"expected Redis 7.0 or later, got {'.'.join(map(str, version))}")
+        # Valkey's word, from some version on.
+        mode = str(found.get("redis_mode", found.get("server_mode", "standalone")))
+        if mode == "cluster" and not self.cluster:
+            raise StoreUnusable("this is a node of a Redis Cluster: expected redis+cluster://HOST:PORT[,HOST:PORT...]")
+        eviction = str(found.get("maxmemory_policy", "noeviction"))
+        return Server(version, mode, bool(found.get("aof_enabled")), eviction)
 
     @asynccontextmanager
     async def subscribed(self, channel: str) -> AsyncIterator["Subscription"]:
@@ -229,6 +245,8 @@ class Subscription:
             StoreAway: the connection is lost.
         """
         try:
+            # Connected already, unless a Cluster's owner is another by now: then there, and subscribed anew.
+            await self._pubsub.connect()  # type: ignore[no-untyped-call]
             found = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
         except (*_AWAY, exceptions.RedisError) as error:
             raise translate(error, timeout_s) from error
@@ -252,6 +270,11 @@ def translate(error: BaseException, timeout_s: float) -> BaseException:
         return StoreAway(f"Redis does not answer within {timeout_s * 1000:.0f} ms", retry_after_s=1)
     if isinstance(error, exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
         return StoreAway(f"Redis cannot do it now: {_first_line(error)}", retry_after_s=1)
+    if isinstance(error, exceptions.AskError | exceptions.TryAgainError):
+        # MOVED, ASK: no retry here. Connections look for the new owner when they are used next.
+        return StoreAway("Redis cannot do it now: our keys move to another node of the Cluster", retry_after_s=1)
+    if isinstance(error, exceptions.ClusterDownError):
+        return StoreAway(f"Redis cannot do it now: {_first_line(error)}", retry_after_s=1)
     if isinstance(error, _AWAY):
         return StoreAway("Redis cannot be reached", retry_after_s=1)
     if isinstance(error, exceptions.RedisError):
@@ -266,19 +289,22 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _client(url: str, timeout_s: float) -> "tuple[Sentinel | None, Redis]":
+def _client(url: str, prefix: str, timeout_s: float) -> "tuple[Sentinel | None, Redis]":
     settings: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
+    scheme = urlsplit(url).scheme
     try:
-        if urlsplit(url).scheme != "redis+sentinel":
+        if scheme in rediscluster.SCHEMES:
+            return None, Redis.from_pool(rediscluster.owner_pool(url, prefix, timeout_s, settings))
+        if scheme != "redis+sentinel":
             return None, Redis.from_url(url, **settings)
         sentinel = Sentinel(**_sentinels(url), **settings)  # type: ignore[no-untyped-call]
         return sentinel, sentinel.master_for(urlsplit(url).path.strip("/").partition("/")[0])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, exceptions.RedisError) as error:
         raise ConfigError(f"store: {error}") from error
 
 

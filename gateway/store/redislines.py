@@ -38,7 +38,7 @@ class RedisLines:
         senders: int,
     ) -> None:
         self._link = link
-        self._writer = RedisLink(link.url, timeout_s=link.timeout_s)
+        self._writer = link.another()
         self._keys = [key(part) for part in LOG_PARTS]
         self._greet = greet
         self._senders = senders

@@ -1,4 +1,4 @@
-"""The store of many nodes: Redis 7.0 or later, or Valkey; single or behind Sentinel.
+"""The store of many nodes: Redis 7.0 or later, or Valkey; single, behind Sentinel, or in one slot of a Cluster.
 
 Writes are Lua scripts (`scripts.py` says which keys there are), so each is one atomic step. The clock is Redis's.
 """
@@ -36,7 +36,7 @@ from gateway.store.base import (
     name_of,
 )
 from gateway.store.breaker import wait_s
-from gateway.store.redis import LOWEST_VERSION, PATIENT_TIMEOUT_S, TIMEOUT_S, RedisLink, ours
+from gateway.store.redis import TIMEOUT_S, RedisLink, ours
 from gateway.store.redislines import LOG_PARTS, RedisLines
 from gateway.store.view import Key, View
 
@@ -55,26 +55,25 @@ async def open_redis(
 ) -> "RedisStore":
     """The store behind a URL; it need not be there yet.
 
+    Args:
+        prefix: of all keys; two of them share a Redis without seeing each other.
+
     Raises:
         ConfigError: a malformed URL.
     """
-    store = RedisStore(RedisLink(url, timeout_s=timeout_s), limits or Limits(), prefix)
+    store = RedisStore(RedisLink(url, prefix, timeout_s=timeout_s), limits or Limits())
     store.start()
     return store
 
 
 class RedisStore:
-    """See `gateway.store.base.Store`. Made by `open_redis`, on one event loop.
+    """See `gateway.store.base.Store`. Made by `open_redis`, on one event loop."""
 
-    Args:
-        prefix: of all keys; two of them share a Redis without seeing each other.
-    """
-
-    def __init__(self, link: RedisLink, limits: Limits, prefix: str) -> None:
+    def __init__(self, link: RedisLink, limits: Limits) -> None:
         self._link = link
         self._limits = limits
-        self._prefix = prefix
-        self._channel = f"{prefix}:changes"
+        self._prefix = link.prefix
+        self._channel = f"{link.prefix}:changes"
         self.lines = RedisLines(link, lambda part: self._key("decisions", part), self._greet, limits.stream_marks)
         self._view = View()
         self._revisions: dict[str, bytes] = {}
@@ -338,19 +337,19 @@ class RedisStore:
     async def backup(self, path: Path) -> None:
         """See `Store.backup`: what belongs to one name is of one moment. The decision log stays behind."""
         await self._greet()
-        async with rediscopy.patient(self._link.url, PATIENT_TIMEOUT_S) as link:
+        async with rediscopy.patient(self._link) as link:
             with rediscopy.local_files():
                 keys = [pair for pair in await self._all_keys() if pair[1] not in LOG_PARTS]
-                await rediscopy.export(link, self._prefix, VERSION, keys, path)
+                await rediscopy.export(link, VERSION, keys, path)
 
     async def restore(self, path: Path) -> None:
         """See `Store.restore`. If it breaks off, the store stays closed to all until its keys are removed."""
         await self._greet()
         if await self._all_keys() or await self._names():
             raise StoreUnusable("the store is not empty")
-        async with rediscopy.patient(self._link.url, PATIENT_TIMEOUT_S) as link:
+        async with rediscopy.patient(self._link) as link:
             with rediscopy.local_files():
-                await rediscopy.fill(link, self._prefix, VERSION, path)
+                await rediscopy.fill(link, VERSION, path)
         await self._poll()
 
     async def check(self) -> CheckUp:
@@ -446,11 +445,7 @@ class RedisStore:
 
     async def _meet(self) -> None:
         if not self._greeted:
-            server = await self._link.server()
-            if server.version < LOWEST_VERSION:
-                raise StoreUnusable(f"expected Redis 7.0 or later, got {'.'.join(map(str, server.version))}")
-            if server.mode == "cluster":
-                raise StoreUnusable("a Redis Cluster is not supported: expected a single Redis or redis+sentinel://")
+            await self._link.server()
             await self._link.command("SET", f"{self._prefix}:schema", VERSION, "NX")
         schema, restoring = await self._link.commands(
             [("GET", f"{self._prefix}:schema"), ("GET", f"{self._prefix}:{rediscopy.RESTORING}")]
@@ -478,7 +473,7 @@ class RedisStore:
 
     async def _all_keys(self) -> tuple[tuple[str, str], ...]:
         """(name, part) of all keys that belong to a name."""
-        return tuple(await rediscopy.keys(self._link, self._prefix))
+        return tuple(await rediscopy.keys(self._link))
 
 
 def _document(kind: str, name: str, value: bytes | None) -> Document | None:

@@ -1,6 +1,6 @@
 """What Redis does in one atomic step, in Lua (5.1, numbers are doubles). Redis 7.0 commands only.
 
-Keys of one name share a hash tag:
+Keys of one name share a hash tag. In a Cluster the prefix is `{tidegate}`: there all keys do.
 
     tidegate:{NAME}:docs    hash    KIND -> "REVISION\\nBODY"; deleted: "REVISION"
     tidegate:{NAME}:head    hash    rev: last revision; seq, hash, time: end of the audit chain

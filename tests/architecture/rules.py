@@ -19,7 +19,7 @@ HOMES = {
     "onnxruntime": ("runtimes.execution.session",),
     "prometheus_client": ("gateway.metrics",),
     "sqlite3": ("gateway.store.sqlite",),
-    "redis": ("gateway.store.redis",),
+    "redis": ("gateway.store.redis", "gateway.store.rediscluster"),
 }
 # The parent of the tree must not fail for what it imports; these import the standard library and each other.
 BARE = (

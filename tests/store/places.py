@@ -133,17 +133,24 @@ class SqlitePlace:
 
 
 class RedisPlace:
-    """A prefix in a Redis."""
+    """A prefix in a Redis.
+
+    Attributes:
+        server: that has the keys.
+        keys: what they begin with.
+    """
 
     kind = "redis"
 
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self.server = server
         self.prefix = prefix
+        self.url = server.url
+        self.keys = prefix
 
     async def open(self, limits: Limits | None = None) -> RedisStore:
         # Longer than in production: what is tested here is not how quickly a busy machine answers.
-        return await open_redis(self.server.url, limits=limits, prefix=self.prefix, timeout_s=10)
+        return await open_redis(self.url, limits=limits, prefix=self.prefix, timeout_s=10)
 
     def now_ms(self) -> int:
         with self.server.client() as client:
@@ -156,7 +163,7 @@ class RedisPlace:
             pass
 
     def change_audit(self, name: str, seq: int) -> None:
-        key = f"{self.prefix}:{{{name}}}:audit"
+        key = f"{self.keys}:{{{name}}}:audit"
         with self.server.client() as client:
             entries = client.xrange(key)
             client.delete(key)

@@ -10,7 +10,7 @@ import pytest
 from gateway.store.base import Limits, StoreAway, StoreUnusable
 from gateway.store.lines import LINE_BYTES, PART_LINES, Lines
 from gateway.store.sqlite import open_sqlite
-from tests.store.conftest import NUMBERS
+from tests.store.conftest import shared_place
 from tests.store.places import RedisPlace, RedisServer
 from tests.store.redisworld import again, away_s, opened, run
 
@@ -21,9 +21,9 @@ def anything(_: bytes) -> bool:
     return True
 
 
-@pytest.fixture
-def place(shared_redis: RedisServer) -> RedisPlace:
-    return RedisPlace(shared_redis, f"t{next(NUMBERS)}")
+@pytest.fixture(params=["redis", "cluster"])
+def place(request: pytest.FixtureRequest) -> RedisPlace:
+    return shared_place(request)
 
 
 def on(place: RedisPlace, body: Callable[[Lines], Coroutine[Any, Any, None]], limits: Limits | None = None) -> None:
@@ -121,7 +121,7 @@ def test_lines_that_no_caller_should_send_are_refused(place: RedisPlace) -> None
 
 def test_a_key_that_is_not_ours_keeps_nothing_by_halves(place: RedisPlace) -> None:
     async def body(lines: Lines) -> None:
-        keys = [f"{place.prefix}:{{decisions}}:{part}" for part in ("senders", "heard", "lines")]
+        keys = [f"{place.keys}:{{decisions}}:{part}" for part in ("senders", "heard", "lines")]
         for key in keys:
             with place.server.client() as client:
                 client.set(key, "somebody's")
@@ -140,8 +140,8 @@ def test_only_so_many_senders_are_remembered(place: RedisPlace) -> None:
         for number in range(10):
             await lines.append(f"s{number}", 1, some(number, number + 1), 1_000)
         with place.server.client() as client:
-            assert client.hlen(f"{place.prefix}:{{decisions}}:senders") == 3
-            assert client.zcard(f"{place.prefix}:{{decisions}}:heard") == 3
+            assert client.hlen(f"{place.keys}:{{decisions}}:senders") == 3
+            assert client.zcard(f"{place.keys}:{{decisions}}:heard") == 3
         assert not await lines.append("s9", 1, some(9, 10), 1_000)
 
     on(place, body, Limits(stream_marks=3))

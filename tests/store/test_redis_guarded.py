@@ -11,7 +11,7 @@ from gateway.config import ConfigError
 from gateway.store.base import Limits, Store, StoreAway, StoreUnusable
 from gateway.store.opening import open_store
 from gateway.store.redisstore import VERSION, RedisStore
-from tests.store.places import RedisServer, free_port
+from tests.store.places import RedisServer
 from tests.store.redisworld import WHO, again, opened, run, running
 
 # ---- full, foreign, guarded ----
@@ -95,16 +95,6 @@ def test_a_restore_that_broke_off_is_not_taken_for_a_store(own_redis: RedisServe
                 await store.list("policy")
 
     run(go())
-
-
-def test_a_cluster_is_refused_in_words(tmp_path: Path) -> None:
-    async def go(url: str) -> None:
-        async with opened(url, timeout_s=10) as store:
-            with pytest.raises(StoreUnusable, match="a Redis Cluster is not supported"):
-                await store.get("policy", "a")
-
-    with running(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
-        run(go(server.url))
 
 
 def test_passwords_are_used_and_not_shown(tmp_path: Path) -> None:
