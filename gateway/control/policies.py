@@ -36,7 +36,7 @@ from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.control.restoring import is_lost, put, put_back, was_deleted
-from gateway.control.secretkeys import Secrets, from_store
+from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router import slots as tables
@@ -144,15 +144,14 @@ class Policies:
         """Take over what other nodes write, for ever. Cancel: the watch ends."""
         known = {(KIND, name): kept.revision for name, kept in self.kept.items()}
         async for change in self.store.watch(known):
-            if change.kind != KIND:
-                continue
-            await self._read(change.name)
+            if change.kind in (KIND, SECRETS):
+                await self._read(change.kind, change.name)
 
-    async def _read(self, name: str) -> None:
-        """Read a policy that has changed, as soon as the store lets us: the watch tells of a change once."""
+    async def _read(self, kind: str, name: str) -> None:
+        """Read what has changed, as soon as the store lets us: the watch tells of a change once."""
         while True:
             try:
-                return await self.reload(name)
+                return await (self.reload(name) if kind == KIND else self.returned())
             except StoreAway as error:
                 _log.warning("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
                 await asyncio.sleep(AGAIN_S)

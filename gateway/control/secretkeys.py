@@ -6,11 +6,14 @@ from typing import Final
 import msgspec
 
 from gateway.control.messages import SigningKey
-from gateway.store.base import Stale, Store
+from gateway.store.base import Document, Stale, Store
 
 SECRETS: Final = "secrets"
 _SIGNING: Final = "predictions"
 _UNITS: Final = "units"
+
+MOST_KEYS: Final = 16
+"""Of prediction ids; beyond it the oldest go."""
 
 Secrets = tuple[tuple[SigningKey, ...], bytes]
 """Keys of prediction ids, the one that signs first; the key of units."""
@@ -20,15 +23,30 @@ async def from_store(store: Store, known: Secrets, random_bytes: Callable[[int],
     """What all nodes use. Raises StoreAway.
 
     Args:
-        known: by this node. A store that has lost its keys gets them back: ids that were given go on joining.
+        known: by this node. A store that has lost its keys gets them back, also where a node that knew nothing has made
+            new ones meanwhile: ids that were given go on joining. Of two keys for units the store's stands.
     """
-    signing = known[0] or (SigningKey(1, random_bytes(32)),)
-    found = await _kept(store, _SIGNING, msgspec.json.encode(signing))
-    units = await _kept(store, _UNITS, known[1] or random_bytes(32))
-    return msgspec.json.decode(found, type=tuple[SigningKey, ...]), units
+    # A number by chance: keys that two nodes made without knowing of each other are then told apart.
+    first = known[0] or (SigningKey(1 + random_bytes(1)[0] % 255, random_bytes(32)),)
+    while True:
+        document = await _kept(store, _SIGNING, msgspec.json.encode(first))
+        found = msgspec.json.decode(document.body, type=tuple[SigningKey, ...])
+        signing = merged(found, known[0])
+        try:
+            if signing != found:
+                await store.put(SECRETS, _SIGNING, msgspec.json.encode(signing), expected=document.revision)
+            return signing, (await _kept(store, _UNITS, known[1] or random_bytes(32))).body
+        except Stale:
+            continue
 
 
-async def _kept(store: Store, name: str, first: bytes) -> bytes:
+def merged(found: tuple[SigningKey, ...], known: tuple[SigningKey, ...]) -> tuple[SigningKey, ...]:
+    """The store's keys, and behind them those that it lacks. Of two with one number the store's stands."""
+    numbers = {key.id for key in found}
+    return (*found, *(key for key in known if key.id not in numbers))[:MOST_KEYS]
+
+
+async def _kept(store: Store, name: str, first: bytes) -> Document:
     document = await store.get(SECRETS, name)
     if document is None:
         try:
@@ -36,4 +54,4 @@ async def _kept(store: Store, name: str, first: bytes) -> bytes:
         except Stale:
             document = await store.get(SECRETS, name)
     assert document is not None, "it was there a moment ago"
-    return document.body
+    return document

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from gateway.control.documents import Kept
+from gateway.control.messages import SigningKey
 from gateway.control.policies import Policies
 from gateway.control.record import PolicyRecord, decode_record
+from gateway.control.secretkeys import MOST_KEYS, merged
 from gateway.store.base import StoreAway
 from gateway.store.sqlite import open_sqlite
 from router.rollout.status import ACTIVE, Latch, RolloutStatus, Said
@@ -38,8 +40,8 @@ class Models:
         return ("x",), ("y",)
 
 
-async def opened(store: Path, place: Path, now_ms: int = 1) -> Policies:
-    policies = Policies(await open_sqlite(store), Models(), place, now_ms=lambda: now_ms, changed=lambda: None)
+async def opened(store: Path, place: Path, now_ms: int = 1, changed: Callable[[], None] = lambda: None) -> Policies:
+    policies = Policies(await open_sqlite(store), Models(), place, now_ms=lambda: now_ms, changed=changed)
     await policies.open()
     return policies
 
@@ -376,6 +378,46 @@ def test_keys_of_prediction_ids_outlive_a_store_that_forgets_them(tmp_path: Path
 
     (tmp_path / "other").mkdir()
     asyncio.run(story())
+
+
+def test_a_node_that_met_an_emptied_store_first_learns_the_keys_of_the_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        mine = one.signing
+        await one.store.close()
+        heard = asyncio.Event()
+        fresh = await opened(tmp_path / "two.db", tmp_path / "fresh", changed=heard.set)
+        new = fresh.signing
+        assert not set(new) & set(mine)
+        following = asyncio.create_task(fresh.follow())
+        one.store = await open_sqlite(tmp_path / "two.db")
+        await one.returned()
+        # Its own ids join still; the store's key signs, as on the other node.
+        assert one.signing == (*new, *mine)
+        # A watch hears at once of what its own process writes, and here there are two stores: it is told again.
+        document = await fresh.store.get("secrets", "predictions")
+        assert document is not None
+        await fresh.store.put("secrets", "predictions", document.body, expected=document.revision)
+        async with asyncio.timeout(10):
+            while fresh.signing != one.signing:
+                heard.clear()
+                await heard.wait()
+        assert one.unit_key == fresh.unit_key
+        following.cancel()
+        await fresh.store.close()
+        await one.store.close()
+
+    (tmp_path / "fresh").mkdir()
+    asyncio.run(story())
+
+
+def test_of_two_keys_with_one_number_the_stores_stands_and_there_are_not_too_many() -> None:
+    a, b, same = SigningKey(1, b"a"), SigningKey(2, b"b"), SigningKey(1, b"c")
+    assert merged((a,), (b, a)) == (a, b)
+    assert merged((a,), (same, b)) == (a, b)
+    many = tuple(SigningKey(number, b"m") for number in range(1, MOST_KEYS + 5))
+    assert merged((a,), many[1:]) == (a, *many[1:MOST_KEYS])
 
 
 def test_a_backup_that_was_restored_stands_at_the_start(tmp_path: Path) -> None:
