@@ -62,10 +62,15 @@ def feature_counts(plan: CountPlan, vector: Counts) -> Iterator[tuple[FeaturePla
 
 
 class Counter:
-    """Counts rows as one plan says. Holds no counts and may be used by many threads."""
+    """Counts rows as one plan says. Holds no counts and may be used by many threads.
+
+    Attributes:
+        reads: inputs, as the signature counts them, that features are made of; others may be left out.
+    """
 
     def __init__(self, plan: CountPlan) -> None:
         self.plan = plan
+        self.reads = frozenset(feature.input for feature in plan.features if feature.kind != "multivariate")
         starts = list(accumulate((feature.width for feature in plan.features), initial=HEAD))
         columns: dict[int, list[_Column]] = {}
         self._errors: _Errors | None = None

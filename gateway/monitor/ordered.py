@@ -32,7 +32,8 @@ def edge_cuts(edges: Sequence[float]) -> npt.NDArray[np.float64]:
     """Edges at which sorted numbers are cut, each belonging to what is above it; the last one to its bin, too."""
     cuts = np.asarray(edges, np.float64)
     if len(cuts):
-        cuts = np.append(cuts[:-1], np.nextafter(cuts[-1], np.inf))
+        with np.errstate(over="ignore"):
+            cuts = np.append(cuts[:-1], np.nextafter(cuts[-1], np.inf))
     return np.concatenate([[-np.finfo(np.float64).max], cuts, [np.inf, np.nan]])
 
 
@@ -116,7 +117,7 @@ def _not_below(cuts: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """The smallest float32 that is not below each cut: a float32 is below the one as it is below the other."""
     with np.errstate(over="ignore"):
         near = cuts.astype(np.float32)
-    return np.where(near < cuts, np.nextafter(near, np.float32(np.inf)), near)
+        return np.where(near < cuts, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def _padded(parts: Sequence[Array], features: int, rows: int) -> npt.NDArray[np.floating[Any]]:

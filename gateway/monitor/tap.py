@@ -21,15 +21,17 @@ from runtimes.errors import ServingError
 from runtimes.tensors import DYNAMIC, Array, Signature
 
 WAITING_BYTES: Final = 16 * 1024 * 1024
-"""What may wait of one variant, as an estimate: a worker counts 20 times a second."""
+"""What may wait of one variant: a worker counts 20 times a second. One batch may, whatever it weighs."""
 WAITING_ROWS: Final = 65_536
+_TEXT_BYTES: Final = 100
+"""Of a text, as an estimate."""
 _log: Final = logging.getLogger(__name__)
 SLICE_ROWS: Final = 2_048
 """Rows that are counted together: 0.26 ms at 20 numbers each, 0.08 of them for however few rows, so slices are few: at
 40,000 rows/s one each time that a worker counts. Requests wait for a step of it that comes before them, 0.03 ms."""
 
-_Batch = tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None]
-"""Inputs, outputs, rows, and the group of each row; None = there are no groups."""
+_Batch = tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None, int]
+"""Inputs, outputs, rows, the group of each row, None = there are no groups, and bytes."""
 
 
 class Tap:
@@ -55,9 +57,10 @@ class Tap:
         self._groups = {name.encode(): index for index, name in enumerate(plan.groups)}
         self._others = len(plan.groups)
         self._waiting: deque[_Batch] = deque()
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._steps: Iterator[None] | None = None
-        self._most = _most_rows(signature)
+        self._unread = [at for at in range(len(signature.inputs)) if at not in counter.reads]
+        self._row_bytes = _row_bytes(signature, self._unread)
         fixed = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in signature.inputs)
         self._together = fixed and signature.batched
         self._score = plan.score if plan.score_values and plan.score is not None and not plan.score.bf16 else None
@@ -81,7 +84,7 @@ class Tap:
         """
         rows = len(outputs[0]) if self._signature.batched else 1
         self._taken[0] += rows
-        if self._rows + rows > self._most:
+        if self._rows and (self._rows + rows > WAITING_ROWS or self._bytes > WAITING_BYTES):
             self.counts[SKIPPED] += rows
             return
         if inputs is None:
@@ -91,8 +94,14 @@ class Tap:
                 # Only what was executed comes here, so this is our own mistake; the count says that it happened.
                 self.counts[SKIPPED] += rows
                 return
+        if self._unread:
+            inputs = list(inputs)
+            for at in self._unread:
+                inputs[at] = None
+        weight = self._row_bytes * rows or _bytes_of(inputs) + _bytes_of(outputs)
         self._rows += rows
-        self._waiting.append((inputs, outputs, rows, self._by_row(jobs, rows) if self._groups else None))
+        self._bytes += weight
+        self._waiting.append((inputs, outputs, rows, self._by_row(jobs, rows) if self._groups else None, weight))
 
     def marks(self, jobs: Sequence[Job], outputs: Sequence[Array]) -> list[int] | None:
         """Score bins, decisions and group of each request, for its prediction id; None = not known."""
@@ -184,10 +193,11 @@ class Tap:
     def _slice(self) -> Iterator[None]:
         """The steps of counting a slice of what waits."""
         taken: list[_Batch] = []
-        rows = 0
+        rows = weight = 0
         while self._waiting and rows < SLICE_ROWS:
             taken.append(self._waiting.popleft())
             rows += taken[-1][2]
+            weight += taken[-1][4]
         if not taken:
             return
         try:
@@ -199,6 +209,7 @@ class Tap:
             raise
         finally:
             self._rows -= rows
+            self._bytes -= weight
         # Odd while the counts are in motion: control never takes half a slice into a window.
         self._taken[1] += 1
         found[ROWS] -= before
@@ -208,19 +219,18 @@ class Tap:
     def _add(self, taken: Sequence[_Batch], rows: int, into: Counts) -> Iterator[None]:
         """Add batches to a vector: joined where they have one form, else one after the other."""
         if not self._together:
-            for inputs, outputs, count, by_row in taken:
+            for inputs, outputs, count, by_row, _ in taken:
                 if not self._signature.batched:
                     inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
                     outputs = [array.reshape(1, -1) for array in outputs]
                 self._counter.count(inputs, outputs, _group_array(by_row, count), into)
                 yield
             return
-        inputs, outputs, _, _ = taken[0]
+        inputs, outputs = taken[0][:2]
         if len(taken) > 1:
-            # All of them are there: batches with optional inputs are not counted together.
-            inputs = [np.concatenate(column) for column in zip(*(batch[0] for batch in taken), strict=True)]
+            inputs = [_joined(column) for column in zip(*(batch[0] for batch in taken), strict=True)]
             outputs = rejoin([batch[1] for batch in taken])
-        groups = [group for _, _, _, by_row in taken for group in by_row or ()]
+        groups = [group for _, _, _, by_row, _ in taken for group in by_row or ()]
         yield
         yield from self._counter.steps(inputs, outputs, _group_array(groups, rows), into)
 
@@ -252,8 +262,21 @@ def _table(threshold: float) -> list[int]:
     return [*found, mark(LABEL_BINS - 1, int(threshold <= 1.0), 0)]
 
 
-def _most_rows(signature: Signature) -> int:
-    """Rows that may wait; a number is 8 bytes at most, a text perhaps 100."""
-    numbers = sum(int(np.prod([max(size, 1) for size in spec.shape[1:]])) for spec in signature.inputs)
-    texts = any(spec.datatype.name == "BYTES" for spec in signature.inputs)
-    return max(1_024, min(WAITING_ROWS, WAITING_BYTES // ((100 if texts else 8) * numbers + 64)))
+def _joined(column: Sequence[Array | None]) -> Array | None:
+    """One input of several batches: there in all of them, for optional ones are not counted together, or in none."""
+    found = [array for array in column if array is not None]
+    return np.concatenate(found) if found else None
+
+
+def _row_bytes(signature: Signature, unread: Sequence[int]) -> int:
+    """Of a row that waits, with what refers to it; 0 = it depends."""
+    read = [spec for at, spec in enumerate(signature.inputs) if at not in unread] + list(signature.outputs)
+    shapes = [spec.shape[1:] if signature.batched else spec.shape for spec in read]
+    if any(spec.optional or spec.datatype.dtype == object for spec in read) or any(DYNAMIC in one for one in shapes):
+        return 0
+    return 64 + sum(int(np.prod(one)) * spec.datatype.dtype.itemsize for one, spec in zip(shapes, read, strict=True))
+
+
+def _bytes_of(arrays: Sequence[Array | None]) -> int:
+    every = [array for array in arrays if array is not None]
+    return sum([array.size * _TEXT_BYTES if array.dtype == object else array.nbytes for array in every])

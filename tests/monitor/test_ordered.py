@@ -110,6 +110,21 @@ def test_numbers_of_a_caller_that_signal_are_missing_and_nothing_is_said() -> No
     assert [counted(columns)[start + one.bins + MISSING] for one, start in features()] == [1] * len(EDGES)
 
 
+def test_edges_at_the_ends_of_numbers_are_edges() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for most in (float(np.finfo(np.float32).max), float(np.finfo(np.float64).max)):
+            one = FeaturePlan("f", "numeric", 0, 0, (-most, 0.0, most))
+            into = np.zeros(one.width, np.int64)
+            numbers = np.array([[-most, -1.0, 0.0, most, np.inf]])
+            for kind in (np.float64, np.float32) if most < 1e39 else (np.float64,):
+                for _ in Ordered([(one, 0)]).steps([numbers.astype(kind)], into):
+                    pass
+            looks = 2 if most < 1e39 else 1
+            assert into[:2].tolist() == [2 * looks, 2 * looks]
+            assert into[2 + INFINITE] == looks
+
+
 def test_cuts_stand_in_the_order_of_counts() -> None:
     cuts = edge_cuts((0.0, 0.5, 1.0))
     assert cuts[:-1].tolist() == [-np.finfo(np.float64).max, 0.0, 0.5, np.nextafter(1.0, 2.0), np.inf]

@@ -1,5 +1,6 @@
 """The tap: what was answered is counted, row by row, whatever the batch looked like; what finds no room is skipped."""
 
+import weakref
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from gateway.exchange import Exchange
 from gateway.monitor.counting import Counter
 from gateway.monitor.countingturns import CountingTurns
 from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
-from gateway.monitor.tap import SLICE_ROWS, Tap
+from gateway.monitor.tap import SLICE_ROWS, WAITING_BYTES, Tap
 from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, mark, read
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
@@ -290,3 +291,52 @@ def test_what_cannot_be_gathered_is_skipped_and_the_next_batch_is_counted() -> N
     tap.take(good, None, outputs_of(good))
     drained(tap)
     assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (1, 2)
+
+
+PIXELS = TensorSpec("pixels", DATATYPES["FP32"], (-1, 64, 64))
+TEXTS = TensorSpec("texts", DATATYPES["BYTES"], (-1, -1))
+
+
+def wide_job(*arrays: Any) -> Exchange:
+    made = Exchange()
+    made.inputs = list(arrays)
+    made.rows = len(arrays[0])
+    return made
+
+
+def test_what_waits_is_bounded_by_its_bytes_and_one_batch_may_always_wait() -> None:
+    features = (FeaturePlan("p", "numeric", 0, 5, (0.0, 1.0)),)
+    plan = CountPlan("0123456789abcdef", features, ScorePlan(0, -1, "probability", 0.5))
+    for signature, array in [
+        (Signature((PIXELS,), SIGNATURE.outputs, True), np.zeros((100, 64, 64), np.float32)),
+        (Signature((TEXTS,), SIGNATURE.outputs, True), np.full((100, 400), b"word", object)),
+    ]:
+        each = array.nbytes if array.dtype != object else 100 * array.size
+        tap, sent = tap_of(plan, signature), 0
+        while not tap.counts[SKIPPED]:
+            jobs = [wide_job(array)]
+            tap.take(jobs, None, outputs_of(jobs))
+            sent += 100
+        assert WAITING_BYTES // each <= tap.rows // 100 <= WAITING_BYTES // each + 1
+        drained(tap)
+        assert tap.counts[ROWS] + tap.counts[SKIPPED] == sent
+        heavy = [wide_job(np.repeat(array, 2 * WAITING_BYTES // each, axis=0))]
+        before = int(tap.counts[ROWS])
+        tap.take(heavy, None, outputs_of(heavy))
+        drained(tap)
+        assert int(tap.counts[ROWS]) - before == heavy[0].rows, "an empty tap takes any batch"
+
+
+def test_inputs_that_no_feature_is_made_of_are_not_kept() -> None:
+    features = (FeaturePlan("a", "numeric", 1, 0, (0.0, 1.0)),)
+    plan = CountPlan("0123456789abcdef", features, ScorePlan(0, -1, "probability", 0.5))
+    tap = tap_of(plan, Signature((PIXELS, TensorSpec("a", DATATYPES["FP32"], (-1, 1))), SIGNATURE.outputs, True))
+    pixels, numbers = np.zeros((3, 64, 64), np.float32), np.full((3, 1), 0.5, np.float32)
+    kept = weakref.ref(pixels)
+    for _ in range(2):
+        jobs = [wide_job(pixels, numbers)]
+        tap.take(jobs, jobs[0].inputs, outputs_of(jobs))
+    del pixels, jobs
+    assert kept() is None
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], tap.counts[2]) == (6, 0, 6)
