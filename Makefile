@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := build/native
-COMPILED_TESTS := $(addprefix tests/,audit batching conformance execution monitor/test_tap.py router unit wire)
+COMPILED_TESTS := $(addprefix tests/,audit batching conformance execution monitor/test_tap.py router simulation/test_batcher_simulation.py unit wire)
 SOURCES = $(shell find gateway runtimes router -name '*.py')
 
 .DEFAULT_GOAL := help
@@ -56,7 +56,7 @@ test: venv tools  ## everything but the long simulations; process trees run comp
 	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m "process and not sim"
 
 sim: venv tools native  ## long simulations and repetitions
-	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m sim --timeout 900
+	PYTHONPATH=$(CURDIR)/$(NATIVE) $(BIN)/python -m pytest -m sim -o pythonpath="$(NATIVE) ." --timeout 900
 
 parity:  ## compute the figures of Evidently, NannyML and River anew, in an environment of their own
 	@test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity

@@ -5,8 +5,6 @@ import pytest
 
 from tests.simulation import world
 
-pytestmark = pytest.mark.interpreted
-
 
 def run_seeds(seeds: range) -> None:
     for seed in seeds:
@@ -31,9 +29,8 @@ def still_world(seed: int = 0) -> world.World:
 def test_one_of_three_in_a_batch_is_cancelled_and_its_neighbours_do_not_notice() -> None:
     still = still_world()
     callers = [world.Caller(n, 1, 2, False) for n in (1, 2, 3)]
-    still.callers = callers
     for caller in callers:
-        still.batcher.submit(caller, still.loop.now)
+        still.submit(caller)
     still.cancel(callers[1])
     still.loop.run(still.check)
     assert [caller.answers for caller in callers] == [1, 0, 1]
@@ -46,7 +43,7 @@ def test_a_poisoned_request_among_32_fails_alone_in_at_most_ten_more_runs() -> N
     still.bounds = still.batcher.bounds = world.Bounds(32, 4096, 1 << 30)
     callers = [world.Caller(n, 1, 2, n == 17) for n in range(1, 33)]
     for caller in callers:
-        still.batcher.submit(caller, still.loop.now)
+        still.submit(caller)
     still.loop.run(still.check)
     assert [caller.name for caller in callers if caller.error] == [17]
     assert sum(caller.answers for caller in callers) == 32
@@ -56,7 +53,7 @@ def test_a_poisoned_request_among_32_fails_alone_in_at_most_ten_more_runs() -> N
 def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> None:
     still = still_world()
     caller = world.Caller(7, 21, 2, False)
-    still.batcher.submit(caller, still.loop.now)
+    still.submit(caller)
     still.loop.run(still.check)
     assert still.executions == 3
     assert np.array_equal(caller.outputs[:, 0], 2.0 * np.arange(21))

@@ -70,26 +70,30 @@ class VirtualLoop:
         raise AssertionError("the world does not come to rest")
 
 
-class Caller(Job):
-    """One request of the simulation: its rows carry its number, so a swapped row is seen."""
+class Caller:
+    """Who sends one request of the simulation: its rows carry its number, so a swapped row is seen."""
 
     def __init__(self, name: int, rows: int, width: int, poisoned: bool) -> None:
         self.name = name
-        self.rows = rows
         self.poisoned = poisoned
         values = np.full((rows, width), float(name))
         values[:, 0] = np.arange(rows)
         if poisoned:
             values[rows // 2, -1] = -1.0
-        self.inputs = [values]
-        self.size_bytes = values.nbytes
-        self.bucket = width
+        self.job = Job()
+        self.job.rows = rows
+        self.job.inputs = [values]
+        self.job.size_bytes = values.nbytes
+        self.job.bucket = width
         self.answers = 0
         self.error: ServingError | None = None
         self.outputs: Array | None = None
         self.cancelled_at: int | None = None
         self.refused = False
         self.arrived_ns = 0
+
+    def __repr__(self) -> str:
+        return f"<caller {self.name} of {self.job!r}>"
 
 
 @dataclass
@@ -131,6 +135,7 @@ class World:
             lane_fixed=rng.random() < 0.2,
         )
         self.drained = False
+        self.by_job: dict[Job, Caller] = {}
 
     # ---- the model ----
 
@@ -164,20 +169,20 @@ class World:
         for job in jobs:
             own = outputs[0][at : at + job.rows]
             at += job.rows
-            assert isinstance(job, Caller), "a part reached the sink"
+            caller = self.by_job[job]  # a part has none, and must not come here
             if job.state != DONE:
                 job.state = DONE
-                job.answers += 1
-                job.outputs = own.copy()
+                caller.answers += 1
+                caller.outputs = own.copy()
         assert at == len(outputs[0]), "rows were lost or made up"
 
     def failed(self, job: Job, error: ServingError) -> None:
         """Tell the caller."""
-        assert isinstance(job, Caller)
+        caller = self.by_job[job]
         assert job.state != DONE, "a finished job failed"
         job.state = DONE
-        job.answers += 1
-        job.error = error
+        caller.answers += 1
+        caller.error = error
 
     # ---- the callers ----
 
@@ -187,32 +192,38 @@ class World:
         most = self.bounds.max_batch_rows
         rows = rng.choice([1, 1, 1, 2, most, most + 1, 3 * most]) if rng.random() < 0.3 else 1
         caller = Caller(len(self.callers) + 1, rows, rng.choice([2, 2, 2, 3]), rng.random() < 0.03)
-        caller.priority = rng.choice([1, 2, 2, 2])
+        job = caller.job
+        job.priority = rng.choice([1, 2, 2, 2])
         caller.arrived_ns = self.loop.now
         if rng.random() < 0.7:
-            caller.deadline_ns = self.loop.now + rng.choice([MS, 20 * MS, 200 * MS, 10_000 * MS])
-        self.callers.append(caller)
+            job.deadline_ns = self.loop.now + rng.choice([MS, 20 * MS, 200 * MS, 10_000 * MS])
         try:
-            self.batcher.submit(caller, self.loop.now)
+            self.submit(caller)
         except (QueueFull, InvalidInput, Draining) as error:
             if isinstance(error, InvalidInput) != self.never_fits(caller) and not isinstance(error, Draining):
                 raise AssertionError(f"{caller!r} was refused as it should not be") from error
-            caller.refused, caller.error, caller.state = True, error, DONE
+            caller.refused, caller.error, job.state = True, error, DONE
             return
         if rng.random() < 0.15:
             delay = rng.choice([0, 10_000, MS, 30 * MS])
             self.loop.at(self.loop.now + delay, lambda: self.cancel(caller))
 
+    def submit(self, caller: Caller) -> None:
+        """Let the batcher have it. Raises QueueFull, InvalidInput, Draining."""
+        self.callers.append(caller)
+        self.by_job[caller.job] = caller
+        self.batcher.submit(caller.job, self.loop.now)
+
     def never_fits(self, caller: Caller) -> bool:
         """Larger than the whole queue: that is the caller's mistake, not the load's."""
         bounds = self.batcher.bounds
-        return caller.rows > bounds.max_queue_rows or caller.size_bytes > bounds.max_queue_bytes
+        return caller.job.rows > bounds.max_queue_rows or caller.job.size_bytes > bounds.max_queue_bytes
 
     def cancel(self, caller: Caller) -> None:
         """The caller goes away, if it still waits."""
-        if caller.state != DONE:
+        if caller.job.state != DONE:
             caller.cancelled_at = self.loop.now
-            self.batcher.cancel(caller)
+            self.batcher.cancel(caller.job)
 
     def check(self) -> None:
         """What must hold at every moment."""
@@ -256,12 +267,12 @@ class World:
             if caller.error is None:
                 assert not caller.poisoned, f"{caller} is poisoned and succeeded"
                 assert caller.outputs is not None
-                assert np.array_equal(caller.outputs, np.asarray(caller.inputs[0]) * 2.0), f"{caller}: swapped rows"
+                assert np.array_equal(caller.outputs, np.asarray(caller.job.inputs[0]) * 2.0), f"{caller}: swapped rows"
             elif caller.error.code == "model_rejected_input":
                 assert caller.poisoned, f"{caller} failed for its neighbour"
             else:
                 assert caller.error.code == "deadline_exceeded", caller.error
-                assert caller.deadline_ns, f"{caller} has no deadline and missed it"
+                assert caller.job.deadline_ns, f"{caller} has no deadline and missed it"
 
 
 class VirtualPool:
