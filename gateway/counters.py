@@ -117,6 +117,23 @@ def parts(buffer: memoryview) -> tuple["CounterPage", memoryview]:
     return CounterPage(buffer[:-TRACE_BYTES]), buffer[-TRACE_BYTES:]
 
 
+# ---- executions, where a policy judges how long they take ----
+
+EXECUTIONS_JUDGED: Final = "executions"
+"""Labels (model, policy revision, variant): per bucket of batch sizes those in time, and those that were slow."""
+RUN_TIMES: Final = "run-times"
+"""Labels (model, version): per bucket of batch sizes a histogram of run times."""
+BATCH_BOUNDS: Final[tuple[int, ...]] = (
+    *range(1, 9),
+    *(octave * quarters // 4 for octave in (8, 16, 32, 64, 128, 256, 512) for quarters in (5, 6, 7, 8)),
+)
+"""Largest batch of each bucket. Within one, sizes differ by less than a quarter, or a variant with larger batches would
+be taken for a slower one."""
+BATCH_BUCKETS: Final = len(BATCH_BOUNDS) + 1
+RUN_BOUNDS_NS: Final[tuple[int, ...]] = tuple(int(1_000 * 2.0 ** (step / 8)) for step in range(193))
+"""1 us to 17 s, each 9 % above the one before: run times of one batch size differ by little."""
+RUN_BUCKETS: Final = len(RUN_BOUNDS_NS) + 1
+
 # ---- what the monitor counts; labels are (model, version, variant, id of the plan) ----
 
 DRIFT: Final = "drift"

@@ -28,6 +28,7 @@ from gateway.tally import (
     ROUTED,
     SLOW,
     UNCOUNTED,
+    Executions,
     NoteRing,
     place_of,
     score_flags,
@@ -64,6 +65,7 @@ class Terms:
         name, number, revision: of the policy; the number is this node's.
         stable, canary: indices of the variants in these roles; canary -1 = no rollout is under way.
         slow_ns: requests that take longer are slow; 0 = not judged.
+        run_ns: executions that take longer are slow, by batch size, 0 = not known yet; () = not judged.
         fallback: stable answers what failed on the canary.
         zeroed: the canary gets nothing anywhere, and the weights of the revision say so.
         zeroed_here: this worker gives it nothing, by its own decision.
@@ -76,6 +78,7 @@ class Terms:
     stable: int
     canary: int = -1
     slow_ns: int = 0
+    run_ns: tuple[int, ...] = ()
     fallback: bool = False
     zeroed: bool = False
     zeroed_here: bool = False
@@ -286,6 +289,9 @@ class PolicyRoute:
             if codec is not None:
                 arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,), named=named[index])
                 arm.served.second_chance = terms.fallback and arm.is_canary
+                if terms.run_ns:
+                    version = codec.runtime.version_text
+                    arm.served.executions = Executions(page, terms.name, terms.revision, variant, version, terms.run_ns)
                 if decisions is not None:
                     arm.logged(arm.served, decisions.outputs)
             self.arms.append(arm)

@@ -19,6 +19,7 @@ from gateway.monitor.counting import Counter
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
 from gateway.predictions import NO_MARK, UNCOUNTED, Signer
+from gateway.tally import Executions
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
 from gateway.wire.fields import field_places
@@ -170,9 +171,11 @@ class ServedVersion:
         head: the same as bytes, up to `Exchange.lead`.
         meter: counts of this variant.
         second_chance: what fails here is answered by another variant, so an attempt gets less than all of the time.
+        executions: counts how long they take, by batch size; None = no policy judges that.
     """
 
     second_chance = False
+    executions: Executions | None = None
 
     def __init__(
         self,
@@ -364,7 +367,10 @@ class Results:
 
     def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
         """Count one execution, under the variant that came first."""
-        _waiting(jobs[0]).meter.executed(len(jobs), outcome)
+        served = _waiting(jobs[0])
+        served.meter.executed(len(jobs), outcome)
+        if served.executions is not None:
+            served.executions.add(outcome.rows, outcome.run_ns, _is_randomised(jobs[0]))
         self._jobs, self._inputs = jobs, outcome.inputs
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
@@ -409,6 +415,13 @@ def _waiting(job: Job) -> ServedVersion:
     served: ServedVersion | None = whole.served
     assert served is not None, "an admitted request was routed"
     return served
+
+
+def _is_randomised(job: Job) -> bool:
+    """Whether a policy put a request where it is by chance: a rule may send long ones to one variant."""
+    whole: Any = getattr(job, "whole", job)
+    exchange = cast(Exchange, whole)
+    return exchange.placed is not None and exchange.placed.place != 0
 
 
 def _too_late() -> DeadlineExceeded:

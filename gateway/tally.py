@@ -1,6 +1,6 @@
 """Evidence of one worker: how each variant of a policy fared, in the worker's shared page.
 
-Two kinds of blocks (`gateway.counters`), read by control also after the worker's death (ADR 2):
+Kinds of blocks (`gateway.counters`), read by control also after the worker's death (ADR 2):
 
     evidence   labels (model name, policy revision, stratum, variant): counts of requests. Stratum "-" holds those
                that are no evidence: not randomised, forced, or overridden.
@@ -11,11 +11,20 @@ The ring is bounded: what control did not read in time is overwritten, and contr
 variants alike, since one ring holds both.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.counters import CounterPage
+from gateway.counters import (
+    BATCH_BOUNDS,
+    BATCH_BUCKETS,
+    EXECUTIONS_JUDGED,
+    RUN_BOUNDS_NS,
+    RUN_BUCKETS,
+    RUN_TIMES,
+    CounterPage,
+)
 
 FIELDS: Final = ("routed", "ok", "bad", "slow", "neutral", "fallback")
 ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
@@ -113,10 +122,41 @@ def score_of(flags: int) -> int | None:
     return (flags >> _SCORE_SHIFT) - 1 if flags >> _SCORE_SHIFT else None
 
 
+class Executions:
+    """How long the executions of one variant of a policy took, by batch size: one add each, or two.
+
+    Args:
+        version: of the variant, whose run times are those of every revision.
+        limits_ns: per bucket of batch sizes; longer is slow, 0 = not known yet.
+    """
+
+    def __init__(
+        self, page: CounterPage, model: str, revision: int, variant: str, version: str, limits_ns: tuple[int, ...]
+    ) -> None:
+        assert len(limits_ns) == BATCH_BUCKETS, "one for each bucket"
+        self._judged = _block(page, EXECUTIONS_JUDGED, (model, str(revision), variant), 2 * BATCH_BUCKETS)
+        self._times = _block(page, RUN_TIMES, (model, version), BATCH_BUCKETS * RUN_BUCKETS)
+        self._limits_ns = limits_ns
+
+    def add(self, rows: int, run_ns: int, is_evidence: bool) -> None:
+        """One execution of so many rows."""
+        bucket = bisect_left(BATCH_BOUNDS, rows)
+        self._times[bucket * RUN_BUCKETS + bisect_left(RUN_BOUNDS_NS, run_ns)] += 1
+        limit_ns = self._limits_ns[bucket]
+        if limit_ns and is_evidence:
+            # In time and slow, not all and slow: no reader sees a slow one that is not among all.
+            self._judged[2 * bucket + (1 if run_ns > limit_ns else 0)] += 1
+
+
 def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:
     """The counts of one variant in one stratum of one revision; nobody sees those that find no room in the page."""
-    block = page.block("evidence", (model, str(revision), stratum, variant), len(FIELDS))
-    return block if len(block) == len(FIELDS) else memoryview(bytearray(8 * len(FIELDS))).cast("q")
+    return _block(page, "evidence", (model, str(revision), stratum, variant), len(FIELDS))
+
+
+def _block(page: CounterPage, kind: str, labels: tuple[str, ...], values: int) -> memoryview:
+    """A block of the page; private memory when it has no room."""
+    block = page.block(kind, labels, values)
+    return block if len(block) == values else memoryview(bytearray(8 * values)).cast("q")
 
 
 def tallies(page: CounterPage) -> Iterator[tuple[tuple[str, int, str, str], memoryview]]:

@@ -25,6 +25,8 @@ DEFAULT_ABSOLUTE: Final = 0.005
 _OF_MONITOR: Final = frozenset({"input_drift", "output_drift"})
 """The drift monitor says when these speak against the canary: no statistics of the rollout's own, so signals only."""
 _WITH_QUANTILE: Final = frozenset({"latency", "queue_wait"})
+_MAY_HAVE_QUANTILE: Final = _WITH_QUANTILE | {"compute_time"}
+DEFAULT_QUANTILE: Final = 0.99
 Metric = Literal[
     "error_rate",
     "latency",
@@ -122,7 +124,8 @@ class Metrics(Section, frozen=True):
     Attributes:
         metric: what is compared.
         name: in reports and the audit; default: the metric, with its quantile.
-        quantile: of latency or queue_wait in stable, frozen at the step's begin; slower than that is an event.
+        quantile: of latency, queue_wait or compute_time in stable, frozen at the step's begin; slower than that is an
+            event. compute_time: of executions of about the same batch size; default 0.99.
         margin: how much worse is still as good.
         max: largest share of differing answers; shadow_disagreement only.
     """
@@ -141,6 +144,11 @@ class Metrics(Section, frozen=True):
         return self.metric if self.quantile is None else f"{self.metric}-p{self.quantile * 100:g}"
 
     @property
+    def slow_from(self) -> float:
+        """The quantile in force, of metrics that have one."""
+        return DEFAULT_QUANTILE if self.quantile is None else self.quantile
+
+    @property
     def ratio(self) -> float:
         """The margin's ratio in force."""
         return DEFAULT_RATIO if self.margin.ratio is None else self.margin.ratio
@@ -152,9 +160,10 @@ class Metrics(Section, frozen=True):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """What a metric needs and what means nothing to it."""
-        if (self.metric in _WITH_QUANTILE) != (self.quantile is not None):
-            wants = "is missing" if self.quantile is None else f"means nothing to {self.metric}"
-            yield "quantile", wants
+        if self.quantile is None and self.metric in _WITH_QUANTILE:
+            yield "quantile", "is missing"
+        if self.quantile is not None and self.metric not in _MAY_HAVE_QUANTILE:
+            yield "quantile", f"means nothing to {self.metric}"
         if (self.metric == "shadow_disagreement") != (self.max is not None):
             yield "max", "is missing" if self.max is None else f"means nothing to {self.metric}"
         if self.margin.absolute is not None and self.metric != "error_rate":
@@ -193,6 +202,8 @@ class Signal(Metrics, frozen=True):
         yield from super().check()
         if self.metric == "output_shift":
             yield "metric", "output_shift is a guardrail; what the monitor says of outputs is the signal output_drift"
+        if self.metric == "compute_time" and self.outside_alpha:
+            yield "outsideAlpha", "compute_time holds and never rolls back: it depends on how requests were batched"
 
 
 class NoTraffic(Section, frozen=True):

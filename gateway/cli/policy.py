@@ -192,6 +192,8 @@ def _print_plan(found: dict[str, Any]) -> None:
     print(f"  slots: {found['slots']}")
     for line in found["problems"]:
         print(f"  PROBLEM: {line}")
+    for line in found.get("signals", ()):
+        print(f"  signal {line}")
     if not found["steps"]:
         return
     live = found["live"]

@@ -42,6 +42,8 @@ def render(shown: dict[str, Any], now_s: float, trouble: str = "") -> Renderable
     parts += [Text(f"  {text.removeprefix('waits for ')}") for text in waits]
     if shown["guardrails"]:
         parts += [Text("\nguardrails", "bold"), _guardrails(shown["guardrails"])]
+    if shown.get("signals"):
+        parts += [Text("\nsignals", "bold"), *map(_signal, shown["signals"])]
     parts.append(Text("\nhistory", "bold"))
     parts += [_move(move) for move in shown["history"][-_LINES:]]
     return Group(*parts)
@@ -113,6 +115,11 @@ def _guardrails(rails: list[dict[str, Any]]) -> Table:
         state = Text(rail["state"], _MARKS.get(rail["state"], "default"))
         table.add_row(Text(f"  {rail['name']}"), state, *_evidence(rail))
     return table
+
+
+def _signal(signal: dict[str, Any]) -> Text:
+    state = (signal["state"], "bold yellow" if signal["state"] == "speaks" else "default")
+    return Text.assemble(f"  {signal['name']}  ", state, f"  {signal['text']}")
 
 
 def _evidence(rail: dict[str, Any]) -> tuple[RenderableType, ...]:

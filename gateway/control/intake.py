@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.control.record import NodeReport
+from gateway.control.record import REVISIONS_TOLD, NodeReport
 
 MOST_WORKERS: Final = 1_000
 """Starts of workers whose place in the ring is remembered per node; the oldest are forgotten."""
@@ -24,6 +24,7 @@ class Delta:
         notes: (flags, revision, stratum index, variant index, unit), each once.
         missed: notes that were overwritten before they were read.
         lost: (revision, stratum, variant) -> requests that died with a worker.
+        executions: (revision, variant) -> bucket of batch sizes -> executions in time, and slow.
     """
 
     counts: dict[tuple[int, str, str], tuple[int, ...]] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Delta:
     notes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     missed: int = 0
     lost: dict[tuple[int, str, str], int] = field(default_factory=dict)
+    executions: dict[tuple[int, str], dict[int, tuple[int, int]]] = field(default_factory=dict)
 
 
 class Intake:
@@ -53,6 +55,9 @@ class Intake:
             added = _added(kept["shadow"], f"{revision}|{variant}", totals)
             if any(added):
                 found.shadow[revision, variant] = added
+        if report.executions:
+            # A state of before there were any has none.
+            kept["executions"] = _take_executions(kept.get("executions", {}), report, found)
         self._take_notes(kept["cursors"], report, found)
         for lost in report.lost:
             if (key := f"{lost.worker}|{lost.revision}|{lost.stratum}|{lost.variant}") not in kept["lost"]:
@@ -81,6 +86,25 @@ class Intake:
     def state(self) -> dict[str, Any]:
         """Everything."""
         return {node: _copied(kept) for node, kept in self._nodes.items()}
+
+
+def _take_executions(known: Mapping[str, Any], report: NodeReport, found: Delta) -> dict[str, list[int]]:
+    """Executions that are new; gives the totals to remember. A report that comes late, or again, adds nothing."""
+    totals = dict(known)
+    for revision, variant, by_size in report.executions:
+        for size, (in_time, slow) in by_size.items():
+            key = f"{revision}|{variant}|{size}"
+            before = totals.get(key, [0, 0])
+            now = [max(before[0], in_time), max(before[1], slow)]
+            if now != before:
+                totals[key] = now
+                found.executions.setdefault((revision, variant), {})[size] = (now[0] - before[0], now[1] - before[1])
+    newest = max(map(_revision_of, totals), default=0)
+    return {key: total for key, total in totals.items() if _revision_of(key) > newest - REVISIONS_TOLD}
+
+
+def _revision_of(key: str) -> int:
+    return int(key.split("|", 1)[0])
 
 
 def _added(known: dict[str, list[int]], key: str, totals: tuple[int, ...]) -> tuple[int, ...]:

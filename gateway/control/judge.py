@@ -12,12 +12,14 @@ from typing import Any, Final
 from gateway.control.intake import Delta
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
+from gateway.control.signals import COMPUTE_TIME, Sign
 from gateway.control.trail import Trail
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED, score_of
 from router.evidence.eprocess import EventShare, log_threshold
+from router.evidence.executions import ExecutionShare
 from router.evidence.planning import Guardrail as Plan
 from router.evidence.planning import smallest_detectable
 from router.evidence.promotion import Margin, NonInferiority
@@ -48,6 +50,8 @@ class Rail:
         self.flag = _NOTES[rail.metric]
         self.margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
         self._sticky = sticky
+        if state and state["harm"]["null_ratio"] != rail.ratio:
+            state = None  # a signal's margin was edited, and another margin asks another question
         self.harm = EventShare.from_state(state["harm"]) if state else EventShare(rail.ratio)
         self.safety = NonInferiority.from_state(state["safety"]) if state else self._fresh()
         self.bitmap = Bitmap(state["bitmap"] if state else "")
@@ -147,6 +151,9 @@ class Judge:
         watched = [one for one in analysis.signals if one.metric in _NOTES]
         kept = usable["signals"] if usable else {}
         self.signal_rails = {one.label: Rail(one, sticky=sticky, state=kept.get(one.label)) for one in watched}
+        timed = [one for one in analysis.signals if one.metric == COMPUTE_TIME]
+        kept = usable.get("executions", {}) if usable else {}
+        self.executions = {one.label: ExecutionShare(one.ratio, kept.get(one.label)) for one in timed}
         shifts = [rail for rail in analysis.guardrails if rail.metric == OUTPUT_SHIFT]
         kept = usable.get("shifts", {}) if usable else {}
         self.shifts = {rail.label: Shift(rail, kept.get(rail.label)) for rail in shifts}
@@ -176,6 +183,8 @@ class Judge:
         self.ratio = SampleRatio()
         for rail in self._every_rail().values():
             rail.new_step()
+        for share in self.executions.values():
+            share.new_step()
 
     def _every_rail(self) -> dict[str, Rail]:
         return {**self.signal_rails, **self.rails}
@@ -210,6 +219,14 @@ class Judge:
                 self._feed(rail, place, found.get(place, (0, 0)), requests.get(place, 0), weights)
         for shift in self.shifts.values():
             shift.close()
+        self._time(delta)
+
+    def _time(self, delta: Delta) -> None:
+        """Executions since the node's last report; of each revision apart, for its thresholds are its own."""
+        for revision in sorted({revision for revision, _ in delta.executions if revision >= self.since}):
+            canary, stable = (delta.executions.get((revision, name), {}) for name in (self.canary, self.stable))
+            for share in self.executions.values():
+                share.tick(canary, stable)
 
     def _size_sample(self, notes: int) -> None:
         if notes > MOST_NOTES:
@@ -357,14 +374,22 @@ class Judge:
             f"at most {limit:.2%} may",
         )
 
-    def signals(self) -> tuple[str, ...]:
-        """Signals on events that speak against the canary now."""
-        tripped = []
+    def signs(self) -> list[Sign]:
+        """Every signal on events as it stands now."""
+        asked = bool(self.requests(self.canary) and self.requests(self.stable))
+        found = []
         for signal in self._analysis.signals:
-            rail = self.signal_rails.get(signal.label)
-            if rail is not None and rail.harm.log_e >= log_threshold(self._analysis.alpha):
-                tripped.append(signal.label)
-        return tuple(tripped)
+            rail, share = self.signal_rails.get(signal.label), self.executions.get(signal.label)
+            if rail is not None:
+                found.append(Sign(signal, rail.harm, rail.events, asked))
+            elif share is not None:
+                found.append(Sign(signal, share.harm, share.events, share.compared, share.step))
+        return found
+
+    def speaking(self) -> dict[str, str]:
+        """Signals on events that are against the canary now, and what they say."""
+        analysis = self._analysis
+        return {sign.signal.label: sign.text(analysis) for sign in self.signs() if sign.speaks(analysis)}
 
     # ---- numbers for the rollout ----
 
@@ -413,6 +438,7 @@ class Judge:
             "guardrails": len(self._analysis.guardrails),
             "rails": {label: rail.evidence() for label, rail in self.rails.items()},
             "shifts": {label: shift.evidence() for label, shift in self.shifts.items()},
+            "signals": {sign.signal.label: sign.evidence(self._analysis) for sign in self.signs()},
             "min_detect": self._analysis.min_detect,
             "shadow": self.shadow.get(self.canary),
             "shadow_tripped": self.shadow_tripped,
@@ -430,6 +456,7 @@ class Judge:
             "rails": {label: rail.state() for label, rail in self.rails.items()},
             "shifts": {label: shift.state() for label, shift in self.shifts.items()},
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},
+            "executions": {label: share.state() for label, share in self.executions.items()},
             "counts": self.counts,
             "step": self.step,
             "sampled": self.sampled.state(),

@@ -1,15 +1,23 @@
-"""How long stable takes: a quantile of its request durations since the last time it was asked for. From counts."""
+"""How long stable takes: quantiles of its requests and executions since they were last asked for. From counts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import numpy as np
 
 from gateway.control.counts import Totals, Values
-from gateway.counters import DURATION_BOUNDS_NS, REQUEST_DURATION
+from gateway.counters import (
+    BATCH_BOUNDS,
+    BATCH_BUCKETS,
+    DURATION_BOUNDS_NS,
+    REQUEST_DURATION,
+    RUN_BOUNDS_NS,
+    RUN_BUCKETS,
+)
 
 LEAST: Final = 200
-"""Requests below which a quantile says too little."""
+"""Requests, or executions of one size, below which a quantile says too little."""
+_SIZES: Final = (*BATCH_BOUNDS, 0)
 _BUCKETS: Final = len(DURATION_BOUNDS_NS) + 1
 
 
@@ -26,6 +34,7 @@ class StableLatency:
     def __init__(self, totals: Callable[[], Totals]) -> None:
         self._totals = totals
         self._before: dict[tuple[str, int], Values] = {}
+        self._runs_before: dict[tuple[str, int], Values] = {}
 
     def quantile_ns(self, model: str, version: int, quantile: float) -> int:
         """The quantile of a version's requests since the last call, or of all while those are few; 0 = too few."""
@@ -34,6 +43,30 @@ class StableLatency:
         found = quantile_of(since, quantile) or quantile_of(now, quantile)
         if found:
             self._before[model, version] = now
+        return found
+
+    def run_ns(
+        self, model: str, version: int, quantile: float, run_times: Values | None, known: Collection[int]
+    ) -> dict[int, int]:
+        """The same of executions, by the largest batch of each bucket (0 = larger than all); too few = not there.
+
+        Args:
+            run_times: of the version until now; None = nothing was counted.
+            known: buckets that are not asked for.
+        """
+        if run_times is None:
+            return {}
+        now = run_times.reshape(BATCH_BUCKETS, RUN_BUCKETS)
+        before = self._runs_before.setdefault((model, version), np.zeros_like(now))
+        found = {}
+        for at in np.flatnonzero(now.sum(axis=1) >= LEAST).tolist():
+            if _SIZES[at] in known:
+                continue
+            since = now[at] - before[at]
+            found[_SIZES[at]] = quantile_of(since, quantile, RUN_BOUNDS_NS) or quantile_of(
+                now[at], quantile, RUN_BOUNDS_NS
+            )
+            before[at] = now[at]
         return found
 
     def _histogram(self, model: str, version: int) -> Values:
@@ -58,7 +91,7 @@ def shown_quantiles(
     return found
 
 
-def quantile_of(histogram: Values, quantile: float) -> int:
+def quantile_of(histogram: Values, quantile: float, bounds_ns: Sequence[int] = DURATION_BOUNDS_NS) -> int:
     """A quantile in ns of counts per bucket; 0 = fewer than `LEAST` in all."""
     total = int(histogram.sum())
     if total < LEAST:
@@ -66,10 +99,10 @@ def quantile_of(histogram: Values, quantile: float) -> int:
     wanted = quantile * total
     below = np.cumsum(histogram)
     bucket = int(np.searchsorted(below, wanted))
-    if bucket >= len(DURATION_BOUNDS_NS):
-        return DURATION_BOUNDS_NS[-1]
-    high = DURATION_BOUNDS_NS[bucket]
-    low = DURATION_BOUNDS_NS[bucket - 1] if bucket else high / 2
+    if bucket >= len(bounds_ns):
+        return bounds_ns[-1]
+    high = bounds_ns[bucket]
+    low = bounds_ns[bucket - 1] if bucket else high / 2
     before = float(below[bucket - 1]) if bucket else 0.0
     share = (wanted - before) / float(histogram[bucket])
     return int(low * (high / low) ** share)

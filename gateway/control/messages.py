@@ -96,6 +96,8 @@ class PolicyState(Struct, frozen=True, array_like=True):
         zeroed: the canary gets nothing.
         doublings: units of a share of 1/2^doublings are noted one by one; -1 = none.
         killed: variants that get nothing.
+        run_ns: executions that take longer are slow, by batch size (`gateway.counters.BATCH_BOUNDS`), 0 = not known
+            yet; () = not judged.
     """
 
     name: str
@@ -112,6 +114,7 @@ class PolicyState(Struct, frozen=True, array_like=True):
     zeroed: bool = False
     doublings: int = 0
     killed: tuple[str, ...] = ()
+    run_ns: tuple[int, ...] = ()
 
 
 class Watched(Struct, frozen=True, array_like=True):

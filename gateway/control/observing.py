@@ -44,6 +44,7 @@ def observed_by(
     failed = [report.failed[canary_digest] for report in here.values() if canary_digest in report.failed]
     routed = judge.routed(judge.canary) + judge.routed(judge.stable) if judge is not None else 0
     everybody = bool(here) and not unheard
+    signs, speaking = (judge.signs(), judge.speaking()) if judge is not None else ([], {})
     return Observed(
         token=token,
         revision=record.revision,
@@ -61,7 +62,9 @@ def observed_by(
         srm_p=judge.ratio.min_p if judge is not None else 1.0,
         expected_canary=int(weight * routed),
         seen_canary=judge.routed(judge.canary) if judge is not None else 0,
-        signals=(*(judge.signals() if judge is not None else ()), *signals_on(kept.policy, drift.signals)),
+        signals=(*speaking, *signals_on(kept.policy, drift.signals)),
+        said=speaking,
+        scarce=tuple(sign.signal.label for sign in signs if sign.is_scarce(record)),
         unknown=signals_on(kept.policy, drift.unknown),
         monitor=drift.lease,
         canary_ready=everybody and all(canary_digest in report.ready for report in here.values()),

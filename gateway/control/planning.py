@@ -12,6 +12,7 @@ from gateway.control.service import Service
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import TYPICAL_SHARE
 from gateway.control.shift import plan as shift_plan
+from gateway.control.signals import plan_of as signals_of
 from gateway.tally import BAD, OK
 from router import slots as tables
 from router.diff import PolicyDiff, compare
@@ -53,6 +54,7 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         "problems": problems,
         "live": live,
         "steps": steps(policy, live["requests_per_second"], live["bad_rate"]),
+        "signals": signals_of(policy),
     }
 
 

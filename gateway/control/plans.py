@@ -9,7 +9,7 @@ import msgspec
 from router.policy import TrafficPolicy
 from router.rollout.observed import MonitorLease
 from router.rollout.spec import Approval, Checks, Guardrail, Hold, Kind, OnFailure, RolloutSpec, Signal, Step
-from router.rollout_document import Analysis, Metrics, Rollout
+from router.rollout_document import Analysis, Metric, Metrics, Rollout
 from router.rollout_document import Step as DocumentStep
 from router.windows import read_freeze_end, read_weekly
 
@@ -19,7 +19,8 @@ _KINDS: dict[str, Kind] = {
     "output_shift": "outputs",
     "shadow_disagreement": "shadow",
 }
-OFFERED_SIGNALS = frozenset({"error_rate", "latency", "input_drift", "output_drift"})
+OFFERED_SIGNALS = frozenset({"error_rate", "latency", "compute_time", "input_drift", "output_drift"})
+_WITH_THRESHOLD: tuple[Metric, ...] = ("latency", "compute_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,10 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
         for at, signal in enumerate(rollout.analysis.signals)
         if signal.metric not in OFFERED_SIGNALS
     ]
-    quantiles = {metric.quantile for metric in _latencies(rollout.analysis)}
-    if len(quantiles) > 1:
-        found.append(f"spec.rollout.analysis: one quantile of latency is judged per rollout, got {len(quantiles)}")
+    for name in _WITH_THRESHOLD:
+        quantiles = {metric.slow_from for metric in _judged_on(rollout.analysis, name)}
+        if len(quantiles) > 1:
+            found.append(f"spec.rollout.analysis: one quantile of {name} is judged per rollout, got {len(quantiles)}")
     for at, text in enumerate(rollout.window.not_before):
         try:
             ZoneInfo(read_weekly(text).zone)
@@ -69,15 +71,15 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
     return found
 
 
-def _latencies(analysis: Analysis) -> list[Metrics]:
-    return [metric for metric in (*analysis.guardrails, *analysis.signals) if metric.metric == "latency"]
+def _judged_on(analysis: Analysis, name: Metric) -> list[Metrics]:
+    return [metric for metric in (*analysis.guardrails, *analysis.signals) if metric.metric == name]
 
 
-def latency_quantile(policy: TrafficPolicy) -> float | None:
-    """The quantile of stable's latency above which a request is slow; None = latency is not judged."""
+def quantile_of(policy: TrafficPolicy, name: Metric) -> float | None:
+    """The quantile of stable above which something is slow; None = the metric is not judged."""
     rollout = policy.spec.rollout
-    latencies = _latencies(rollout.analysis) if rollout is not None else []
-    return latencies[0].quantile if latencies else None
+    judged = _judged_on(rollout.analysis, name) if rollout is not None else []
+    return judged[0].slow_from if judged else None
 
 
 def rollout_spec(policy: TrafficPolicy, digests: dict[str, str]) -> RolloutSpec | None:

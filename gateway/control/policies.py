@@ -23,7 +23,6 @@ from gateway.control.documents import (
     check_pins,
     is_same,
     next_ownership,
-    noted,
     readable,
     weighed,
     with_gone,
@@ -38,6 +37,7 @@ from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.control.restoring import is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
+from gateway.control.states import state_of
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router import slots as tables
 from router.document import PolicyError
@@ -232,26 +232,11 @@ class Policies:
 
     def states(self) -> tuple[PolicyState, ...]:
         """Every policy as workers act on it, by name."""
-        return tuple(self._state(name, self.kept[name]) for name in sorted(self.kept))
+        return tuple(self._state(name, kept) for name, kept in sorted(self.kept.items()))
 
     def _state(self, name: str, kept: Kept) -> PolicyState:
-        record, names = kept.record, kept.policy.names
-        return PolicyState(
-            name=name,
-            number=self._numbers.setdefault(name, len(self._numbers) + 1),
-            revision=record.revision,
-            document=record.document,
-            variants=record.variants,
-            slots=tables.from_text(record.slots, names),
-            stable=names.index(record.stable),
-            canary=names.index(record.canary) if record.canary else -1,
-            rollout=record.status.identity,
-            slow_ns=record.slow_ns,
-            shadow_slots=record.shadow_slots,
-            zeroed=record.withheld or name in self._zeroed_here,
-            killed=record.killed,
-            doublings=noted(kept),
-        )
+        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        return state_of(name, number, kept, zeroed_here=name in self._zeroed_here)
 
     def zero_here(self, names: frozenset[str]) -> None:
         """While the store is away: these canaries get nothing on this node."""
@@ -396,6 +381,7 @@ class Policies:
             zeroed=before.zeroed if before and goes_on else False,
             killed=tuple(one for one in before.killed if one in policy.names and one != stable) if before else (),
             slow_ns=before.slow_ns if before and goes_on else 0,
+            run_ns=before.run_ns if before and goes_on else {},
             weights=before.weights if before else {},
             status=before.status if before else RolloutStatus(),
             evidence=before.evidence if before else {},

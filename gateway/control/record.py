@@ -12,6 +12,8 @@ from router.rollout.status import RolloutStatus
 KIND: Final = "policy"
 MOST_REVISIONS: Final = 256
 """Revisions whose weights are remembered: evidence of an older one is dropped and counted."""
+REVISIONS_TOLD: Final = 16
+"""Newest revisions whose executions are reported: 20 KB at most."""
 MOST_ANSWERS: Final = 64
 NOTES_PER_PART: Final = 800
 """Of 60 bytes at most,"""
@@ -44,6 +46,8 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         killed: variants that a person has taken out, beside those that the document kills.
         unloaded: digests that were let go of after they had lost their traffic.
         slow_ns: the threshold of the guardrail on slow requests, frozen for the step; 0 = none yet.
+        run_ns: largest batch of a bucket (0 = larger than all) -> what an execution may take there, frozen for the
+            step; a bucket that is absent is not known yet.
         weights: routing revision -> stratum -> the canary's share of the slots that randomise there.
         status: of the rollout.
         evidence: state of its statistics.
@@ -68,6 +72,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     killed: tuple[str, ...] = ()
     unloaded: tuple[str, ...] = ()
     slow_ns: int = 0
+    run_ns: dict[int, int] = field(default_factory=dict)
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     status: RolloutStatus = field(default_factory=RolloutStatus)
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +127,8 @@ class NodeReport(Struct, frozen=True, kw_only=True):
         zeroed: (worker, reason) of those that give the canary nothing by their own decision.
         crashes: digest -> workers lost within 60 s while they executed it.
         failing: (request id, trace id) of the last that failed on the canary.
+        executions: (revision, variant, largest batch of a bucket -> executions in time, and slow), totals of the newest
+            revisions. Nodes whose buckets differ are not misread: each is compared with itself alone.
     """
 
     node: str
@@ -138,6 +145,7 @@ class NodeReport(Struct, frozen=True, kw_only=True):
     zeroed: tuple[tuple[str, str], ...] = ()
     crashes: dict[str, int] = field(default_factory=dict)
     failing: tuple[tuple[str, str], ...] = ()
+    executions: tuple[tuple[int, str, dict[int, tuple[int, int]]], ...] = ()
 
 
 def parts_of(report: NodeReport) -> list[NodeReport]:
@@ -148,15 +156,20 @@ def parts_of(report: NodeReport) -> list[NodeReport]:
         for at in range(0, len(stretch.notes), NOTES_PER_PART)
     ]
     counts = [report.counts[at : at + COUNTS_PER_PART] for at in range(0, len(report.counts), COUNTS_PER_PART)]
-    return [
+    parts = [
         msgspec.structs.replace(
             report,
             counts=counts[at] if at < len(counts) else (),
             notes=tuple(notes[at : at + 1]),
             shadow=report.shadow if at == 0 else (),
+            executions=(),
         )
         for at in range(max(1, len(counts), len(notes)))
     ]
+    if report.executions:
+        # Together, because both variants of one tick are compared; in a part of their own, because of their size.
+        parts.append(msgspec.structs.replace(report, counts=(), notes=(), shadow=()))
+    return parts
 
 
 def encode(value: Struct) -> bytes:

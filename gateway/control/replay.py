@@ -7,6 +7,7 @@ in one of the two shows. Numbers agree when they differ by less than rounding ex
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -137,17 +138,22 @@ def _document(said: Mapping[str, Any]) -> Iterator[Check]:
 def _rollout(said: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
     yield from _shares(said)
     states: dict[str, str] = {}
+    evidence: dict[str, Any] = {}
     if said.get("evidence"):
         evidence = json.loads(said["evidence"])
         if evidence["identity"] == said["identity"]:
+            for label, signal in evidence.get("signals", {}).items():
+                yield from _signal(f"signal {label}", signal, evidence["alpha"], partly)
             for label, mark in said["marks"].items():
                 yield from _guardrail(label, mark, evidence, partly)
                 states[label] = _state_of(label, evidence)
         else:
             partly.append("the evidence is of another rollout: no verdict is recomputed")
+            evidence = {}
     elif said.get("marks"):
         partly.append("nothing had been counted yet: there is no verdict to recompute")
     yield from _decided(said, states)
+    yield from _held(said, evidence.get("signals", {}), evidence.get("alpha", 1.0))
 
 
 def _shares(said: Mapping[str, Any]) -> Iterator[Check]:
@@ -169,6 +175,14 @@ def _decided(said: Mapping[str, Any], states: Mapping[str, str]) -> Iterator[Che
             yield _same(f"guardrail {name}, which promotion asks for", "passes", state)
     if what in ("promoting", "step") and actor == "auto:rollout":
         yield _same("guardrails that had tripped", [], [name for name, state in states.items() if state == "tripped"])
+
+
+def _held(said: Mapping[str, Any], signals: Mapping[str, Any], alpha: float) -> Iterator[Check]:
+    """A signal on events for which it was held, or rolled back, does speak against the canary."""
+    for label, signal in signals.items():
+        named = said["what"] == "hold" and re.search(rf"\bsignal {re.escape(label)}(?=[:, ]|$)", said["reason"])
+        if named or said["actor"] == f"auto:signal:{label}":
+            yield _same(f"signal {label}, for which it was {said['what']}", True, _speaks(signal["harm"], alpha))
 
 
 def _leaves_analysis(said: Mapping[str, Any]) -> bool:
@@ -239,16 +253,11 @@ def _starts(spans: Sequence[Mapping[str, Any]], now: Sequence[float], harm: Mapp
 def _harm(name: str, rail: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
     harm, trail = rail["harm"], rail["trail"]
     likely = _log_likelihoods(rail["events"], harm["null_ratio"], harm["ratios"])
-    for ratio, recorded, recomputed in zip(harm["ratios"], harm["log_likelihoods"], likely, strict=True):
-        yield _same(f"{name}: log likelihood ratio of {ratio:g} times", recorded, recomputed)
-    sums = [sum(counts[column] for counts in rail["events"].values()) for column in (0, 1)]
-    yield _same(f"{name}: events", [harm["canary_events"], harm["all_events"]], sums)
+    yield from _events(name, rail, likely)
     yield _same(f"{name}: starts", harm["starts"], trail["cut"] + len(trail["spans"]) + 1)
     if trail["cut"]:
         partly.append(f"{name}: {trail['cut']} starts of the mixture are not in the record, their sums are")
-        mixed = [a + b for a, b in zip(likely, harm["log_starts"], strict=True)]
-        now = log_add(log_sum(mixed) - math.log(len(mixed)), -math.log(harm["starts"] + 1.0))
-        yield _same(f"{name}: log e", harm["log_e"], now)
+        yield _same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
         return
     spans, (peak_spans, peak_rest) = trail["spans"], trail["peak"]
     yield _same(f"{name}: events by span", rail["events"], _added([*spans, trail["open"]]))
@@ -260,6 +269,40 @@ def _harm(name: str, rail: Mapping[str, Any], partly: list[str]) -> Iterator[Che
     yield _same(f"{name}: largest log e", harm["peak_log_e"], _mixture(spans[:peak_spans], peak_rest, harm))
 
 
+def _events(name: str, kept: Mapping[str, Any], likely: Sequence[float]) -> Iterator[Check]:
+    harm = kept["harm"]
+    for ratio, recorded, recomputed in zip(harm["ratios"], harm["log_likelihoods"], likely, strict=True):
+        yield _same(f"{name}: log likelihood ratio of {ratio:g} times", recorded, recomputed)
+    sums = [sum(counts[column] for counts in kept["events"].values()) for column in (0, 1)]
+    yield _same(f"{name}: events", [harm["canary_events"], harm["all_events"]], sums)
+
+
+def _from_sums(likely: Sequence[float], harm: Mapping[str, Any]) -> float:
+    """ln of the mixture, where of its starts only the sums are known."""
+    mixed = [a + b for a, b in zip(likely, harm["log_starts"], strict=True)]
+    return log_add(log_sum(mixed) - math.log(len(mixed)), -math.log(harm["starts"] + 1.0))
+
+
+def _signal(name: str, signal: Mapping[str, Any], alpha: float, partly: list[str]) -> Iterator[Check]:
+    """A signal on events: likelihoods from the events, its e-value, and whether it speaks."""
+    harm = signal["harm"]
+    likely = _log_likelihoods(signal["events"], harm["null_ratio"], harm["ratios"])
+    yield from _events(name, signal, likely)
+    yield _same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
+    yield _same(f"{name}: speaks", signal["speaks"], _speaks(harm, alpha))
+    if harm["starts"] == 1:
+        yield _same(
+            f"{name}: log weight of the only start", True, _close(harm["log_starts"], [-math.log(2.0)] * len(likely))
+        )
+    else:
+        partly.append(f"{name}: the starts of the mixture are not in the record, their sums are")
+
+
+def _speaks(harm: Mapping[str, Any], alpha: float) -> bool:
+    """Now; unlike a guardrail it may fall silent again."""
+    return float(harm["log_e"]) >= math.log(1.0 / alpha)
+
+
 def _shift(name: str, shift: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
     """Scores by bin: every likelihood from the units, and the mean over bins and directions."""
     bins, sides = shift["bins"], []
@@ -268,8 +311,7 @@ def _shift(name: str, shift: Mapping[str, Any], partly: list[str]) -> Iterator[C
         for side in pair:
             likely = _log_likelihoods(events, side["null_ratio"], side["ratios"])
             yield _same(f"{name}: log likelihood ratios of bin {at}", True, _close(side["log_likelihoods"], likely))
-            mixed = [a + b for a, b in zip(likely, side["log_starts"], strict=True)]
-            sides.append(log_add(log_sum(mixed) - math.log(len(mixed)), -math.log(side["starts"] + 1.0)))
+            sides.append(_from_sums(likely, side))
     yield _same(f"{name}: log e", bins["log_e"], log_sum(sides) - math.log(len(sides)))
     yield _same(f"{name}: largest log e is no smaller", True, bins["peak_log_e"] >= bins["log_e"] - _CLOSE)
     partly.append(f"{name}: the starts of the mixture are not in the record, their sums are")

@@ -2,21 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gateway.control.messages import PolicyState, Status
-from gateway.control.record import Lost, NodeReport, Notes
-from gateway.counters import CounterPage
+from gateway.control.record import REVISIONS_TOLD, Lost, NodeReport, Notes
+from gateway.counters import BATCH_BOUNDS, EXECUTIONS_JUDGED, RUN_TIMES, CounterPage
 from gateway.failing import MOST
 from gateway.tally import BAD, NEUTRAL, OK, REVISION_MASK, ROUTED, Note, NoteRing, tallies
 
 Counts = npt.NDArray[np.int64]
+K = TypeVar("K")
 _NOTES_PER_REPORT: Final = 16_384
 KEEP_LOST: Final = 64
 """Deaths of workers that go on being reported."""
+_BATCHES: Final = (*BATCH_BOUNDS, 0)
 
 
 @dataclass(slots=True)
@@ -27,11 +29,15 @@ class Reading:
         counts: (policy, revision, stratum, variant) -> totals.
         shadow: (policy, revision, variant) -> totals.
         notes: worker -> number of the first note, and the notes.
+        executions: (policy, revision, variant) -> totals by batch size.
+        run_times: (model, version) -> histograms by batch size.
     """
 
     counts: dict[tuple[str, int, str, str], Counts] = field(default_factory=dict)
     shadow: dict[tuple[str, int, str], Counts] = field(default_factory=dict)
     notes: dict[str, tuple[int, list[Note]]] = field(default_factory=dict)
+    executions: dict[tuple[str, int, str], Counts] = field(default_factory=dict)
+    run_times: dict[tuple[str, str], Counts] = field(default_factory=dict)
 
 
 class Reporter:
@@ -125,18 +131,35 @@ class Reporter:
                 if name == state.name and rollout == state.rollout
                 for request in requests
             )[-MOST:],
+            executions=tuple(
+                (revision, variant, _by_size(counts))
+                for (name, revision, variant), counts in reading.executions.items()
+                if name == state.name and revision > state.revision - REVISIONS_TOLD
+            ),
         )
 
 
 def _add_counts(page: CounterPage, found: Reading) -> None:
     for place, block in tallies(page):
-        values = np.frombuffer(block, np.int64)
-        found.counts[place] = found.counts[place] + values if place in found.counts else values.copy()
+        _add(found.counts, place, block)
     for key, block in page.blocks():
         if key[0] == "shadow":
-            place3 = (key[1], int(key[2]), key[3])
-            values = np.frombuffer(block, np.int64)
-            found.shadow[place3] = found.shadow[place3] + values if place3 in found.shadow else values.copy()
+            _add(found.shadow, (key[1], int(key[2]), key[3]), block)
+        elif key[0] == EXECUTIONS_JUDGED:
+            _add(found.executions, (key[1], int(key[2]), key[3]), block)
+        elif key[0] == RUN_TIMES:
+            _add(found.run_times, (key[1], key[2]), block)
+
+
+def _add(sums: dict[K, Counts], place: K, block: memoryview) -> None:
+    values = np.frombuffer(block, np.int64)
+    sums[place] = sums[place] + values if place in sums else values.copy()
+
+
+def _by_size(counts: Counts) -> dict[int, tuple[int, int]]:
+    """Executions in time, and slow, of the buckets that have any."""
+    pairs = zip(_BATCHES, counts[::2].tolist(), counts[1::2].tolist(), strict=True)
+    return {size: (in_time, slow) for size, in_time, slow in pairs if in_time or slow}
 
 
 def _notes_of(number: int, worker: str, first: int, notes: list[Note]) -> Notes:

@@ -23,17 +23,18 @@ from gateway.control.messages import Status
 from gateway.control.nodes import GONE_MS, SILENT_MS, Nodes
 from gateway.control.observing import Circle, observed_by
 from gateway.control.pending import abort_of
-from gateway.control.plans import NOTHING_KNOWN, Drift, latency_quantile
+from gateway.control.plans import NOTHING_KNOWN, Drift
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
 from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wanted, place_of, spec_of
+from gateway.control.thresholds import RunTimes, thresholds_of
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
 from router.rollout.observed import Command
-from router.rollout.status import ACTIVE, UNDER_WATCH
+from router.rollout.status import ACTIVE
 from runtimes.errors import ServingError
 
 TICK_S: Final = 0.25
@@ -115,6 +116,7 @@ class Rollouts:
         self._epoch = now_ms()
         self._cleared_ms: dict[str, int] = {}
         self._handed_ms: dict[str, int] = {}
+        self._run_times: RunTimes = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
@@ -150,6 +152,7 @@ class Rollouts:
             self._reporter.rewind()
         living, finals = self._node.pages()
         reading = self._reporter.read(living, finals)
+        self._run_times = reading.run_times
         self._runs = {name: run for name, run in self._runs.items() if name in self._policies.kept}
         self._forget_cleared(now_ms)
         statuses, crashes = self._node.statuses(), self._node.crashes()
@@ -368,7 +371,7 @@ class Rollouts:
             run.judge.begin_step(kept.record.status.visit)
             strata = ["", *(rule.name for rule in kept.policy.spec.rules)]
             run.judge.take(delta, kept.record.weights, strata)
-        return bool(delta.counts or delta.shadow or delta.notes or delta.lost)
+        return bool(delta.counts or delta.shadow or delta.notes or delta.lost or delta.executions)
 
     async def _others(self, name: str, run: Run, now_ms: int) -> list[NodeReport]:
         stream = f"evidence/{name}"
@@ -405,10 +408,8 @@ class Rollouts:
             self._act_without_store(name, actions)
             return True
         routed = any(isinstance(action, ROUTING) for action in actions)
-        slow_ns = self._slow_ns(name, kept, routed=routed)
-        record = carried_out(kept, status, actions, slow_ns)
-        if not routed and slow_ns != record.slow_ns and status.phase in UNDER_WATCH:
-            record = msgspec.structs.replace(record, slow_ns=slow_ns)
+        slow = thresholds_of(kept, status.phase, self._node.latency, self._run_times, routed=routed)
+        record = carried_out(kept, status, actions, slow)
         if self._must_save(kept, run, record, actions, now_ms):
             record = msgspec.structs.replace(record, evidence=self._evidence(run, record))
             audit = audit_of(actions, record, kept)
@@ -449,16 +450,6 @@ class Rollouts:
             "cursor": run.cursor,
             "doublings": run.judge.sampled.doublings if run.judge is not None else 0,
         }
-
-    def _slow_ns(self, name: str, kept: Kept, *, routed: bool) -> int:
-        """The threshold in force: taken from stable when a step begins, or as soon as there is enough of it."""
-        quantile = latency_quantile(kept.policy)
-        if quantile is None:
-            return 0
-        if kept.record.slow_ns and not routed:
-            return kept.record.slow_ns
-        stable = next(pin for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
-        return self._node.latency.quantile_ns(name, stable.version, quantile) or kept.record.slow_ns
 
     def _act_without_store(self, name: str, actions: list[Action]) -> None:
         for action in actions:

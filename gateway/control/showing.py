@@ -3,12 +3,13 @@
 It is made of the record in the store, so every node shows the same, whichever of them leads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.control.documents import Kept
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import totals
+from gateway.control.signals import signs_of
 from gateway.control.steps import spec_of
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.tally import BAD, OK, SLOW
@@ -117,6 +118,33 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def signals(kept: Kept) -> list[dict[str, Any]]:
+    """Every signal on events: whether it speaks against the canary, and the numbers that it rests on."""
+    rollout, record = kept.policy.spec.rollout, kept.record
+    judge = record.evidence.get("judge")
+    if rollout is None or not judge or judge["identity"] != record.status.identity:
+        return []
+    analysis = rollout.analysis
+    return [
+        {
+            "name": sign.signal.label,
+            "metric": sign.signal.metric,
+            "state": "speaks" if sign.speaks(analysis) else "insufficient" if sign.is_scarce(record) else "quiet",
+            "log_e": sign.harm.log_e,
+            "threshold": log_threshold(analysis.alpha),
+            "text": sign.text(analysis),
+            **({"executions": _executions(sign.step)} if sign.step else {}),
+        }
+        for sign in signs_of(analysis, judge, kept.policy.spec.stable, rollout.to)
+    ]
+
+
+def _executions(step: Sequence[Sequence[int]]) -> dict[str, dict[str, int]]:
+    """Those of this step that were compared."""
+    arms = zip(("canary", "stable"), step, strict=True)
+    return {role: {"slow": slow, "executions": every} for role, (every, slow) in arms}
 
 
 def _of_events(kept: Kept, rail: Guardrail, judge: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from gateway.control import exposure
 from gateway.control.documents import Kept, ownership_of, shares_of, weighed, with_gone
 from gateway.control.plans import rollout_spec
 from gateway.control.record import MOST_ANSWERS, NodeReport, PolicyRecord, Told
+from gateway.control.thresholds import Thresholds
 from gateway.failing import MOST
 from router import slots as tables
 from router.hashing import SLOTS
@@ -24,13 +25,9 @@ EVIDENCE_CHARS: Final = 64 * 1024
 ROUTING = (SetWeight, SetShadow, Zero, Withhold, Promote)
 
 
-def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], slow_ns: int) -> PolicyRecord:
-    """The record after a tick: its status, and the shares that its actions ask for.
-
-    Args:
-        slow_ns: threshold for the step that begins, where routing changes.
-    """
-    record = msgspec.structs.replace(kept.record, status=status)
+def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], slow: Thresholds) -> PolicyRecord:
+    """The record after a tick: its status, the shares that its actions ask for, and what is slow from here on."""
+    record = msgspec.structs.replace(kept.record, status=status, **slow._asdict())
     routed = False
     for action in actions:
         if isinstance(action, ROUTING):
@@ -44,7 +41,7 @@ def carried_out(kept: Kept, status: RolloutStatus, actions: Iterable[Action], sl
         record = msgspec.structs.replace(record, unloaded=())
     if not routed:
         return record
-    return weighed(msgspec.structs.replace(record, revision=record.revision + 1, slow_ns=slow_ns), kept.policy)
+    return weighed(msgspec.structs.replace(record, revision=record.revision + 1), kept.policy)
 
 
 def _routed(
@@ -150,4 +147,4 @@ def identity_wanted(kept: Kept) -> str:
 
 def place_of(record: PolicyRecord) -> tuple[object, ...]:
     """Where a rollout is. What holds it belongs to it: unsaved, it would be found, and told, once more."""
-    return record.status.phase, record.status.step, record.slow_ns, tuple(record.status.holding)
+    return record.status.phase, record.status.step, record.slow_ns, record.run_ns, tuple(record.status.holding)

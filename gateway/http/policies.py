@@ -203,7 +203,9 @@ class PolicyEndpoints:
             "slow_ms": record.slow_ns / 1e6,
             "plan_of_steps": showing.plan_of(kept),
             "weights": self._weights(name),
+            "slow_execution_ms": {str(size): took_ns / 1e6 for size, took_ns in sorted(record.run_ns.items())},
             "guardrails": showing.guardrails(kept),
+            "signals": showing.signals(kept),
             "killed": list(record.killed),
             "exposed": described(record.exposures, status.canary_digest, kept.policy),
             "counts": {

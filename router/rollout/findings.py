@@ -131,9 +131,9 @@ def _signals(spec: RolloutSpec, observed: Observed) -> Iterator[Finding]:
             continue
         do: Do = "rollback" if signal.outside_alpha else "hold"
         note = " (outside the budget for false rollbacks)" if signal.outside_alpha else ""
-        yield Finding(
-            f"signal:{signal.name}", do, f"signal {signal.name}{note}", f"auto:signal:{signal.name}", waivable=True
-        )
+        why = f": {observed.said[signal.name]}" if signal.name in observed.said else ""
+        text = f"signal {signal.name}{note}{why}"
+        yield Finding(f"signal:{signal.name}", do, text, f"auto:signal:{signal.name}", waivable=True)
 
 
 def fallback_asked(status: RolloutStatus, observed: Observed) -> MonitorLease | None:

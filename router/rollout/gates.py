@@ -103,6 +103,8 @@ def _evidence(spec: RolloutSpec, status: RolloutStatus, observed: Observed, *, p
     for signal in spec.signals if step.is_analysed else ():
         if signal.name in observed.unknown:
             yield f"signal {signal.name}: the monitor has no verdict on the canary yet"
+        if signal.name in observed.scarce:
+            yield f"signal {signal.name} has too little data"
     for guardrail in spec.guardrails:
         speaks = _speaks(guardrail, step)
         if not (speaks or full):

@@ -94,6 +94,8 @@ class Observed(Struct, frozen=True, kw_only=True):
         srm_p: running p-value of the sample ratio.
         expected_canary, seen_canary: requests that the weights in force promised the canary, and those that came.
         signals: names of the policy's signals that speak against the canary now.
+        said: what they say, by name, for people.
+        scarce: names of those that have too little data to say anything.
         unknown: names of those on which the drift monitor has no verdict now.
         monitor: the drift monitor's own lease.
         canary_ready: the status's `canary_digest` is READY in every live worker, warmed up.
@@ -124,6 +126,8 @@ class Observed(Struct, frozen=True, kw_only=True):
     expected_canary: int = 0
     seen_canary: int = 0
     signals: tuple[str, ...] = ()
+    said: dict[str, str] = field(default_factory=dict)
+    scarce: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     monitor: MonitorLease | None = None
     canary_ready: bool = False

@@ -16,7 +16,7 @@ from gateway.store import records
 from gateway.store.base import AuditRecord, Limits
 from gateway.tally import BAD, FIELDS, NOTE_BAD, NOTE_SEEN, OK, ROUTED
 from router.rollout.findings import mark
-from router.rollout_document import Analysis, Guardrail
+from router.rollout_document import Analysis, Guardrail, Signal
 
 ANALYSIS = Analysis(guardrails=(Guardrail(metric="error_rate"), Guardrail(metric="shadow_disagreement", max=0.05)))
 LABELS = [rail.label for rail in ANALYSIS.guardrails]
@@ -191,6 +191,65 @@ def test_a_verdict_that_was_rewritten_is_found():
     assert record["marks"][LABELS[0]]["state"] == "undecided"
     record["marks"][LABELS[0]]["state"] = "passes"
     assert "verdict: recorded passes, is undecided" in replay(linked(record), None).text
+
+
+# ---- signals ----
+
+SIGNALS = Analysis(signals=(Signal(metric="compute_time"), Signal(metric="error_rate", name="compute")))
+
+
+def held(slow: int, ticks: int = 60) -> dict[str, Any]:
+    """A record of a canary that is held for its executions, of which so many in ten are slow; stable's one in ten."""
+    found = Judge("id", SIGNALS, sticky=False, variants=("stable", "canary"), stable="stable", canary="canary")
+    for tick in range(ticks):
+        by_size = {1: (10 - slow, slow), 8: (1 + tick % 3, 0)}
+        found.take(Delta(executions={(1, "canary"): by_size, (1, "stable"): {1: (27, 3), 8: (9, 0)}}), WEIGHTS, [""])
+    shares = {"stable": 7000, "canary": 3000}
+    more = {"routed": False, "revision_after": 2, "slots_after": 3_000, "shares_after": shares}
+    return told(found, "hold", "auto:rollout", reason="signal compute_time: it is slow", **more)
+
+
+def test_a_hold_for_a_signal_is_decided_again():
+    result = replay(linked(held(3)), None)
+    assert result.text == "same verdict"
+    assert "signal compute_time, for which it was hold" in [check.what for check in result.checks]
+    assert any("signal compute_time: the starts of the mixture" in text for text in result.partly)
+
+
+def test_a_hold_that_nothing_speaks_for_is_found():
+    said = replay(linked(held(1)), None).text
+    assert said == "mismatch: signal compute_time, for which it was hold: recorded True, is False"
+    # A signal that is silent, with a name that the other's begins with, is none of its reasons.
+    assert replay(linked({**held(3), "reason": "signal compute: x"}), None).text.endswith(
+        "signal compute, for which it was hold: recorded True, is False"
+    )
+
+
+def test_a_rollback_for_a_signal_needs_that_it_speaks():
+    for slow, same in ((3, True), (1, False)):
+        record = {**held(slow), "what": "abort", "actor": "auto:signal:compute_time", "reason": ""}
+        record |= {"slots_after": 0, "shares_after": {"stable": 10_000}}
+        assert replay(linked(record), None).same is same
+
+
+def test_every_edited_number_of_a_signal_is_found():
+    record = held(4, ticks=7)
+    evidence = json.loads(record["evidence"])["signals"]["compute_time"]
+    assert evidence["harm"]["starts"] == 1
+    assert evidence.pop("step")[0][0] == 83  # for people: of it nothing is computed
+    missed = []
+    for path in numbers_in(evidence):
+        edited = json.loads(record["evidence"])
+        inner = edited["signals"]["compute_time"]
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] += 1
+        if replay(linked({**record, "evidence": json.dumps(edited)}), None).text == replay(linked(record), None).text:
+            missed.append(".".join(map(str, path)))
+    assert not missed
+    edited = json.loads(record["evidence"])
+    edited["signals"]["compute_time"]["speaks"] ^= True
+    assert "speaks" in replay(linked({**record, "evidence": json.dumps(edited)}), None).text
 
 
 def test_records_follow_on_each_other():

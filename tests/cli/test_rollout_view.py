@@ -38,6 +38,7 @@ def shown(**other: Any) -> dict[str, Any]:
             {"step": 3, "weight": 1.0, "shadow": None, "hold": ""},
         ],
         "guardrails": [rail],
+        "signals": [{"name": "compute_time", "state": "speaks", "text": "of 9 slow executions 7 were the canary's"}],
         "history": [{"at_ms": 0, "phase": "BAKING", "step": 1, "reason": f"reason {n}", "actor": ""} for n in range(9)],
         **other,
     }  # fmt: skip
@@ -56,6 +57,7 @@ def test_everything_that_matters_is_in_the_picture() -> None:
         "m  BAKING  for 1.5 min", "canary: new, version 2, stable: old, version 1", "● shadow 10 %",
         "◐ 50 %          10 s  5 s under watch", "○ 100 %", "new gets ██████████░░░░░░░░░░ 50 %\n",
         "  5 s of 10 s under watch", "3 of 1,500  0.20%", "0 of 0  -",
+        "compute_time  speaks  of 9 slow executions 7",
         "██████░░░░░░ 2.7 of 99", "████████████ 1e6 of 20", "reason 8",
     ):  # fmt: skip
         assert part in found, part

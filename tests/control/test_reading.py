@@ -44,6 +44,16 @@ def test_what_is_not_offered_is_a_problem_of_the_document() -> None:
     assert problem.line == 16
 
 
+def test_one_quantile_of_a_metric_is_judged() -> None:
+    signals = "[{metric: compute_time}, {metric: compute_time, name: median, quantile: 0.5}]"
+    text = TEXT.replace("9000, canary: 1000", "10000") + (
+        f"  rollout:\n    to: canary\n    steps: [{{setWeight: 5000}}]\n    analysis: {{signals: {signals}}}\n"
+    )
+    (problem,) = read_policy(text).problems
+    assert "one quantile of compute_time is judged per rollout, got 2" in str(problem)
+    assert read_policy(text.replace(", quantile: 0.5", ", quantile: 0.99")).problems == ()
+
+
 def test_a_text_that_is_no_document_has_no_name() -> None:
     for text, line in (("a: [}", 1), ("x: 1\nx: 2\n", 2), ("a: &b c\n", 1)):
         read = read_policy(text)

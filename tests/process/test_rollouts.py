@@ -21,6 +21,7 @@ STEPS = [
 HEALTHY = [tensor([n]) for n in range(4)]
 BROKEN = tensor([900])
 """The canary has no such entry, stable has."""
+SIGNAL = "signal:compute_time-p90"
 
 
 def healthy(rng: random.Random) -> bytes:
@@ -126,6 +127,32 @@ def test_a_slow_canary_is_rolled_back(tree: Tree) -> None:
     assert found["latches"][-1]["actor"] == "auto:guardrail:latency-p90"
     slow = counted(found)
     assert sum(counts["slow"] for (_, variant), counts in slow.items() if variant == "canary") > 0
+
+
+def test_a_canary_that_computes_longer_is_held_by_its_executions_alone(tree: Tree) -> None:
+    analysis = {
+        "guardrails": [{"metric": "error_rate"}],
+        "signals": [{"metric": "compute_time", "quantile": 0.9, "margin": {"ratio": 2}}],
+    }
+    steps = [{"setWeight": 1000, "hold": {"minDuration": "10m"}}, {"setWeight": 10000}]
+    body = tensor([1.0], "FP32", shape=[1, 1])
+    with Crowd(tree.port, "wave", lambda _: body, users=100_000) as crowd:
+        apply(tree, policy("wave", steps=steps, analysis=analysis))
+        tree.until("the signal holds", lambda: SIGNAL in shown(tree, "wave").get("holding", {}))
+        found = shown(tree, "wave")
+    assert crowd.seen.broken == []
+    assert crowd.seen.statuses() == {200}
+    assert "slow executions" in found["holding"][SIGNAL]
+    assert "were the canary's" in found["holding"][SIGNAL]
+    assert found["slow_ms"] == 0
+    assert sum(counts["slow"] for counts in counted(found).values()) == 0
+    (signal,) = found["signals"]
+    assert signal["state"] == "speaks"
+    assert signal["executions"]["canary"]["slow"] > 0
+    assert found["slow_execution_ms"]["1"] > 0
+    (record,) = [one for one in records_of(tree, "wave") if "signal compute_time" in one["record"]["reason"]]
+    assert record["replay"]["text"] == "same verdict"
+    assert json.loads(record["record"]["evidence"])["signals"]["compute_time-p90"]["speaks"]
 
 
 def test_a_person_aborts_and_tries_again(tree: Tree) -> None:

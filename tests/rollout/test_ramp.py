@@ -101,6 +101,8 @@ HOLDS: list[tuple[dict[str, Any], str]] = [
         "guardrail error_rate would have found no harm at all in this step; minDetect is 3x",
     ),
     ({"signals": ("queue_wait",)}, "signal queue_wait"),
+    ({"signals": ("queue_wait",), "said": {"queue_wait": "they wait"}}, "signal queue_wait: they wait"),
+    ({"scarce": ("queue_wait",)}, "signal queue_wait has too little data"),
     ({"unknown": ("queue_wait",)}, "signal queue_wait: the monitor has no verdict on the canary yet"),
     ({"srm_p": 0.0009}, "srm: the arms do not have the units that the weights promise (p = 0.0009)"),
     ({"srm_p": float("nan")}, "srm: the arms do not have the units that the weights promise (p = nan)"),

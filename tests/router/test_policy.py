@@ -241,6 +241,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (guardrail(metric="output_drift"), "guardrails[0].metric: output_drift is outside the budget for false rollbacks"),
     (guardrail(metric="shadow_disagreement", max=0.02), "guardrails[0]: needs a shadow step to be judged in"),
     (analysis(signals=[{"metric": "input_drift", "quantile": 0.9}]), "quantile: means nothing to input_drift"),
+    (analysis(signals=[{"metric": "queue_wait"}]), "signals[0].quantile: is missing"),
+    (analysis(signals=[{"metric": "compute_time", "quantile": 0.1}]), "signals[0].quantile: expected a number >= 0.5"),
+    (
+        analysis(signals=[{"metric": "compute_time", "outsideAlpha": True}]),
+        "signals[0].outsideAlpha: compute_time holds and never rolls back",
+    ),
     (analysis(guardrails=[{"metric": "error_rate"}] * 2), "guardrails[1]: 'error_rate' stands twice"),
     (rollout(steps=[{"setWeight": 10_000}]), "guardrails[0]: needs a step with less than 100 % of the users"),
     (analysis(checks={"srm": "holt"}), "checks.srm: expected one of rollback, hold, warn, got text 'holt'"),

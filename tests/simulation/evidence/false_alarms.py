@@ -6,6 +6,7 @@ import numpy as np
 
 from router.evidence import quantiles
 from router.evidence.eprocess import EventShare, ScoreBins
+from router.evidence.executions import ExecutionShare
 from router.evidence.promotion import Margin, NonInferiority
 from router.evidence.sequences import Moments
 from tests.simulation.evidence import rules
@@ -212,15 +213,16 @@ def batch_buckets(replicas: int, margin: float = 1.0) -> Rate:
     rng = np.random.default_rng([9, int(margin * 100)])
     hits = 0
     for _ in range(replicas):
-        process = EventShare(margin)
+        share = ExecutionShare(margin)
         for tick in range(100):
+            canary, stable = {}, {}
             for bucket, chance in ((0, 0.01), (1, 0.05), (2, 0.2)):
-                canary, stable = int(rng.poisson(20 >> bucket)), int(rng.poisson(40 << bucket))
-                if canary + stable:
-                    slow = chance * (1 + (tick > 50))
-                    bad = int(rng.binomial(canary, margin * slow))
-                    share = canary / (canary + stable)
-                    process.add(share, bad, bad + int(rng.binomial(stable, slow)))
-        hits += process.crossed(ALPHA)
+                slow = chance * (1 + (tick > 50))
+                for arm, mean, rate in ((canary, 20 >> bucket, margin * slow), (stable, 40 << bucket, slow)):
+                    every = int(rng.poisson(mean))
+                    late = int(rng.binomial(every, rate))
+                    arm[bucket] = (every - late, late)
+            share.tick(canary, stable)
+        hits += share.harm.crossed(ALPHA)
     setting = f"slow executions by batch size, shared slowdown, ratio = margin = {margin:g}"
     return Rate("B3", setting, OURS, hits, replicas, ALPHA)

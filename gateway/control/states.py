@@ -1,0 +1,33 @@
+"""From a policy's record to what workers act on. Pure."""
+
+from gateway.control.documents import Kept, noted
+from gateway.control.messages import PolicyState
+from gateway.control.thresholds import limits_by_size
+from router import slots as tables
+
+
+def state_of(name: str, number: int, kept: Kept, *, zeroed_here: bool) -> PolicyState:
+    """A policy as workers act on it.
+
+    Args:
+        number: of the policy on this node.
+        zeroed_here: this node gives the canary nothing while the store is away.
+    """
+    record, names = kept.record, kept.policy.names
+    return PolicyState(
+        name=name,
+        number=number,
+        revision=record.revision,
+        document=record.document,
+        variants=record.variants,
+        slots=tables.from_text(record.slots, names),
+        stable=names.index(record.stable),
+        canary=names.index(record.canary) if record.canary else -1,
+        rollout=record.status.identity,
+        slow_ns=record.slow_ns,
+        shadow_slots=record.shadow_slots,
+        zeroed=record.withheld or zeroed_here,
+        killed=record.killed,
+        doublings=noted(kept),
+        run_ns=limits_by_size(kept),
+    )
