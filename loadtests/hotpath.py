@@ -116,6 +116,7 @@ class HotPath:
         ids: answers name their prediction, where policy or monitor is on.
 
     Attributes:
+        page: what it counts.
         taps: where the monitor counts.
     """
 
@@ -125,8 +126,9 @@ class HotPath:
         self.loop = TurnedLoop()
         threads = ThreadPoolExecutor(1)
         self.watchdog = Watchdog(time.perf_counter_ns)
-        dataplane = Dataplane(
-            page=CounterPage(memoryview(bytearray(1 << 22))),
+        self.page = CounterPage(memoryview(bytearray(1 << 22)))
+        self._dataplane = dataplane = Dataplane(
+            page=self.page,
             limits=Limits(),
             inline_body_bytes=1 << 18,
             bytes_in_flight=1 << 30,
@@ -134,13 +136,17 @@ class HotPath:
             call_soon_threadsafe=lambda *_: None,
             log=request_log(),
         )
-        runtime = self._runtime(folder, dataplane)
-        dataplane.apply(snapshot(policy=policy, monitor=monitor, ids=ids), cast(Fleet, OneRuntime(runtime)))
+        self._fleet = cast(Fleet, OneRuntime(self._runtime(folder, dataplane)))
+        self.apply(snapshot(policy=policy, monitor=monitor, ids=ids))
         self.taps = list(dataplane.book.taps)
         self.requests = _requests()
         edge = Edge(dataplane, EdgeLimits(), call_later=self.loop.call_later, executor=threads)
         self.answers = [KeptAnswer() for _ in range(most)]
         self.connections = [self._connection(edge, transport) for transport in self.answers]
+
+    def apply(self, wanted: Snapshot) -> None:
+        """Serve as a snapshot says."""
+        self._dataplane.apply(wanted, self._fleet)
 
     @property
     def request(self) -> bytes:
