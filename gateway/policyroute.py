@@ -24,6 +24,7 @@ from gateway.tally import (
     NOTE_BAD,
     NOTE_SEEN,
     NOTE_SLOW,
+    NOTE_WAITED,
     OK,
     ROUTED,
     SLOW,
@@ -65,6 +66,7 @@ class Terms:
         name, number, revision: of the policy; the number is this node's.
         stable, canary: indices of the variants in these roles; canary -1 = no rollout is under way.
         slow_ns: requests that take longer are slow; 0 = not judged.
+        wait_ns: requests that wait longer for their execution wait long; 0 = not judged.
         run_ns: executions that take longer are slow, by batch size, 0 = not known yet; () = not judged.
         fallback: stable answers what failed on the canary.
         zeroed: the canary gets nothing anywhere, and the weights of the revision say so.
@@ -78,6 +80,7 @@ class Terms:
     stable: int
     canary: int = -1
     slow_ns: int = 0
+    wait_ns: int = 0
     run_ns: tuple[int, ...] = ()
     fallback: bool = False
     zeroed: bool = False
@@ -106,9 +109,10 @@ class Arm:
         self.is_canary = index == terms.canary
         self._route = route
         self._slow_ns = terms.slow_ns
+        self._wait_ns = terms.wait_ns
         # Without a rollout or an experiment nobody reads notes of single requests.
         self._mask = ((1 << terms.doublings) - 1) << INDEX_BITS if terms.doublings >= 0 else -1
-        self._notes = terms.doublings >= 0 or terms.slow_ns > 0
+        self._notes = terms.doublings >= 0 or terms.slow_ns > 0 or terms.wait_ns > 0
         self._ring = route.ring
         self._signer = route.signer if named else None
         self._index = index
@@ -126,7 +130,7 @@ class Arm:
         outputs = [name for name, _ in places]
         self.facts = Facts(terms.name, terms.revision, self.facts.variant, served.runtime.digest, outputs)
 
-    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
+    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
         self._failures = 0
         signs, notes = self._signer is not None, self._notes
@@ -135,7 +139,7 @@ class Arm:
             if signs:
                 self._name(jobs, marks)
             if notes:
-                self._note(jobs, marks, now)
+                self._note(jobs, marks, started_ns, now)
         _count_ok(jobs)
         if self._decisions is not None:
             self._decisions.answered(self.facts, self.outputs, jobs, outputs, now)
@@ -154,14 +158,16 @@ class Arm:
                 place = placed.place
                 job.lead = signer.sign(index, placed.unit, place >> 15 & 0x7F if place else UNCOUNTED_ID, marked)
 
-    def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], now: int) -> None:
-        """Slow requests, and those of the sampled units."""
-        slow_ns, mask = self._slow_ns, self._mask
+    def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], started_ns: int, now: int) -> None:
+        """Slow requests, those that waited long, and those of the sampled units."""
+        slow_ns, wait_ns, mask = self._slow_ns, self._wait_ns, self._mask
         for job, marked in zip(jobs, marks, strict=True):
             placed = job.placed
             if placed is None or not placed.place:
                 continue
             unit = placed.unit
+            if wait_ns and started_ns - job.enqueued_ns > wait_ns:
+                self._ring.write(NOTE_WAITED, placed.place, unit)
             seen = 0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF]
             if slow_ns and now - job.started_ns > slow_ns:
                 counts = job.tally

@@ -236,6 +236,7 @@ class RouteBook:
             stable=state.stable,
             canary=state.canary,
             slow_ns=state.slow_ns,
+            wait_ns=state.wait_ns,
             run_ns=state.run_ns,
             fallback=rollout is not None and rollout.on_failure.fallback_to_stable,
             zeroed=state.zeroed,

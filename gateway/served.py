@@ -123,9 +123,13 @@ class Codec:
 class Evidence(Protocol):
     """What a policy wants to know of the requests that it routed."""
 
-    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
+    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Requests of one batch are about to be answered; outputs hold the rows of these jobs alone, in their
-        order. Names each prediction in the head of its answer, where it said that it would."""
+        order. Names each prediction in the head of its answer, where it said that it would.
+
+        Args:
+            started_ns: when the batch left the queue.
+        """
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """One failed; True = somebody else answers it."""
@@ -142,7 +146,7 @@ class Named:
         self._signer = signer
         self._origin = origin
 
-    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], now: int) -> None:
+    def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Name each prediction. See `Evidence.answered`."""
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
@@ -240,17 +244,22 @@ class ServedVersion:
         for job in jobs:
             job.state = DONE
         self.meter.answered(jobs, started_ns, now, now - encode_from, self._now_ms())
-        self._tell(jobs, inputs, outputs, now)
+        self._tell(jobs, inputs, outputs, started_ns, now)
         for job, body in zip(jobs, bodies, strict=True):
             job.respond_ok(self, body)
 
     def _tell(
-        self, jobs: Sequence[Exchange], inputs: Sequence[Array | None] | None, outputs: Sequence[Array], now: int
+        self,
+        jobs: Sequence[Exchange],
+        inputs: Sequence[Array | None] | None,
+        outputs: Sequence[Array],
+        started_ns: int,
+        now: int,
     ) -> None:
         """Policy and monitor hear of answers. A mistake of ours there costs no caller its answer."""
         try:
             if self.evidence is not None:
-                self.evidence.answered(jobs, outputs, now)
+                self.evidence.answered(jobs, outputs, started_ns, now)
             tap = self.codec.taps.get(self.variant)
             if tap is not None:
                 tap.take(jobs, inputs, outputs)
@@ -286,7 +295,7 @@ class ServedVersion:
             else:
                 continue
             job.state = DONE
-            self._tell([job], None, own, now)
+            self._tell([job], None, own, started_ns, now)
         answered = [job for job, _ in plain] + [job for job, _ in others]
         self.meter.answered(answered, started_ns, now, encode_ns, self._now_ms())
         for job, body in plain:

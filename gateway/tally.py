@@ -32,6 +32,9 @@ ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
 
 NOTE_BAD, NOTE_SLOW, NOTE_SEEN = 1, 2, 4
 """What happened to the request: flags. The five bits above them hold one more than the bin of its score; 0 = none."""
+NOTE_WAITED: Final = 31 << 3
+"""A note of its own, which no bin of a score looks like: the request waited long before its execution began. Who knows
+nothing of it finds no flag in it."""
 NOTE_SCORES: Final = 16
 """Equal bins of a probability that notes tell."""
 _SCORE_SHIFT: Final = 3
@@ -146,6 +149,11 @@ class Executions:
         if limit_ns and is_evidence:
             # In time and slow, not all and slow: no reader sees a slow one that is not among all.
             self._judged[2 * bucket + (1 if run_ns > limit_ns else 0)] += 1
+
+
+def happened(flags: int) -> int:
+    """What a note says beside the score: NOTE_* alone."""
+    return flags if flags == NOTE_WAITED else flags & (NOTE_BAD | NOTE_SLOW | NOTE_SEEN)
 
 
 def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:

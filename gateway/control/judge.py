@@ -17,7 +17,20 @@ from gateway.control.trail import Trail
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
-from gateway.tally import BAD, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, OK, REVISION_MASK, ROUTED, SLOW, UNCOUNTED, score_of
+from gateway.tally import (
+    BAD,
+    NOTE_BAD,
+    NOTE_SEEN,
+    NOTE_SLOW,
+    NOTE_WAITED,
+    OK,
+    REVISION_MASK,
+    ROUTED,
+    SLOW,
+    UNCOUNTED,
+    happened,
+    score_of,
+)
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.executions import ExecutionShare
 from router.evidence.planning import Guardrail as Plan
@@ -33,7 +46,7 @@ MOST_NOTES: Final = 2_000
 FEW_NOTES: Final = 600
 """Notes of one report above which the sample's share is halved, and below which it is doubled again: between them a
 tick takes 2 to 6 ms."""
-_NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW}
+_NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW, "queue_wait": NOTE_WAITED}
 
 
 Place = tuple[int, str]
@@ -274,8 +287,9 @@ class Judge:
             place = (revision, strata[stratum_index])
             if flags & NOTE_SEEN and in_sample(unit, self.sampled.doublings):
                 self._see(unit, variant == self.canary, flags, weights[str(revision)].get(place[1], 0.0))
+            what = happened(flags)
             for label, rail in self._every_rail().items():
-                if flags & rail.flag and rail.bitmap.add(evidence_index(unit)):
+                if what & rail.flag and rail.bitmap.add(evidence_index(unit)):
                     canary, every = found[label].get(place, (0, 0))
                     found[label][place] = (canary + (variant == self.canary), every + 1)
         return found

@@ -33,16 +33,20 @@ class StableLatency:
 
     def __init__(self, totals: Callable[[], Totals]) -> None:
         self._totals = totals
-        self._before: dict[tuple[str, int], Values] = {}
+        self._before: dict[tuple[str, int, int], Values] = {}
         self._runs_before: dict[tuple[str, int], Values] = {}
 
-    def quantile_ns(self, model: str, version: int, quantile: float) -> int:
-        """The quantile of a version's requests since the last call, or of all while those are few; 0 = too few."""
-        now = self._histogram(model, version)
-        since = now - self._before.get((model, version), np.zeros_like(now))
+    def quantile_ns(self, model: str, version: int, quantile: float, of: int = REQUEST_DURATION) -> int:
+        """The quantile of a version's requests since the last call, or of all while those are few; 0 = too few.
+
+        Args:
+            of: how long they took, or QUEUE_DURATION: how long they waited for their execution.
+        """
+        now = self._histogram(model, version, of)
+        since = now - self._before.get((model, version, of), np.zeros_like(now))
         found = quantile_of(since, quantile) or quantile_of(now, quantile)
         if found:
-            self._before[model, version] = now
+            self._before[model, version, of] = now
         return found
 
     def run_ns(
@@ -69,11 +73,11 @@ class StableLatency:
             before[at] = now[at]
         return found
 
-    def _histogram(self, model: str, version: int) -> Values:
+    def _histogram(self, model: str, version: int, of: int) -> Values:
         found = np.zeros(_BUCKETS, np.int64)
         for (name, text, variant), values in self._totals().models.items():
             if name == model and text == str(version) and variant != "shadow":
-                found += values[REQUEST_DURATION : REQUEST_DURATION + _BUCKETS]
+                found += values[of : of + _BUCKETS]
         return found
 
 

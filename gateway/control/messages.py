@@ -98,6 +98,7 @@ class PolicyState(Struct, frozen=True, array_like=True):
         killed: variants that get nothing.
         run_ns: executions that take longer are slow, by batch size (`gateway.counters.BATCH_BOUNDS`), 0 = not known
             yet; () = not judged.
+        wait_ns: requests that wait longer for their execution wait long; 0 = not judged.
     """
 
     name: str
@@ -115,6 +116,7 @@ class PolicyState(Struct, frozen=True, array_like=True):
     doublings: int = 0
     killed: tuple[str, ...] = ()
     run_ns: tuple[int, ...] = ()
+    wait_ns: int = 0
 
 
 class Watched(Struct, frozen=True, array_like=True):

@@ -19,8 +19,8 @@ _KINDS: dict[str, Kind] = {
     "output_shift": "outputs",
     "shadow_disagreement": "shadow",
 }
-OFFERED_SIGNALS = frozenset({"error_rate", "latency", "compute_time", "input_drift", "output_drift"})
-_WITH_THRESHOLD: tuple[Metric, ...] = ("latency", "compute_time")
+OFFERED_SIGNALS = frozenset({"error_rate", "latency", "queue_wait", "compute_time", "input_drift", "output_drift"})
+_WITH_THRESHOLD: tuple[Metric, ...] = ("latency", "queue_wait", "compute_time")
 
 
 @dataclass(frozen=True, slots=True)

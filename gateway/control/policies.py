@@ -381,6 +381,7 @@ class Policies:
             zeroed=before.zeroed if before and goes_on else False,
             killed=tuple(one for one in before.killed if one in policy.names and one != stable) if before else (),
             slow_ns=before.slow_ns if before and goes_on else 0,
+            wait_ns=before.wait_ns if before and goes_on else 0,
             run_ns=before.run_ns if before and goes_on else {},
             weights=before.weights if before else {},
             status=before.status if before else RolloutStatus(),

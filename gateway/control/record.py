@@ -46,6 +46,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         killed: variants that a person has taken out, beside those that the document kills.
         unloaded: digests that were let go of after they had lost their traffic.
         slow_ns: the threshold of the guardrail on slow requests, frozen for the step; 0 = none yet.
+        wait_ns: the same of the wait for an execution.
         run_ns: largest batch of a bucket (0 = larger than all) -> what an execution may take there, frozen for the
             step; a bucket that is absent is not known yet.
         weights: routing revision -> stratum -> the canary's share of the slots that randomise there.
@@ -72,6 +73,7 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     killed: tuple[str, ...] = ()
     unloaded: tuple[str, ...] = ()
     slow_ns: int = 0
+    wait_ns: int = 0
     run_ns: dict[int, int] = field(default_factory=dict)
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     status: RolloutStatus = field(default_factory=RolloutStatus)

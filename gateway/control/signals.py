@@ -19,6 +19,7 @@ COMPUTE_TIME: Final = "compute_time"
 _EVENTS: Final = {
     "error_rate": "units that erred",
     "latency": "units that were answered late",
+    "queue_wait": "units that waited long",
     COMPUTE_TIME: "slow executions",
 }
 
@@ -45,7 +46,11 @@ class Sign:
 
     def is_scarce(self, record: PolicyRecord) -> bool:
         """There is too little to say anything: stable's quantile is not known, or nothing was compared."""
-        known = {"latency": bool(record.slow_ns), COMPUTE_TIME: any(record.run_ns.values())}
+        known = {
+            "latency": bool(record.slow_ns),
+            "queue_wait": bool(record.wait_ns),
+            COMPUTE_TIME: any(record.run_ns.values()),
+        }
         return not (self.compared and known.get(self.signal.metric, True))
 
     def text(self, analysis: Analysis) -> str:
@@ -109,6 +114,8 @@ def _planned(signal: Signal) -> str:
         event = f"its executions last longer than p{signal.slow_from * 100:g} of stable's of the same batch size"
     elif signal.metric == "latency":
         event = f"its units are answered later than p{signal.slow_from * 100:g} of stable's requests"
+    elif signal.metric == "queue_wait":
+        event = f"its units wait longer for their execution than p{signal.slow_from * 100:g} of stable's requests"
     elif signal.metric == "error_rate":
         event = "its units err"
     else:

@@ -30,4 +30,5 @@ def state_of(name: str, number: int, kept: Kept, *, zeroed_here: bool) -> Policy
         killed=record.killed,
         doublings=noted(kept),
         run_ns=limits_by_size(kept),
+        wait_ns=record.wait_ns,
     )

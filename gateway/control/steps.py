@@ -147,4 +147,11 @@ def identity_wanted(kept: Kept) -> str:
 
 def place_of(record: PolicyRecord) -> tuple[object, ...]:
     """Where a rollout is. What holds it belongs to it: unsaved, it would be found, and told, once more."""
-    return record.status.phase, record.status.step, record.slow_ns, record.run_ns, tuple(record.status.holding)
+    return (
+        record.status.phase,
+        record.status.step,
+        record.slow_ns,
+        record.wait_ns,
+        record.run_ns,
+        tuple(record.status.holding),
+    )

@@ -203,6 +203,7 @@ class PolicyEndpoints:
             "slow_ms": record.slow_ns / 1e6,
             "plan_of_steps": showing.plan_of(kept),
             "weights": self._weights(name),
+            "slow_wait_ms": record.wait_ns / 1e6,
             "slow_execution_ms": {str(size): took_ns / 1e6 for size, took_ns in sorted(record.run_ns.items())},
             "guardrails": showing.guardrails(kept),
             "signals": showing.signals(kept),

@@ -11,7 +11,7 @@ from gateway.control.judge import MOST_NOTES, Judge
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
-from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW
+from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, NOTE_WAITED, score_flags
 from router.policy import parse
 from router.rollout_document import Analysis
 
@@ -89,6 +89,37 @@ def test_latency_and_errors_are_apart() -> None:
     assert [rail.harm.all_events for rail in one.rails.values()] == [1, 1]
     one.take(delta(notes=[bad(1, CANARY, flags=NOTE_SLOW)]), WEIGHTS, [""])
     assert [rail.harm.all_events for rail in one.rails.values()] == [1, 2]
+
+
+WAITS = {"metric": "queue_wait", "quantile": 0.95}
+
+
+def test_a_unit_that_waits_long_counts_once_and_for_nothing_else() -> None:
+    guardrails = [{"metric": "error_rate"}, {"metric": "latency", "quantile": 0.99}]
+    one = judge(guardrails=guardrails, signals=[WAITS])
+    waited = [bad(1, CANARY, flags=NOTE_WAITED), bad(1, CANARY, flags=NOTE_WAITED), bad(2, STABLE, flags=NOTE_WAITED)]
+    scored = [bad(unit, CANARY, flags=NOTE_SEEN | score_flags(score / 20)) for unit, score in enumerate(range(20), 9)]
+    one.take(delta(canary=(3, 0), stable=(3, 0), notes=waited + scored), WEIGHTS, [""])
+    (sign,) = one.signs()
+    assert (sign.harm.canary_events, sign.harm.all_events, sign.compared) == (1, 2, True)
+    assert [rail.harm.all_events for rail in one.rails.values()] == [0, 0]
+
+
+@pytest.mark.parametrize(("times", "held"), [(1.0, False), (5.0, True)])
+def test_a_canary_whose_users_wait_longer_is_held(times: float, held: bool) -> None:
+    rng = random.Random(5)
+    one = judge(signals=[WAITS])
+    for tick in range(100):
+        notes = [
+            bad(rng.getrandbits(63), variant, flags=NOTE_WAITED)
+            for variant, requests, rate in ((CANARY, 10, 0.05 * times), (STABLE, 90, 0.05))
+            # Both wait longer when there is more to do.
+            for _ in range(sum(rng.random() < rate * (1 + (tick > 50)) for _ in range(requests)))
+        ]
+        one.take(delta(canary=(10, 0), stable=(90, 0), notes=notes), WEIGHTS, [""])
+    assert [*one.speaking()] == (["queue_wait-p95"] if held else [])
+    assert not held or "units that waited long" in one.speaking()["queue_wait-p95"]
+    assert not any(verdict.tripped for verdict in one.verdicts(0.1).values())
 
 
 def test_what_cannot_be_weighed_is_no_evidence_and_is_counted() -> None:

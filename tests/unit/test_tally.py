@@ -4,7 +4,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.counters import CounterPage
-from gateway.tally import FIELDS, NOTE_BAD, RING_NOTES, Note, NoteRing, place_of, tallies, tally
+from gateway.tally import (
+    FIELDS,
+    NOTE_BAD,
+    NOTE_SCORES,
+    NOTE_SEEN,
+    NOTE_SLOW,
+    NOTE_WAITED,
+    RING_NOTES,
+    Note,
+    NoteRing,
+    happened,
+    place_of,
+    score_flags,
+    tallies,
+    tally,
+)
 
 
 def page() -> CounterPage:
@@ -23,6 +38,17 @@ def test_a_note_is_read_as_it_was_written(number: int, revision: int, stratum: i
     ring.write(NOTE_BAD, place_of(number, revision, stratum, variant), unit)
     assert ring.read(0) == ([Note(NOTE_BAD, number, revision, stratum, variant, unit)], 1, 0)
     assert place_of(number, revision, stratum, variant) != 0
+
+
+def test_a_note_of_a_long_wait_is_taken_for_no_other() -> None:
+    scores = NOTE_SCORES
+    others = {score_flags((at + 0.5) / scores) | flags for at in range(scores) for flags in range(8)} | set(range(8))
+    assert NOTE_WAITED not in others
+    assert all(not NOTE_WAITED & flag for flag in (NOTE_BAD, NOTE_SLOW, NOTE_SEEN))
+    assert {happened(flags) for flags in others} == set(range(8))
+    ring = NoteRing(page())
+    ring.write(NOTE_WAITED, place_of(1, 1, 0, 0), 5)
+    assert [happened(note.flags) for note in ring.read(0)[0]] == [NOTE_WAITED]
 
 
 def test_a_reader_goes_on_where_it_was() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.counters import BATCH_BUCKETS, EXECUTIONS_JUDGED, RUN_TIMES
+from gateway.counters import BATCH_BUCKETS, EXECUTIONS_JUDGED, RUN_TIMES, CounterPage
+from gateway.tally import NOTE_SEEN, NOTE_WAITED, NoteRing
 from loadtests.hotpath import HotPath, snapshot
 
 SLOW, IN_TIME = (1,) * BATCH_BUCKETS, (10**12,) * BATCH_BUCKETS
@@ -16,10 +17,10 @@ THREE = 2
 """Bucket of batches of 3."""
 
 
-def served(folder: Path, asked: dict[str, Any], send: Callable[[HotPath], None]) -> dict[str, list[int]]:
-    """Blocks of the worker's page by kind, after the requests."""
+def page_after(folder: Path, asked: dict[str, Any], send: Callable[[HotPath], None]) -> CounterPage:
+    """What a worker has counted when the requests are answered."""
 
-    async def scenario() -> dict[str, list[int]]:
+    async def scenario() -> CounterPage:
         path = HotPath(folder, 3)
         try:
             plain = snapshot(policy=True, monitor=False)
@@ -29,12 +30,17 @@ def served(folder: Path, asked: dict[str, Any], send: Callable[[HotPath], None])
         finally:
             path.watchdog.stop()
         assert all(b" 200 OK" in one.answer for one in path.answers)
-        found: dict[str, list[int]] = {}
-        for key, block in path.page.blocks():
-            found[key[0]] = [a + b for a, b in zip(found.get(key[0], [0] * len(block)), block, strict=True)]
-        return found
+        return path.page
 
     return asyncio.run(scenario())
+
+
+def served(folder: Path, asked: dict[str, Any], send: Callable[[HotPath], None]) -> dict[str, list[int]]:
+    """The same as blocks by kind."""
+    found: dict[str, list[int]] = {}
+    for key, block in page_after(folder, asked, send).blocks():
+        found[key[0]] = [a + b for a, b in zip(found.get(key[0], [0] * len(block)), block, strict=True)]
+    return found
 
 
 def four_turns(path: HotPath) -> None:
@@ -67,3 +73,11 @@ def test_an_execution_that_a_rule_began_is_no_evidence(tmp_path: Path) -> None:
 
     found = served(tmp_path, {"run_ns": SLOW}, by_rule)
     assert (sum(found[EXECUTIONS_JUDGED]), sum(found[RUN_TIMES])) == (0, 1)
+
+
+@pytest.mark.parametrize(("wait_ns", "waited"), [(1, 12), (10**12, 0), (0, 0)], ids=["long", "short", "not asked"])
+def test_who_waits_long_is_noted_apart(tmp_path: Path, wait_ns: int, waited: int) -> None:
+    notes, _, _ = NoteRing(page_after(tmp_path, {"wait_ns": wait_ns}, four_turns)).read(0)
+    flags = [note.flags for note in notes]
+    assert flags.count(NOTE_WAITED) == waited
+    assert flags.count(NOTE_SEEN) == len(flags) - waited == 12

@@ -1,13 +1,14 @@
-"""How long executions take: from a worker's page through reports to a signal that holds, and says why."""
+"""What is slow, and how long executions take: from a worker's page through reports to a signal that holds."""
 
 import json
 import random
 
+import numpy as np
 import pytest
 from msgspec import msgpack, structs
 from msgspec.json import decode
 
-from gateway.control.counts import Finals
+from gateway.control.counts import Finals, Totals
 from gateway.control.documents import Kept
 from gateway.control.intake import Intake
 from gateway.control.judge import Judge
@@ -18,7 +19,17 @@ from gateway.control.reporter import Reporter
 from gateway.control.signals import plan_of
 from gateway.control.states import state_of
 from gateway.control.thresholds import Thresholds, thresholds_of
-from gateway.counters import BATCH_BOUNDS, BATCH_BUCKETS, EXECUTIONS_JUDGED, RUN_BOUNDS_NS, CounterPage
+from gateway.counters import (
+    BATCH_BOUNDS,
+    BATCH_BUCKETS,
+    EXECUTIONS_JUDGED,
+    MODEL_VALUES,
+    QUEUE_DURATION,
+    REQUEST_DURATION,
+    RUN_BOUNDS_NS,
+    CounterPage,
+    duration_bucket,
+)
 from gateway.tally import Executions
 from router.policy import TrafficPolicy, parse
 from tests.simulation.evidence.results import Rate
@@ -210,9 +221,30 @@ def test_what_nobody_judges_is_not_counted() -> None:
     assert thresholds_of(kept(of), "APPLYING", StableLatency(lambda: None), {}, routed=True).run_ns == {}  # type: ignore[arg-type,return-value]
 
 
+def test_how_long_stable_waits_is_its_own_quantile() -> None:
+    values = np.zeros(MODEL_VALUES, np.int64)
+    values[QUEUE_DURATION + duration_bucket(300_000)] = LEAST
+    values[REQUEST_DURATION + duration_bucket(7_000_000)] = LEAST
+    totals = Totals({("m", "1", "stable"): values}, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    of = policy({"metric": "queue_wait", "quantile": 0.95}, {"metric": "latency", "quantile": 0.9})
+    slow = thresholds_of(kept(of), "APPLYING", StableLatency(lambda: totals), {}, routed=True)
+    assert 200_000 < slow.wait_ns < 500_000 < 5_000_000 < slow.slow_ns < 10_000_000
+    frozen = kept(of, wait_ns=slow.wait_ns)
+    assert state_of("m", 1, frozen, zeroed_here=False).wait_ns == slow.wait_ns
+    values[QUEUE_DURATION + duration_bucket(30_000_000)] = 100 * LEAST
+    later = StableLatency(lambda: totals)
+    assert thresholds_of(frozen, "BAKING", later, {}, routed=False).wait_ns == slow.wait_ns
+    assert thresholds_of(frozen, "APPLYING", later, {}, routed=True).wait_ns > 20_000_000
+    assert thresholds_of(kept(policy(), wait_ns=5), "APPLYING", later, {}, routed=True).wait_ns == 0
+    (waits, latency) = a_judge(of).signs()
+    assert waits.is_scarce(frozen.record)  # nobody has asked yet
+    assert latency.is_scarce(frozen.record)
+
+
 def test_a_worker_of_another_layout_reads_a_state_without_it() -> None:
-    older = list(structs.astuple(state(5)))[:-1]
-    assert msgpack.decode(msgpack.encode(older), type=PolicyState).run_ns == ()
+    older = list(structs.astuple(state(5)))[:-2]
+    found = msgpack.decode(msgpack.encode(older), type=PolicyState)
+    assert (found.doublings, found.run_ns, found.wait_ns) == (0, (), 0)
 
 
 def test_counts_of_a_dead_worker_stay() -> None:
@@ -277,11 +309,12 @@ def test_executions_of_a_rollout_before_this_one_are_not_its() -> None:
 
 
 def test_what_the_plan_says_of_it() -> None:
-    of = policy(
-        {"metric": "compute_time", "margin": {"ratio": 1.5}},
-        {"metric": "error_rate", "name": "errors", "outsideAlpha": True},
-    )
+    waits = {"metric": "queue_wait", "quantile": 0.95, "margin": {"ratio": 2}}
+    errors = {"metric": "error_rate", "name": "errors", "outsideAlpha": True}
+    of = policy(waits, {"metric": "compute_time", "margin": {"ratio": 1.5}}, errors)
     assert plan_of(of) == [
+        "queue_wait-p95: holds while its units wait longer for their execution than p95 of stable's requests surely "
+        "more than 2 times as often",
         "compute_time: holds while its executions last longer than p99 of stable's of the same batch size surely more "
         "than 1.5 times as often",
         "errors: rolls back while its units err surely more than 1.25 times as often",
