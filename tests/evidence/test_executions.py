@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_without_strata_the_same_traffic_would_accuse_the_larger_batches() -> No
 def test_twice_as_many_slow_ones_are_found() -> None:
     found = [run(seed, ratio=2.0, canary=FEW, stable=MANY, ticks=800) for seed in range(20)]
     assert sum(peak >= log_threshold(ALPHA) for peak in found) == 20
+
+
+def back_to_back(seed: int, ticks: int = 300) -> float:
+    """Largest log e where both variants execute without a pause, so that a slow execution leaves room for fewer."""
+    rng, share, peak, busy_ms = random.Random(seed), ExecutionShare(1.25), 0.0, [0.0, 0.0]
+    for tick in range(1, ticks + 1):
+        arms = [[0, 0], [0, 0]]
+        for at, arm in enumerate(arms):
+            while busy_ms[at] < 250.0 * tick:
+                slow = rng.random() < 0.01
+                busy_ms[at] += 100.0 if slow else rng.uniform(8.0, 12.0)
+                arm[slow] += 1
+        canary, stable = arms
+        share.tick({1: (canary[0], canary[1])}, {1: (stable[0], stable[1])})
+        peak = max(peak, share.harm.log_e)
+    return peak
+
+
+def test_variants_that_never_rest_are_not_held_at_the_default_margin() -> None:
+    peaks = [back_to_back(seed) for seed in range(60)]
+    accused = Rate("B3", "", "", sum(peak >= log_threshold(ALPHA) for peak in peaks), len(peaks), ALPHA)
+    assert accused.kept, accused
 
 
 def test_only_what_both_have_in_one_tick_is_compared() -> None:
