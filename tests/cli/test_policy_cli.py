@@ -151,6 +151,18 @@ def test_a_plan_says_who_moves_and_how_long_it_takes(tree: Tree) -> None:
     assert "no version 7" in json.loads(missing.out)["problems"][0]
 
 
+def test_a_plan_says_what_signals_will_do(tree: Tree) -> None:
+    text = CANARY.replace("[{metric: error_rate}]", "[{metric: error_rate}], signals: [{metric: compute_time}]")
+    done = run("policy", "plan", "-", tree=tree, stdin=text)
+    assert done.code == 0, done
+    assert "  signal compute_time: holds while its executions last longer than p99 of stable's" in done.out
+    refused = run(
+        "policy", "plan", "-", tree=tree, stdin=text.replace("compute_time}", "compute_time, outsideAlpha: true}")
+    )
+    assert refused.code == 3
+    assert "compute_time holds and never rolls back" in refused.err
+
+
 def test_a_plan_says_never_where_it_is_never(tree: Tree) -> None:
     # A margin of 4 times: harm of 1.5 to 3 times is none, and no number of requests would find it.
     text = CANARY.replace("{metric: error_rate}", "{metric: error_rate, margin: {ratio: 4}}")
