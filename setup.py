@@ -17,6 +17,7 @@ HOT_PATH = [
     "gateway/http/meanings.py",
     "gateway/http/slow_lane.py",
     "gateway/meter.py",
+    "gateway/monitor/kept.py",
     "gateway/monitor/tap.py",
     "gateway/policyroute.py",
     "gateway/predictions.py",

@@ -177,13 +177,13 @@ class HotPath:
         self.loop.run()
 
     def count(self) -> None:
-        """What a worker does 20 times a second: count what the monitor has noted."""
+        """What a worker does ten times a second: count what the monitor has noted."""
         for tap in self.taps:
             while tap.work():
                 pass
 
 
-def snapshot(*, policy: bool, monitor: bool, ids: bool) -> Snapshot:
+def snapshot(*, policy: bool, monitor: bool, ids: bool = True) -> Snapshot:
     """One version of one model, and what decides and counts there."""
     pin = VariantPin("stable", NAME, 1, DIGEST)
     document = routed(NAME, {"stable": 10_000}, ids=ids)

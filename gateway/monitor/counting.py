@@ -41,6 +41,7 @@ from runtimes.tensors import Array, f32_from_bf16
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_SCORES_AT_ONCE: Final = 2_048
 _SLICE_ROWS: Final = 2**18
 """Rows at once: sums of calibrated probabilities in units of 2^-32 stay below 2^53 and so exact, memory bounded."""
 
@@ -86,7 +87,7 @@ class Counter:
         self._value = None if plan.score is None else _numeric(edge_cuts(plan.score.edges), len(plan.score.edges) - 1)
 
     def count(
-        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], groups: npt.NDArray[Any], into: Counts
     ) -> None:
         """Add rows to a vector.
 
@@ -95,7 +96,7 @@ class Counter:
 
         Args:
             inputs: [rows, ...] each, in the order of the model's signature; None = left out.
-            outputs: [rows, ...] each, likewise.
+            outputs: [rows, ...] each, likewise; only that of the score has to be there.
             groups: [rows] indices into `plan.groups`; whatever is none of them is everybody else.
             into: [plan.size], changed in place.
         """
@@ -103,7 +104,7 @@ class Counter:
             pass
 
     def steps(
-        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], groups: npt.NDArray[Any], into: Counts
     ) -> Iterator[None]:
         """As `count`, in steps of about 0.03 ms at 2,048 rows of 20 numbers: between them something else may run."""
         assert into.shape == (self.plan.size,), "a vector of this plan"
@@ -115,13 +116,13 @@ class Counter:
             part = slice(start, start + _SLICE_ROWS)
             yield from self._steps(
                 [None if array is None else array[part] for array in inputs],
-                [array[part] for array in outputs],
+                [None if array is None else array[part] for array in outputs],
                 groups[part],
                 into,
             )
 
     def _steps(
-        self, inputs: Sequence[Array | None], outputs: Sequence[Array], groups: npt.NDArray[Any], into: Counts
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], groups: npt.NDArray[Any], into: Counts
     ) -> Iterator[None]:
         if self._errors is not None:
             self._errors.count(inputs, len(groups), into)
@@ -131,9 +132,10 @@ class Counter:
             given = {index: inputs[index] if index < len(inputs) else None for index in self._inputs}
             yield from self._features(given, len(groups), into)
         score = self.plan.score
-        if score is None or score.output >= len(outputs):
+        scored = outputs[score.output] if score is not None and score.output < len(outputs) else None
+        if score is None or scored is None:
             return
-        numbers = column_numbers(outputs[score.output], score.column, score.bf16)
+        numbers = column_numbers(scored, score.column, score.bf16)
         if score.kind == "value":
             assert self._value is not None, "a plan with a score has its edges"
             self._value(np.sort(numbers), into[self._score_at :])
@@ -154,17 +156,25 @@ class Counter:
         finite = np.isfinite(scores)
         if not finite.all():
             scores, groups = scores[finite], groups[finite]
-        count, last = self.plan.score_values, len(self.plan.groups)
+        count, at = self.plan.score_values, self._score_at
+        for start in range(0, len(scores), _SCORES_AT_ONCE):
+            some = scores[start : start + _SCORES_AT_ONCE]
+            cells = self._cells(score, some, groups[start : start + _SCORES_AT_ONCE])
+            into[at : at + count] += np.bincount(cells, minlength=count)
+            yield
+            calibrated = np.rint(isotonic.applied(score.calibration, some) / CALIBRATED_UNIT)
+            into[at + count : at + 2 * count] += np.bincount(cells, calibrated, count).astype(np.int64)
+            yield
+
+    def _cells(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any]) -> Counts:
+        """Where finite scores count: by group, decision and bin."""
+        last = len(self.plan.groups)
         cells = score_bins(scores)
         cells += SCORE_BINS * (scores >= score.threshold)
         if last:
             known = np.where((groups >= 0) & (groups < last), groups, last).astype(np.int64)
             cells += 2 * SCORE_BINS * known
-        yield
-        calibrated = np.rint(isotonic.applied(score.calibration, scores) / CALIBRATED_UNIT)
-        at = self._score_at
-        into[at : at + count] += np.bincount(cells, minlength=count)
-        into[at + count : at + 2 * count] += np.bincount(cells, calibrated, count).astype(np.int64)
+        return cells
 
 
 def score_bins(scores: Floats) -> Counts:

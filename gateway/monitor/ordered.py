@@ -20,7 +20,7 @@ MOST_EDGES: Final = 32
 _WORDS: Final = 128
 """Added at once: a byte of each holds at most 255."""
 _WORD_ROWS: Final = 8
-_BLOCK: Final = 65_536
+_BLOCK: Final = 49_152
 """Numbers of a block; they and their flags stay in the cache."""
 _STEP: Final = 90_000
 """Comparisons of a step."""
@@ -85,6 +85,7 @@ class Ordered:
         yield
         cuts = self._narrow if numbers.dtype == np.float32 else self._wide
         low, high = numbers[:, :rows].min(axis=1), numbers[:, :rows].max(axis=1)  # NaN where there is one
+        yield
         every = (cuts > high).all(axis=1)
         below[:-1][every] += rows
         unknown = np.flatnonzero(~(every | (cuts <= low).all(axis=1)))

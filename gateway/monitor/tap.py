@@ -1,34 +1,36 @@
-"""Where the monitor sees requests: batches are noted on the hot path and counted later, in slices between requests.
+"""Where the monitor sees requests: rows are copied on the hot path and counted later, in slices between requests.
 
-Noting a batch keeps a reference to the arrays of its execution and copies nothing: they are never written again. It
-does not keep the requests: memory that is not given back is memory that is cold (measured: 3 us of each request). What
-waits is bounded; beyond that, rows are skipped and counted as skipped: the monitor never makes a request wait.
+It keeps neither requests nor the arrays of their execution: memory that is not given back is memory that is cold
+(measured: 3 us of each request). What waits is bounded; beyond that, rows are skipped and counted as skipped: the
+monitor never makes a request wait.
 """
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.kept import TEXT_BYTES, Kept, bytes_of
 from gateway.monitor.plan import LABEL_BINS, ROWS, SKIPPED
 from gateway.predictions import NO_MARK, TOLD_ROWS, mark, mark_of_rows
-from runtimes.batching.gather import gather, rejoin
+from runtimes.batching.gather import gather
 from runtimes.batching.job import Job
 from runtimes.errors import ServingError
 from runtimes.tensors import DYNAMIC, Array, Signature
 
 WAITING_BYTES: Final = 16 * 1024 * 1024
-"""What may wait of one variant: a worker counts 20 times a second. One batch may, whatever it weighs."""
+"""What may wait of one variant. One batch may, whatever it weighs."""
 WAITING_ROWS: Final = 65_536
-_TEXT_BYTES: Final = 100
-"""Of a text, as an estimate."""
+COPIED_BYTES: Final = 4_096
+"""Of the rows of larger inputs the arrays wait themselves, a batch each."""
 _log: Final = logging.getLogger(__name__)
-SLICE_ROWS: Final = 2_048
-"""Rows that are counted together: 0.26 ms at 20 numbers each, 0.08 of them for however few rows, so slices are few: at
-40,000 rows/s one each time that a worker counts. Requests wait for a step of it that comes before them, 0.03 ms."""
+SLICE_ROWS: Final = 8_192
+"""Rows that are counted together: 0.12 us each at 20 numbers, and 0.5 ms besides, for what is done ten times a second
+finds nothing in the cache. Requests wait for a step of it that comes before them, 0.05 ms."""
+_SLICE_BYTES: Final = 2 * 1024 * 1024
 
 _Batch = tuple[Sequence[Array | None], Sequence[Array], int, list[int] | None, int]
 """Inputs, outputs, rows, the group of each row, None = there are no groups, and bytes."""
@@ -56,13 +58,14 @@ class Tap:
         self._header = header
         self._groups = {name.encode(): index for index, name in enumerate(plan.groups)}
         self._others = len(plan.groups)
-        self._waiting: deque[_Batch] = deque()
+        self._kept: deque[Kept] = deque()
+        self._spare: Kept | None = None
+        self._apart: deque[_Batch] = deque()
         self._rows = self._bytes = 0
         self._steps: Iterator[None] | None = None
         self._unread = [at for at in range(len(signature.inputs)) if at not in counter.reads]
-        self._row_bytes = _row_bytes(signature, self._unread)
-        fixed = all(DYNAMIC not in spec.shape[1:] and not spec.optional for spec in signature.inputs)
-        self._together = fixed and signature.batched
+        self._output = plan.score.output if plan.score is not None else -1
+        self._copies = _is_copied(signature, counter.reads)
         self._score = plan.score if plan.score_values and plan.score is not None and not plan.score.bf16 else None
         self._table = _table(self._score.threshold) if self._score is not None else []
 
@@ -87,21 +90,46 @@ class Tap:
         if self._rows and (self._rows + rows > WAITING_ROWS or self._bytes > WAITING_BYTES):
             self.counts[SKIPPED] += rows
             return
-        if inputs is None:
-            try:
+        groups = self._by_row(jobs, rows) if self._groups else None
+        try:
+            if inputs is None:
                 inputs = gather(jobs, self._signature)
-            except (ServingError, ValueError):
-                # Only what was executed comes here, so this is our own mistake; the count says that it happened.
-                self.counts[SKIPPED] += rows
-                return
+            self._bytes += self._keep(inputs, outputs, rows, groups)
+            self._rows += rows
+        except (ServingError, ValueError):
+            # Only what was executed comes here, so this is our own mistake; the count says that it happened.
+            self.counts[SKIPPED] += rows
+
+    def _keep(
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array], rows: int, groups: list[int] | None
+    ) -> int:
+        """Let a batch wait; its bytes. Raises ValueError: arrays that have not its rows."""
+        if self._copies:
+            if not self._kept or not self._kept[-1].add(inputs, outputs, rows, groups):
+                self._kept.append(self._begun_with(inputs, outputs, rows, groups))
+            return self._kept[-1].row_bytes * rows
         if self._unread:
             inputs = list(inputs)
             for at in self._unread:
                 inputs[at] = None
-        weight = self._row_bytes * rows or _bytes_of(inputs) + _bytes_of(outputs)
-        self._rows += rows
-        self._bytes += weight
-        self._waiting.append((inputs, outputs, rows, self._by_row(jobs, rows) if self._groups else None, weight))
+        weight = sum([bytes_of(array) for array in (*inputs, *outputs) if array is not None])
+        self._apart.append((inputs, outputs, rows, groups, weight))
+        return weight
+
+    def _begun_with(
+        self, inputs: Sequence[Array | None], outputs: Sequence[Array], rows: int, groups: list[int] | None
+    ) -> Kept:
+        """A place for rows that holds this batch."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.add(inputs, outputs, rows, groups):
+            return spare
+        read = [None if at in self._unread else array for at, array in enumerate(inputs)]
+        scores = [array if at == self._output else None for at, array in enumerate(outputs)]
+        each = sum([bytes_of(array) for array in (*read, *scores) if array is not None]) // max(1, rows)
+        kept = Kept(read, scores, max(rows, min(SLICE_ROWS, _SLICE_BYTES // max(1, each))))
+        if not kept.add(inputs, outputs, rows, groups):
+            raise ValueError("a batch without its rows")
+        return kept
 
     def marks(self, jobs: Sequence[Job], outputs: Sequence[Array]) -> list[int] | None:
         """Score bins, decisions and group of each request, for its prediction id; None = not known."""
@@ -183,7 +211,7 @@ class Tap:
             _log.exception("monitor_slice_skipped")
         if not going_on:
             self._steps = None
-        return going_on or bool(self._waiting)
+        return going_on or bool(self._kept) or bool(self._apart)
 
     def finish(self) -> None:
         """Count all that waits, at once."""
@@ -192,47 +220,48 @@ class Tap:
 
     def _slice(self) -> Iterator[None]:
         """The steps of counting a slice of what waits."""
-        taken: list[_Batch] = []
-        rows = weight = 0
-        while self._waiting and rows < SLICE_ROWS:
-            taken.append(self._waiting.popleft())
-            rows += taken[-1][2]
-            weight += taken[-1][4]
-        if not taken:
-            return
+        kept = self._kept.popleft() if self._kept else None
+        batches = self._some_batches() if kept is None else []
+        rows = sum([batch[2] for batch in batches]) if kept is None else kept.rows
+        weight = sum([batch[4] for batch in batches]) if kept is None else kept.rows * kept.row_bytes
         try:
             found, before = empty(self._counter.plan), int(self.counts[ROWS])
             found[ROWS] = before  # it says which rows are sampled
-            yield from self._add(taken, rows, found)
+            if kept is not None:
+                yield from self._counter.steps(kept.inputs(), kept.outputs(), kept.groups(), found)
+            for batch in batches:
+                self._count_alone(batch, found)
+                yield
         except Exception:
             self.counts[SKIPPED] += rows
             raise
         finally:
             self._rows -= rows
             self._bytes -= weight
+            if kept is not None:
+                kept.clear()
+                self._spare = kept
         # Odd while the counts are in motion: control never takes half a slice into a window.
         self._taken[1] += 1
         found[ROWS] -= before
         self.counts += found
         self._taken[1] += 1
 
-    def _add(self, taken: Sequence[_Batch], rows: int, into: Counts) -> Iterator[None]:
-        """Add batches to a vector: joined where they have one form, else one after the other."""
-        if not self._together:
-            for inputs, outputs, count, by_row, _ in taken:
-                if not self._signature.batched:
-                    inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
-                    outputs = [array.reshape(1, -1) for array in outputs]
-                self._counter.count(inputs, outputs, _group_array(by_row, count), into)
-                yield
-            return
-        inputs, outputs = taken[0][:2]
-        if len(taken) > 1:
-            inputs = [_joined(column) for column in zip(*(batch[0] for batch in taken), strict=True)]
-            outputs = rejoin([batch[1] for batch in taken])
-        groups = [group for _, _, _, by_row, _ in taken for group in by_row or ()]
-        yield
-        yield from self._counter.steps(inputs, outputs, _group_array(groups, rows), into)
+    def _some_batches(self) -> list[_Batch]:
+        """Those of a slice, in which each is counted by itself."""
+        found: list[_Batch] = []
+        rows = 0
+        while self._apart and rows < SLICE_ROWS:
+            found.append(self._apart.popleft())
+            rows += found[-1][2]
+        return found
+
+    def _count_alone(self, batch: _Batch, into: Counts) -> None:
+        inputs, outputs, rows, groups, _ = batch
+        if not self._signature.batched:
+            inputs = [None if array is None else array.reshape(1, -1) for array in inputs]
+            outputs = [array.reshape(1, -1) for array in outputs]
+        self._counter.count(inputs, outputs, _group_array(groups, rows), into)
 
 
 def _group_array(groups: list[int] | None, rows: int) -> Counts:
@@ -262,21 +291,10 @@ def _table(threshold: float) -> list[int]:
     return [*found, mark(LABEL_BINS - 1, int(threshold <= 1.0), 0)]
 
 
-def _joined(column: Sequence[Array | None]) -> Array | None:
-    """One input of several batches: there in all of them, for optional ones are not counted together, or in none."""
-    found = [array for array in column if array is not None]
-    return np.concatenate(found) if found else None
-
-
-def _row_bytes(signature: Signature, unread: Sequence[int]) -> int:
-    """Of a row that waits, with what refers to it; 0 = it depends."""
-    read = [spec for at, spec in enumerate(signature.inputs) if at not in unread] + list(signature.outputs)
-    shapes = [spec.shape[1:] if signature.batched else spec.shape for spec in read]
-    if any(spec.optional or spec.datatype.dtype == object for spec in read) or any(DYNAMIC in one for one in shapes):
-        return 0
-    return 64 + sum(int(np.prod(one)) * spec.datatype.dtype.itemsize for one, spec in zip(shapes, read, strict=True))
-
-
-def _bytes_of(arrays: Sequence[Array | None]) -> int:
-    every = [array for array in arrays if array is not None]
-    return sum([array.size * _TEXT_BYTES if array.dtype == object else array.nbytes for array in every])
+def _is_copied(signature: Signature, reads: Collection[int]) -> bool:
+    """Whether rows have one form and are small."""
+    specs = [spec for at, spec in enumerate(signature.inputs) if at in reads]
+    if not signature.batched or any(DYNAMIC in spec.shape[1:] or spec.optional for spec in specs):
+        return False
+    sizes = [(int(np.prod(spec.shape[1:])), spec.datatype.dtype) for spec in specs]
+    return sum([size * (TEXT_BYTES if dtype.kind == "O" else dtype.itemsize) for size, dtype in sizes]) <= COPIED_BYTES

@@ -119,7 +119,7 @@ def test_a_tap_that_is_always_full_keeps_no_other_waiting() -> None:
     full.take(many, None, outputs_of(many))
     assert turns.step([other, full])
     other.take(few, None, outputs_of(few))
-    for _ in range(30):
+    for _ in range(60):
         full.take(many, None, outputs_of(many))
         assert turns.step([other, full]), "there is more to count at once"
     assert (other.counts[ROWS], other.rows) == (1, 0)
@@ -340,3 +340,66 @@ def test_inputs_that_no_feature_is_made_of_are_not_kept() -> None:
     assert kept() is None
     drained(tap)
     assert (tap.counts[ROWS], tap.counts[SKIPPED], tap.counts[2]) == (6, 0, 6)
+
+
+SCORED = Signature(
+    (TensorSpec("x", DATATYPES["FP32"], (-1, 2)),), (TensorSpec("y", DATATYPES["FP32"], (-1, -1)),), True
+)
+
+
+def test_batches_of_another_form_wait_apart_and_every_row_is_counted() -> None:
+    tap, sent = tap_of(plan_of(GROUPS), SCORED), 0
+    for at in range(12):
+        jobs = [job([[0.5, 5.0]] * 3, GROUPS[at % 2].encode())]
+        width = 1 + at // 2 % 2  # of the output: twice one column, twice two
+        tap.take(jobs, None, [np.full((3, width), 0.75, np.float32 if at < 8 else np.float64)])
+        sent += 3
+    assert tap.rows == sent
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], tap.rows) == (sent, 0, 0)
+    plan = plan_of(GROUPS)
+    cells = tap.counts[plan.score_at : plan.score_at + plan.score_values].reshape(3, 2, SCORE_BINS)
+    assert cells.sum(axis=(1, 2)).tolist() == [18, 18, 0]
+    assert cells[:, 1, 750].sum() == sent
+
+
+def test_rows_that_are_counted_are_not_touched_by_those_that_come_meanwhile() -> None:
+    tap = tap_of(plan_of())
+    for value, fresh in [(0.5, 1.5), (1.5, 0.5), (0.5, 1.5)]:
+        jobs, others = [job([[value, 5.0]] * 50)], [job([[fresh, 5.0]] * 50)]
+        tap.take(jobs, None, outputs_of(jobs))
+        before = tap.counts[2:4].copy()
+        assert tap.work()
+        tap.take(others, None, outputs_of(others))
+        while tap.begun:
+            tap.work()
+        grown = (tap.counts[2:4] - before).tolist()
+        assert grown == ([50, 0] if value < 1 else [0, 50])
+        drained(tap)
+    assert tap.counts[2:4].tolist() == [150, 150]
+
+
+def test_an_executed_array_is_given_back_once_it_is_copied() -> None:
+    tap = tap_of(plan_of())
+    jobs = [job([[0.5, 5.0]] * 4)]
+    inputs, outputs = [jobs[0].inputs[0].copy()], outputs_of(jobs)
+    kept = weakref.ref(inputs[0]), weakref.ref(outputs[0])
+    tap.take(jobs, inputs, outputs)
+    inputs[0] *= np.float32(3)
+    del inputs, outputs
+    assert [one() for one in kept] == [None, None]
+    drained(tap)
+    assert tap.counts[2:4].tolist() == [4, 0]
+
+
+def test_texts_are_let_go_of_when_they_are_counted() -> None:
+    signature = Signature((TensorSpec("t", DATATYPES["BYTES"], (-1, 1)),), SIGNATURE.outputs, True)
+    words = FeaturePlan("w", "categorical", 0, 0, values=("a", "b"))
+    plan = CountPlan("0123456789abcdef", (words,), ScorePlan(0, -1, "probability", 0.5))
+    tap = tap_of(plan, signature)
+    for _ in range(2):
+        jobs = [wide_job(np.array([[b"a"], [b"b"], [b"a"]], object))]
+        tap.take(jobs, None, outputs_of(jobs))
+    drained(tap)
+    assert tap.counts[2:4].tolist() == [4, 2]
+    assert not tap._spare or all(one is None for one in tap._spare._texts[0][:, 0][:6])
