@@ -120,7 +120,8 @@ def parts(buffer: memoryview) -> tuple["CounterPage", memoryview]:
 # ---- executions, where a policy judges how long they take ----
 
 EXECUTIONS_JUDGED: Final = "executions"
-"""Labels (model, policy revision, variant): per bucket of batch sizes those in time, and those that were slow."""
+"""Labels (model, policy revision, variant): per stratum and bucket of batch sizes those in time, and those that were
+slow."""
 RUN_TIMES: Final = "run-times"
 """Labels (model, version): per bucket of batch sizes a histogram of run times."""
 BATCH_BOUNDS: Final[tuple[int, ...]] = (

@@ -297,7 +297,9 @@ class PolicyRoute:
                 arm.served.second_chance = terms.fallback and arm.is_canary
                 if terms.run_ns:
                     version = codec.runtime.version_text
-                    arm.served.executions = Executions(page, terms.name, terms.revision, variant, version, terms.run_ns)
+                    arm.served.executions = Executions(
+                        page, terms.name, terms.revision, variant, version, terms.run_ns, len(compiled.strata)
+                    )
                 if decisions is not None:
                     arm.logged(arm.served, decisions.outputs)
             self.arms.append(arm)

@@ -19,7 +19,7 @@ from gateway.monitor.counting import Counter
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
 from gateway.predictions import NO_MARK, UNCOUNTED, Signer
-from gateway.tally import Executions
+from gateway.tally import Executions, stratum_of
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
 from gateway.wire.fields import field_places
@@ -379,7 +379,7 @@ class Results:
         served = _waiting(jobs[0])
         served.meter.executed(len(jobs), outcome)
         if served.executions is not None:
-            served.executions.add(outcome.rows, outcome.run_ns, _is_randomised(jobs[0]))
+            served.executions.add(outcome.rows, outcome.run_ns, _stratum(jobs[0]))
         self._jobs, self._inputs = jobs, outcome.inputs
 
     def completed(self, jobs: Sequence[Job], outputs: list[Array], started_ns: int) -> None:
@@ -426,11 +426,11 @@ def _waiting(job: Job) -> ServedVersion:
     return served
 
 
-def _is_randomised(job: Job) -> bool:
-    """Whether a policy put a request where it is by chance: a rule may send long ones to one variant."""
+def _stratum(job: Job) -> int:
+    """Of what put a request where it is by chance; -1 = nothing did: a rule may send long ones to one variant."""
     whole: Any = getattr(job, "whole", job)
     exchange = cast(Exchange, whole)
-    return exchange.placed is not None and exchange.placed.place != 0
+    return stratum_of(exchange.placed.place) if exchange.placed is not None else -1
 
 
 def _too_late() -> DeadlineExceeded:

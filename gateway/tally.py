@@ -131,24 +131,36 @@ class Executions:
     Args:
         version: of the variant, whose run times are those of every revision.
         limits_ns: per bucket of batch sizes; longer is slow, 0 = not known yet.
+        strata: how many the policy has. Rules may send long executions to other shares, so each is compared in itself.
     """
 
     def __init__(
-        self, page: CounterPage, model: str, revision: int, variant: str, version: str, limits_ns: tuple[int, ...]
+        self,
+        page: CounterPage,
+        model: str,
+        revision: int,
+        variant: str,
+        version: str,
+        limits_ns: tuple[int, ...],
+        strata: int = 1,
     ) -> None:
         assert len(limits_ns) == BATCH_BUCKETS, "one for each bucket"
-        self._judged = _block(page, EXECUTIONS_JUDGED, (model, str(revision), variant), 2 * BATCH_BUCKETS)
+        self._judged = _block(page, EXECUTIONS_JUDGED, (model, str(revision), variant), 2 * BATCH_BUCKETS * strata)
         self._times = _block(page, RUN_TIMES, (model, version), BATCH_BUCKETS * RUN_BUCKETS)
         self._limits_ns = limits_ns
 
-    def add(self, rows: int, run_ns: int, is_evidence: bool) -> None:
-        """One execution of so many rows."""
+    def add(self, rows: int, run_ns: int, stratum: int) -> None:
+        """One execution of so many rows.
+
+        Args:
+            stratum: what randomised the request that began it; -1 = nothing did, and it is no evidence.
+        """
         bucket = bisect_left(BATCH_BOUNDS, rows)
         self._times[bucket * RUN_BUCKETS + bisect_left(RUN_BOUNDS_NS, run_ns)] += 1
         limit_ns = self._limits_ns[bucket]
-        if limit_ns and is_evidence:
+        if limit_ns and stratum >= 0:
             # In time and slow, not all and slow: no reader sees a slow one that is not among all.
-            self._judged[2 * bucket + (1 if run_ns > limit_ns else 0)] += 1
+            self._judged[2 * (stratum * BATCH_BUCKETS + bucket) + (1 if run_ns > limit_ns else 0)] += 1
 
 
 def happened(flags: int) -> int:
@@ -159,6 +171,11 @@ def happened(flags: int) -> int:
 def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:
     """The counts of one variant in one stratum of one revision; nobody sees those that find no room in the page."""
     return _block(page, "evidence", (model, str(revision), stratum, variant), len(FIELDS))
+
+
+def stratum_of(place: int) -> int:
+    """Index of what randomised a request, by its place; -1 = nothing did."""
+    return place >> 15 & 0x7F if place else -1
 
 
 def _block(page: CounterPage, kind: str, labels: tuple[str, ...], values: int) -> memoryview:

@@ -63,6 +63,8 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
         quantiles = {metric.slow_from for metric in _judged_on(rollout.analysis, name)}
         if len(quantiles) > 1:
             found.append(f"spec.rollout.analysis: one quantile of {name} is judged per rollout, got {len(quantiles)}")
+    if len(signals_on(policy, frozenset({"compute_time"}))) > 1:
+        found.append("spec.rollout.analysis.signals: one signal on compute_time is judged per rollout")
     for at, text in enumerate(rollout.window.not_before):
         try:
             ZoneInfo(read_weekly(text).zone)

@@ -151,12 +151,19 @@ class Policies:
         """Read what has changed, as soon as the store lets us: the watch tells of a change once."""
         while True:
             try:
-                return await (self.reload(name) if kind == KIND else self.returned())
+                return await (self.reload(name) if kind == KIND else self._renewed())
             except StoreAway as error:
                 _log.warning("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
                 await asyncio.sleep(AGAIN_S)
             except ServingError as error:
                 return _log.error("policy_not_read", extra={"facts": {"policy": name, "reason": error.message}})
+
+    async def _renewed(self) -> None:
+        """Take over keys that other nodes made. Raises StoreAway."""
+        before = self.signing, self.unit_key
+        await self._load_secrets(before)
+        if (self.signing, self.unit_key) != before:
+            self._in_force()
 
     async def returned(self) -> None:
         """The store answers again: read everything, and give back what it has lost. Raises StoreAway."""

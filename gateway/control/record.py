@@ -129,8 +129,9 @@ class NodeReport(Struct, frozen=True, kw_only=True):
         zeroed: (worker, reason) of those that give the canary nothing by their own decision.
         crashes: digest -> workers lost within 60 s while they executed it.
         failing: (request id, trace id) of the last that failed on the canary.
-        executions: (revision, variant, largest batch of a bucket -> executions in time, and slow), totals of the newest
-            revisions. Nodes whose buckets differ are not misread: each is compared with itself alone.
+        executions: (revision, variant, stratum << 16 | largest batch of a bucket -> executions in time, and slow),
+            totals of the newest revisions, while somebody judges them. Nodes whose buckets differ are not misread: each
+            is compared with itself alone.
     """
 
     node: str

@@ -134,7 +134,7 @@ class Reporter:
             executions=tuple(
                 (revision, variant, _by_size(counts))
                 for (name, revision, variant), counts in reading.executions.items()
-                if name == state.name and revision > state.revision - REVISIONS_TOLD
+                if name == state.name and state.run_ns and revision > state.revision - REVISIONS_TOLD
             ),
         )
 
@@ -157,9 +157,11 @@ def _add(sums: dict[K, Counts], place: K, block: memoryview) -> None:
 
 
 def _by_size(counts: Counts) -> dict[int, tuple[int, int]]:
-    """Executions in time, and slow, of the buckets that have any."""
-    pairs = zip(_BATCHES, counts[::2].tolist(), counts[1::2].tolist(), strict=True)
-    return {size: (in_time, slow) for size, in_time, slow in pairs if in_time or slow}
+    """Executions in time, and slow, of the strata and buckets that have any."""
+    strata = len(counts) // (2 * len(_BATCHES))
+    keys = (stratum << 16 | size for stratum in range(strata) for size in _BATCHES)
+    pairs = zip(keys, counts[::2].tolist(), counts[1::2].tolist(), strict=True)
+    return {key: (in_time, slow) for key, in_time, slow in pairs if in_time or slow}
 
 
 def _notes_of(number: int, worker: str, first: int, notes: list[Note]) -> Notes:

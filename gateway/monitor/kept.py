@@ -21,13 +21,13 @@ class Kept:
         size: rows there is room for.
 
     Attributes:
-        rows: that are here.
+        rows, size: that are here, and that there is room for.
         row_bytes: of each.
     """
 
     def __init__(self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], size: int) -> None:
         self.rows = 0
-        self._size = size
+        self.size = size
         self._inputs = [None if array is None else np.empty((size, *array.shape[1:]), array.dtype) for array in inputs]
         self._outputs = [
             None if array is None else np.empty((size, *array.shape[1:]), array.dtype) for array in outputs
@@ -51,7 +51,7 @@ class Kept:
         """
         start = self.rows
         end = start + rows
-        if end > self._size:
+        if end > self.size:
             return False
         if not (_copied(inputs, self._inputs, start, end) and _copied(outputs, self._outputs, start, end)):
             return False
@@ -85,9 +85,10 @@ def _copied(arrays: Sequence[Array | None], kept: Sequence[Array | None], start:
         if own is None:
             continue
         array = arrays[at]
-        # The size first: an array of one column would fill many.
-        if array is None or array.dtype != own.dtype or array.size * len(own) != own.size * (end - start):
+        if array is None or array.dtype != own.dtype or array.ndim != own.ndim:
             return False
+        if array.size * len(own) != own.size * (end - start):
+            return False  # an array of one column would fill many
         own[start:end] = array
     return True
 

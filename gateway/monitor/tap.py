@@ -26,6 +26,8 @@ WAITING_BYTES: Final = 16 * 1024 * 1024
 WAITING_ROWS: Final = 65_536
 COPIED_BYTES: Final = 4_096
 """Of the rows of larger inputs the arrays wait themselves, a batch each."""
+COPIED_SCORES: Final = 64
+"""Numbers of a row of the score's output, likewise."""
 _log: Final = logging.getLogger(__name__)
 SLICE_ROWS: Final = 8_192
 """Rows that are counted together: 0.12 us each at 20 numbers, and 0.5 ms besides, for what is done ten times a second
@@ -86,6 +88,8 @@ class Tap:
             inputs, outputs: the rows of these jobs, in their order; inputs None = each job still has its own.
         """
         rows = len(outputs[0]) if self._signature.batched else 1
+        if not rows:
+            return
         self._taken[0] += rows
         if self._rows and (self._rows + rows > WAITING_ROWS or self._bytes > WAITING_BYTES):
             self.counts[SKIPPED] += rows
@@ -96,7 +100,7 @@ class Tap:
                 inputs = gather(jobs, self._signature)
             self._bytes += self._keep(inputs, outputs, rows, groups)
             self._rows += rows
-        except (ServingError, ValueError):
+        except (ServingError, ValueError, IndexError):
             # Only what was executed comes here, so this is our own mistake; the count says that it happened.
             self.counts[SKIPPED] += rows
 
@@ -104,7 +108,7 @@ class Tap:
         self, inputs: Sequence[Array | None], outputs: Sequence[Array], rows: int, groups: list[int] | None
     ) -> int:
         """Let a batch wait; its bytes. Raises ValueError: arrays that have not its rows."""
-        if self._copies:
+        if self._copies and (self._output < 0 or outputs[self._output].size <= COPIED_SCORES * rows):
             if not self._kept or not self._kept[-1].add(inputs, outputs, rows, groups):
                 self._kept.append(self._begun_with(inputs, outputs, rows, groups))
             return self._kept[-1].row_bytes * rows
@@ -238,7 +242,7 @@ class Tap:
         finally:
             self._rows -= rows
             self._bytes -= weight
-            if kept is not None:
+            if kept is not None and kept.size * kept.row_bytes <= 2 * _SLICE_BYTES:
                 kept.clear()
                 self._spare = kept
         # Odd while the counts are in motion: control never takes half a slice into a window.

@@ -39,7 +39,7 @@ class ExecutionShare:
         known = state if state and state["harm"]["null_ratio"] == null_ratio else None
         self.harm = EventShare.from_state(known["harm"]) if known else EventShare(null_ratio)
         self.events: dict[str, list[int]] = dict(known["events"]) if known else {}
-        self.step: list[list[int]] = list(known["step"]) if known else [[0, 0], [0, 0]]
+        self.step: list[list[int]] = [list(arm) for arm in known["step"]] if known else [[0, 0], [0, 0]]
 
     def new_step(self) -> None:
         """What was compared is counted anew; the evidence goes on."""

@@ -412,6 +412,29 @@ def test_a_node_that_met_an_emptied_store_first_learns_the_keys_of_the_others(tm
     asyncio.run(story())
 
 
+def test_hearing_of_keys_does_not_say_that_the_store_is_back(tmp_path: Path) -> None:
+    """Whoever asks the store next says that, and has more to do then."""
+
+    async def story() -> None:
+        heard = asyncio.Event()
+        one = await opened(tmp_path / "one.db", tmp_path, changed=heard.set)
+        one.away = "it was away"
+        known = one.signing
+        heard.clear()
+        following = asyncio.create_task(one.follow())
+        document = await one.store.get("secrets", "predictions")
+        assert document is not None
+        more = (*known, SigningKey(known[0].id % 255 + 1, b"more"))
+        await one.store.put("secrets", "predictions", msgspec.json.encode(more), expected=document.revision)
+        async with asyncio.timeout(10):
+            await heard.wait()
+        assert (one.signing, one.away) == (more, "it was away")
+        following.cancel()
+        await one.store.close()
+
+    asyncio.run(story())
+
+
 def test_of_two_keys_with_one_number_the_stores_stands_and_there_are_not_too_many() -> None:
     a, b, same = SigningKey(1, b"a"), SigningKey(2, b"b"), SigningKey(1, b"c")
     assert merged((a,), (b, a)) == (a, b)

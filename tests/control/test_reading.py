@@ -49,9 +49,13 @@ def test_one_quantile_of_a_metric_is_judged() -> None:
     text = TEXT.replace("9000, canary: 1000", "10000") + (
         f"  rollout:\n    to: canary\n    steps: [{{setWeight: 5000}}]\n    analysis: {{signals: {signals}}}\n"
     )
-    (problem,) = read_policy(text).problems
-    assert "one quantile of compute_time is judged per rollout, got 2" in str(problem)
-    assert read_policy(text.replace(", quantile: 0.5", ", quantile: 0.99")).problems == ()
+    twice, other = (str(problem) for problem in read_policy(text).problems)
+    assert "one quantile of compute_time is judged per rollout, got 2" in twice
+    assert "one signal on compute_time is judged per rollout" in other
+    assert read_policy(text.replace(", {metric: compute_time, name: median, quantile: 0.5}", "")).problems == ()
+    latencies = text.replace("compute_time}", "latency, quantile: 0.9}").replace("compute_time", "latency")
+    assert ["one quantile of latency" in str(problem) for problem in read_policy(latencies).problems] == [True]
+    assert read_policy(latencies.replace("quantile: 0.5", "quantile: 0.9")).problems == ()
 
 
 def test_a_text_that_is_no_document_has_no_name() -> None:

@@ -1,6 +1,7 @@
 """What is slow, and how long executions take: from a worker's page through reports to a signal that holds."""
 
 import json
+import math
 import random
 
 import numpy as np
@@ -31,6 +32,7 @@ from gateway.counters import (
     duration_bucket,
 )
 from gateway.tally import Executions
+from router.evidence.executions import ExecutionShare
 from router.policy import TrafficPolicy, parse
 from tests.simulation.evidence.results import Rate
 
@@ -83,7 +85,7 @@ def a_judge(of: TrafficPolicy, state: object = None) -> Judge:
 
 
 def state(revision: int) -> PolicyState:
-    return PolicyState("m", 1, revision, {}, PINS, b"", 0, 1)
+    return PolicyState("m", 1, revision, {}, PINS, b"", 0, 1, run_ns=(1,) * BATCH_BUCKETS)
 
 
 def page(size: int = 1 << 20) -> CounterPage:
@@ -116,7 +118,7 @@ class Node:
         """One execution, which takes longer the more rows it has."""
         version = {"stable": "1", "canary": "2"}[variant]
         run_ns = int(times * (50_000 + 20_000 * rows) * self.rng.lognormvariate(0.0, 0.2))
-        Executions(self.page, "m", self.revision, variant, version, self.limits).add(rows, run_ns, True)
+        Executions(self.page, "m", self.revision, variant, version, self.limits).add(rows, run_ns, 0)
 
     def tick(self) -> None:
         reading = self.reporter.read({"w": self.page}, self.finals)
@@ -204,11 +206,11 @@ def test_the_quantile_is_that_of_the_executions_since_it_was_last_asked() -> Non
     node, bucket = Node(1, policy({"metric": "compute_time", "quantile": 0.5})), 1
     times = Executions(node.page, "m", 4, "stable", "1", node.limits)
     for run_ns in range(100_000, 200_000, 200):
-        times.add(1, run_ns, True)
+        times.add(1, run_ns, 0)
     first = node.begin_step().run_ns[bucket]
     assert first == pytest.approx(150_000, rel=0.1)
     for run_ns in range(1_000_000, 2_000_000, 2_000):
-        times.add(1, run_ns, True)
+        times.add(1, run_ns, 0)
     reading = node.reporter.read({"w": node.page}, node.finals)
     frozen = kept(node.policy, run_ns={bucket: first})
     assert thresholds_of(frozen, "BAKING", node.latency, reading.run_times, routed=False).run_ns[bucket] == first
@@ -256,6 +258,38 @@ def test_counts_of_a_dead_worker_stay() -> None:
     finals.fold("w", node.page)
     report = node.reporter.report(state(4), node.reporter.read({}, finals.page), {}, {})
     assert report.executions == ((4, "canary", {1: (0, 2), 10: (0, 1)}),)
+
+
+def test_a_rule_that_gives_the_canary_more_of_what_lasts_long_accuses_nobody() -> None:
+    """The same model twice: half of the heavy requests go to the canary, a twentieth of the light ones."""
+    apart, pooled = ExecutionShare(1.25), ExecutionShare(1.25)
+    one = page()
+    limits = (10**6,) * BATCH_BUCKETS
+    arms = {name: Executions(one, "m", 5, name, "1", limits, 2) for name in ("canary", "stable")}
+    rng, intake, reporter = random.Random(4), Intake(), Reporter("n", "r")
+    for _ in range(240):
+        for name, heavy, light in (("canary", 10, 1), ("stable", 10, 19)):
+            for stratum, every, share in ((1, heavy, 0.1), (0, light, 0.005)):
+                for _ in range(every):
+                    arms[name].add(1, 2 * 10**6 if rng.random() < share else 10, stratum)
+        found = intake.take(reporter.report(state(5), reporter.read({"w": one}, page()), {}, {})).executions
+        canary, stable = found[5, "canary"], found[5, "stable"]
+        apart.tick(canary, stable)
+        one_bucket = [tuple(map(sum, zip(*arm.values(), strict=True))) for arm in (canary, stable)]
+        pooled.tick({1: one_bucket[0]}, {1: one_bucket[1]})
+    assert set(stable) == {1, 1 << 16 | 1}
+    assert pooled.harm.log_e > math.log(1 / 0.01), "what comes of not telling them apart"
+    assert apart.harm.log_e < 0
+    assert apart.step[0][0] + apart.step[1][0] > 0.9 * 240 * 40
+
+
+def test_what_nobody_judges_any_more_is_not_told() -> None:
+    node = Node(1, policy())
+    node.limits = (1,) * BATCH_BUCKETS
+    node.execute("canary", 1)
+    reading = node.reporter.read({"w": node.page}, node.finals)
+    assert node.reporter.report(state(4), reading, {}, {}).executions
+    assert not node.reporter.report(structs.replace(state(4), run_ns=()), reading, {}, {}).executions
 
 
 def report(*executions: tuple[int, str, dict[int, tuple[int, int]]], run: str = "r") -> NodeReport:
@@ -325,10 +359,10 @@ def test_the_page_holds_one_block_for_each_variant_and_revision() -> None:
     one = page()
     limits = (0,) * (BATCH_BUCKETS - 1) + (RUN_BOUNDS_NS[50],)
     counted = Executions(one, "m", 5, "canary", "2", limits)
-    counted.add(1, 10**9, True)  # of a size whose quantile is not known
-    counted.add(5_000, RUN_BOUNDS_NS[50], True)
-    counted.add(5_000, RUN_BOUNDS_NS[50] + 1, True)
-    counted.add(5_000, 10**18, False)  # nobody drew lots for it
+    counted.add(1, 10**9, 0)  # of a size whose quantile is not known
+    counted.add(5_000, RUN_BOUNDS_NS[50], 0)
+    counted.add(5_000, RUN_BOUNDS_NS[50] + 1, 0)
+    counted.add(5_000, 10**18, -1)  # nobody drew lots for it
     (judged,) = [list(block) for key, block in one.blocks() if key == (EXECUTIONS_JUDGED, "m", "5", "canary")]
     assert (sum(judged), judged[-2:]) == (2, [1, 1])
     (times,) = [list(block) for key, block in one.blocks() if key == ("run-times", "m", "2")]

@@ -403,3 +403,35 @@ def test_texts_are_let_go_of_when_they_are_counted() -> None:
     drained(tap)
     assert tap.counts[2:4].tolist() == [4, 2]
     assert not tap._spare or all(one is None for one in tap._spare._texts[0][:, 0][:6])
+
+
+def test_requests_without_rows_leave_nothing_behind() -> None:
+    for signature in (SIGNATURE, Signature((TEXTS,), SIGNATURE.outputs, True)):
+        tap = tap_of(plan_of(), signature)
+        for _ in range(3):
+            tap.take([], [np.empty((0, 2), np.float32)], [np.empty((0, 1), np.float32)])
+        assert (tap.rows, tap.work(), tap.counts[ROWS]) == (0, False, 0)
+
+
+def test_room_for_one_large_batch_is_not_kept() -> None:
+    tap = tap_of(plan_of())
+    for rows, spared in [(400_000, False), (10, True)]:
+        jobs = [wide_job(np.full((rows, 2), 0.5, np.float32))]
+        tap.take(jobs, None, outputs_of(jobs))
+        drained(tap)
+        assert (tap._spare is not None) == spared
+    assert (tap.counts[ROWS], tap.counts[SKIPPED]) == (400_010, 0)
+
+
+def test_wide_outputs_are_not_copied_and_fewer_outputs_than_ever_are_skipped() -> None:
+    tap = tap_of(plan_of(), SCORED)
+    jobs = [job([[0.5, 5.0]] * 3)]
+    wide = np.full((3, 1_000), 0.75, np.float32)
+    tap.take(jobs, None, [wide])
+    kept = weakref.ref(wide)
+    del wide
+    assert kept() is not None
+    tap.take(jobs, None, outputs_of(jobs))
+    tap.take(jobs, None, [np.full(3, 0.75, np.float32)])
+    drained(tap)
+    assert (tap.counts[ROWS], tap.counts[SKIPPED], kept()) == (9, 0, None)
