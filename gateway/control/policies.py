@@ -34,7 +34,7 @@ from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.control.restoring import is_lost, put, put_back, was_deleted
+from gateway.control.restoring import is_lost, put, put_back, revision_deleted, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.control.states import state_of
@@ -327,6 +327,8 @@ class Policies:
             pins = await self._pinned(policy)
             if kept is not None and is_same(kept, policy, pins, owner):
                 return kept, False
+            if kept is None and name not in self._deleted:
+                self._deleted[name] = await revision_deleted(self.store, name)
             record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
             audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
             try:

@@ -30,6 +30,18 @@ async def was_deleted(store: Store, name: str, known: int = 0) -> bool:
             return False
 
 
+async def revision_deleted(store: Store, name: str) -> int:
+    """Routing revision at which a policy of this name was deleted last; 0 = never. Raises StoreAway."""
+    cursor: str | None = None
+    while True:
+        page = await store.audit_read(name, after=cursor, newest=True, where={"kind": KIND, "what": "delete"})
+        for record in page.records:
+            return int(record.record.get("revision_before", 0))
+        cursor = page.cursor
+        if cursor is None:
+            return 0
+
+
 async def is_lost(store: Store, known: Kept, found: Document) -> bool:
     """Whether the store has lost something of what a node knew before it read. Raises StoreAway."""
     if not has_parted(known, found):

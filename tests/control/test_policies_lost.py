@@ -443,6 +443,26 @@ def test_of_two_keys_with_one_number_the_stores_stands_and_there_are_not_too_man
     assert merged((a,), many[1:]) == (a, *many[1:MOST_KEYS])
 
 
+def test_a_policy_made_anew_goes_on_from_the_revision_of_the_deleted_one_also_after_a_start(tmp_path: Path) -> None:
+    """Workers that live on have counted the old revisions in their pages, and ids name them."""
+
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        first, _ = await one.apply(DOCUMENT, actor="ada")
+        await one.kill("m", "canary", True, actor="ada", reason="harm")
+        await one.delete("m", actor="ada")
+        await one.store.close()
+        again = await opened(tmp_path / "one.db", tmp_path)
+        kept, _ = await again.apply(DOCUMENT, actor="ada")
+        assert (first.record.revision, kept.record.revision) == (1, 3)
+        await again.delete("m", actor="ada")
+        kept, _ = await again.apply(DOCUMENT, actor="ada")
+        assert kept.record.revision == 4
+        await again.store.close()
+
+    asyncio.run(story())
+
+
 def test_a_backup_that_was_restored_stands_at_the_start(tmp_path: Path) -> None:
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)
