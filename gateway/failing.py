@@ -4,7 +4,7 @@ A rollback quotes them, so that whoever looks into it has a place to begin (rout
 """
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Final
 
 from gateway.exchange import Exchange
@@ -22,15 +22,20 @@ class Failing:
 
     Attributes:
         news: there are some that nobody was told.
+        on_first: called at the first of a rollout: the verdict may come before the next beat, and should quote some.
     """
 
     def __init__(self) -> None:
         self.news = False
+        self.on_first: Callable[[], object] = lambda: None
         self._last: dict[tuple[str, str], deque[Failed]] = {}
 
     def note(self, policy: str, rollout: str, exchange: Exchange) -> None:
         """One failed; the oldest makes room."""
-        last = self._last.setdefault((policy, rollout), deque(maxlen=MOST))
+        last = self._last.get((policy, rollout))
+        if last is None:
+            last = self._last[policy, rollout] = deque(maxlen=MOST)
+            self.on_first()
         last.append((exchange.request_id.decode("ascii", "replace"), trace_id(exchange.trace)))
         self.news = True
 

@@ -117,6 +117,7 @@ class Worker:
         )
         self.fleet = Fleet(self._environment(config, page), self.dataplane.sink_for, self._swap)
         self.dataplane.book.on_zeroed = self._tell
+        self.dataplane.book.failing.on_first = lambda: loop.call_soon(self._tell)
         limits = edge_limits(config)
         gate = Gate() if asks_for_keys(config) else None
         self.edge = Edge(self.dataplane, limits, call_later=loop.call_later, executor=self._executor, gate=gate)

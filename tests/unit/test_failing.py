@@ -38,3 +38,15 @@ def test_a_rollout_that_has_gone_is_forgotten() -> None:
 @pytest.mark.parametrize("odd", [b"", b"00-abc-def-01", b"4bf92f3577b34da6a3ce929d0e0e4736", b"-" * 40])
 def test_what_is_no_traceparent_has_no_trace_id(odd: bytes) -> None:
     assert trace_id(odd) == ""
+
+
+def test_the_first_of_each_rollout_is_told_at_once() -> None:
+    failing, told = Failing(), list[str]()
+    failing.on_first = lambda: told.append("now")
+    for rollout in ("a", "a", "b", "a"):
+        failing.note("m", rollout, Exchange())
+    assert told == ["now", "now"]
+    failing.keep({("m", "b")})
+    failing.note("m", "b", Exchange())
+    failing.note("m", "a", Exchange())
+    assert told == ["now"] * 3
