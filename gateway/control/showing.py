@@ -20,7 +20,7 @@ from router.hashing import SLOTS
 from router.rollout.machine import foreseen
 from router.rollout.status import RolloutStatus
 from router.rollout.words import duration, listed
-from router.rollout_document import Guardrail, Hold, Step
+from router.rollout_document import Guardrail, Hold, Rollout, Step
 
 
 def weights(kept: Kept, zeroed_here: bool = False) -> dict[str, dict[str, float]]:
@@ -85,12 +85,21 @@ def _hold(hold: Hold | None, compared: int | None) -> str:
     return ", ".join(parts)
 
 
-def guardrails(kept: Kept) -> list[dict[str, Any]]:
-    """Every guardrail: its mark, counts of this step, log e-values beside the thresholds that decide."""
+def _judged(kept: Kept) -> tuple[Rollout, Mapping[str, Any]] | None:
+    """The rollout and what is kept of its judge; None = nothing has been judged in it."""
     rollout, record = kept.policy.spec.rollout, kept.record
     judge = record.evidence.get("judge")
     if rollout is None or not judge or judge["identity"] != record.status.identity:
+        return None
+    return rollout, judge
+
+
+def guardrails(kept: Kept) -> list[dict[str, Any]]:
+    """Every guardrail: its mark, counts of this step, log e-values beside the thresholds that decide."""
+    judged, record = _judged(kept), kept.record
+    if judged is None:
         return []
+    rollout, judge = judged
     analysis = rollout.analysis
     limits = {
         "rollback_log_e": log_threshold(analysis.alpha, max(1, len(analysis.guardrails))),
@@ -122,10 +131,10 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
 
 def signals(kept: Kept) -> list[dict[str, Any]]:
     """Every signal on events: whether it speaks against the canary, and the numbers that it rests on."""
-    rollout, record = kept.policy.spec.rollout, kept.record
-    judge = record.evidence.get("judge")
-    if rollout is None or not judge or judge["identity"] != record.status.identity:
+    judged, record = _judged(kept), kept.record
+    if judged is None:
         return []
+    rollout, judge = judged
     analysis = rollout.analysis
     return [
         {
