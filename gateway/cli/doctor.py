@@ -7,6 +7,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway import __version__, native
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
@@ -78,8 +79,21 @@ def _checks() -> list[dict[str, Any]]:
         _check("hot path", native.in_words(), "" if native.is_compiled() else _COMPILE),
         _check("open files", str(files), "" if files >= wanted else f"raise the limit to {wanted}: ulimit -n"),
         _check("repository", str(repository), "" if repository.exists() else "does not exist yet"),
+        _store(config.store.url),
         _keys(config, folder),
     ]
+
+
+def _store(url: str | None) -> dict[str, Any]:
+    from gateway.store.opening import check_url
+
+    if url is None:
+        return _check("store", "a file in the data folder")
+    try:
+        check_url(url)
+    except ConfigError as error:
+        return _check("store", str(error).removeprefix("store: "), "put store.url right", failed=True)
+    return _check("store", f"{urlsplit(url).scheme} at {urlsplit(url).netloc.rpartition('@')[2]}")
 
 
 def _keys(config: Config, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import __version__, native
-from gateway.config import Config, asks_for_keys, policy_folder, threads_per_execution, worker_count
+from gateway.config import Config, ConfigError, asks_for_keys, policy_folder, threads_per_execution, worker_count
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.keys import KeyDesk
@@ -224,11 +224,12 @@ class Control:
                 folder=self._policy_folder,
                 alerts=self._alerts,
             )
-        except (StoreUnusable, StoreAway) as error:
+        except (ConfigError, StoreUnusable, StoreAway) as error:
             if self._restored:
                 # Workers answer on; the next control tries again.
                 raise
-            _log.critical("refused", extra={"facts": {"reason": f"store: {error.message}"}})
+            reason = str(error) if isinstance(error, ConfigError) else f"store: {error.message}"
+            _log.critical("refused", extra={"facts": {"reason": reason}})
             asyncio.get_running_loop().call_later(0.2, os._exit, REFUSED)
             return
         if traffic.webhook is not None:

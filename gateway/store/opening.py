@@ -3,22 +3,28 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from gateway.config import ConfigError
+from gateway.store import addresses
 from gateway.store.base import Limits, Store
 from gateway.store.sqlite import open_sqlite, wall_ms
 
 FILE_NAME: Final = "store.db"
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def check_url(url: str) -> None:
-    """Raises ConfigError when no store understands the URL."""
-    scheme = urlsplit(url).scheme
-    if scheme not in REDIS_SCHEMES:
-        known = ", ".join(f"{known}://" for known in REDIS_SCHEMES)
-        raise ConfigError(f"store: expected {known}, or nothing for a file in the data folder; got {scheme or url!r}")
+    """Raises ConfigError when no store understands the URL, which is not repeated: there may be a password in it."""
+    scheme, given, _ = url.partition("://")
+    if not given or scheme not in addresses.SCHEMES:
+        known = ", ".join(f"{known}://" for known in addresses.SCHEMES)
+        raise ConfigError(
+            f"store: expected {known}, or nothing for a file in the data folder; "
+            f"got {repr(scheme) if given else 'no scheme'}"
+        )
+    try:
+        addresses.check(url)
+    except ValueError as error:
+        raise ConfigError(f"store: {error}") from error
 
 
 async def open_store(

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from random import random
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -22,7 +22,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from gateway.config import ConfigError
-from gateway.store import rediscluster
+from gateway.store import addresses, rediscluster
 from gateway.store.base import StoreAway, StoreUnusable
 from gateway.store.breaker import Breaker
 
@@ -97,7 +97,7 @@ class RedisLink:
         dice: Callable[[], float] = random,
     ) -> None:
         self.url = url
-        self.cluster = urlsplit(url).scheme in rediscluster.SCHEMES
+        self.cluster = urlsplit(url).scheme in addresses.CLUSTER
         self.prefix = rediscluster.tagged(prefix) if self.cluster else prefix
         self.timeout_s = timeout_s
         self.away: str | None = None
@@ -296,43 +296,29 @@ def _client(url: str, prefix: str, timeout_s: float) -> "tuple[Sentinel | None, 
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
-    scheme = urlsplit(url).scheme
     try:
-        if scheme in rediscluster.SCHEMES:
-            return None, Redis.from_pool(rediscluster.owner_pool(url, prefix, timeout_s, settings))
-        if scheme != "redis+sentinel":
-            return None, Redis.from_url(url, **settings)
-        sentinel = Sentinel(**_sentinels(url), **settings)  # type: ignore[no-untyped-call]
-        return sentinel, sentinel.master_for(urlsplit(url).path.strip("/").partition("/")[0])
+        addresses.check(url)
+        if urlsplit(url).scheme == addresses.SENTINEL:
+            return _behind_sentinels(addresses.sentinels(url), settings)
+        if urlsplit(url).scheme in addresses.CLUSTER:
+            client = Redis.from_pool(rediscluster.owner_pool(url, prefix, timeout_s, settings))
+        else:
+            client = Redis.from_url(url, **settings)
+        # Settings that there are not show when a connection is made, which is not yet opened.
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise ConfigError(f"store: {error}") from error
+    return None, client
 
 
-def _sentinels(url: str) -> dict[str, Any]:
-    """`redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/SERVICE[/DB]` in redis-py's words.
-
-    User and password are those of the Redis behind; `?sentinel_username=` and `?sentinel_password=` of the Sentinels.
-    """
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service or not hosts:
-        raise ValueError("expected redis+sentinel://HOST:PORT[,HOST:PORT...]/SERVICE[/DB]")
-    pairs = [host.rpartition(":") for host in hosts.split(",")]
-    user, _, password = login.partition(":")
-    asked = dict(parse_qsl(parts.query))
-    names = {"sentinel_username": "username", "sentinel_password": "password"}
-    if unknown := sorted(set(asked) - set(names)):
-        raise ValueError(f"{unknown[0]}: expected {' or '.join(names)}")
-    return {
-        "sentinels": [(host.strip("[]"), int(port)) for host, _, port in pairs],
-        "db": int(db or 0),
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-        "sentinel_kwargs": {
-            "socket_timeout": TIMEOUT_S,
-            "socket_connect_timeout": TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 0),
-            **{names[key]: value for key, value in asked.items()},
-        },
-    }
+def _behind_sentinels(asked: addresses.Sentinels, settings: dict[str, Any]) -> "tuple[Sentinel, Redis]":
+    theirs = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        asked.addresses,
+        sentinel_kwargs={**theirs, **asked.login},
+        db=asked.db,
+        username=asked.username,
+        password=asked.password,
+        **settings,
+    )
+    return sentinel, sentinel.master_for(asked.service)

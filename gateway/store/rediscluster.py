@@ -11,18 +11,15 @@ A node may be wrong for a while after a failover. So whoever named an owner that
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from redis import exceptions
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.crc import key_slot
 
+from gateway.store.addresses import Address, cluster
 from gateway.store.base import StoreAway, StoreUnusable
 
-Address = tuple[str, int]
-
-# The second one with TLS.
-SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 # Of the time-out, for each node that is asked: two dead ones leave time for a third.
 ASKING: Final = 1 / 4
 _LEFT: Final = (exceptions.MovedError, exceptions.ReadOnlyError, exceptions.ClusterDownError)
@@ -202,7 +199,10 @@ def owner_pool(url: str, prefix: str, timeout_s: float, settings: dict[str, Any]
     Raises:
         ValueError, TypeError, RedisError: a malformed URL.
     """
-    seeds, common = _seeds(url)
+    parts = urlsplit(url)
+    # Where the first node is does not matter here: what is left is what all have in common.
+    login, at, _ = parts.netloc.rpartition("@")
+    common = parse_url(urlunsplit((parts.scheme.partition("+")[0], f"{login}{at}", "", parts.query, "")))
     settings = {**common, **settings}
     plain: type[Connection] = settings.pop("connection_class", Connection)
     own = OwnerSSLConnection if plain is SSLConnection else OwnerConnection
@@ -210,28 +210,5 @@ def owner_pool(url: str, prefix: str, timeout_s: float, settings: dict[str, Any]
     def make(host: str, port: int) -> Connection:
         return plain(host=host, port=port, **settings)
 
-    owner = SlotOwner(key_slot(prefix.encode()), seeds, make, timeout_s)
-    pool = ConnectionPool(connection_class=own, owner=owner, **settings)
-    # Settings that there are not show when a connection is made.
-    pool.make_connection()  # type: ignore[no-untyped-call]
-    return pool
-
-
-def _seeds(url: str) -> tuple[list[Address], dict[str, Any]]:
-    """The nodes of a URL, and user, password and TLS in redis-py's words."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    expected = f"expected {parts.scheme}://HOST:PORT[,HOST:PORT...]"
-    seeds = [(one.hostname, one.port) for one in (urlsplit(f"//{host}") for host in hosts.split(","))]
-    addresses = [(host, port) for host, port in seeds if host and port]
-    if len(addresses) < len(seeds):
-        raise ValueError(expected)
-    if parts.path not in ("", "/", "/0") or parts.fragment:
-        raise ValueError(f"{expected}: a Cluster has one database, 0")
-    scheme = parts.scheme.partition("+")[0]
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if scheme == "redis" or not name.startswith("ssl_"):
-            raise ValueError(f"{name}: expected ssl_... after rediss+cluster://, nothing after redis+cluster://")
-    # Where the first node is does not matter here: what is left is what all have in common.
-    common = dict(parse_url(urlunsplit((scheme, f"{login}{at}", "", parts.query, ""))))
-    return addresses, common
+    owner = SlotOwner(key_slot(prefix.encode()), cluster(url), make, timeout_s)
+    return ConnectionPool(connection_class=own, owner=owner, **settings)

@@ -208,6 +208,17 @@ def test_doctor_finds_a_wrong_configuration() -> None:
     assert ran.err.count("\n") == 1
 
 
+def test_doctor_reads_the_url_of_the_store() -> None:
+    def store(url: str) -> dict[str, object]:
+        checks = json.loads(run("doctor", "--json", TIDEGATE_STORE__URL=url).out)["checks"]
+        return next(check for check in checks if check["check"] == "store")
+
+    assert store("redis+cluster://u:secret@a:1,b:2")["result"] == "redis+cluster at a:1,b:2"
+    wrong = store("redis+cluster://u:secret@")
+    assert wrong["failed"]
+    assert wrong["result"] == "expected redis+cluster://HOST:PORT[,HOST:PORT...]"
+
+
 # ---- models of a running server ----
 
 

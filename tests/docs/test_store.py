@@ -3,8 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
+from gateway.store.addresses import SCHEMES
 from gateway.store.base import Limits
-from gateway.store.opening import REDIS_SCHEMES
 from tests.docs.tables import code, rows
 
 TEXT = (Path(__file__).parents[2] / "docs/store.md").read_text()
@@ -22,4 +22,4 @@ def test_every_bound_is_documented_with_its_default():
 
 
 def test_every_scheme_is_documented():
-    assert all(f"`{scheme}://" in TEXT for scheme in REDIS_SCHEMES)
+    assert all(f"`{scheme}://" in TEXT for scheme in SCHEMES)

@@ -371,6 +371,28 @@ def test_a_port_in_use_is_one_line_and_exit_2(repository: Path, tmp_path: Path) 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+cluster://", "tidegate: store: expected redis+cluster://HOST:PORT[,HOST:PORT...]"),
+        ("redis://:secret@h/first", "tidegate: store: expected redis://HOST[:PORT][/DB]"),
+        # Only the client knows its settings, and control has it.
+        ("redis://:secret@h:1?nonsense=1", "store: AbstractConnection.__init__() got an unexpected keyword"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_exit_2(
+    repository: Path, tmp_path: Path, url: str, said: str, workers: str
+) -> None:
+    command = [TIDEGATE, "serve", str(repository), "--port", "0", "--admin-port", "0", "--workers", workers]
+    command += ["--data-dir", str(tmp_path / "d"), "--store", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_one_process_keeps_the_same_contracts(repository: Path, connect: Callable[..., socket.socket]) -> None:
     with serve(repository, "--workers", "0") as tree:
         assert len(tree.pids()) == 1

@@ -14,7 +14,7 @@ import pytest
 from gateway.config import ConfigError
 from gateway.store import rediscopy
 from gateway.store.base import Change, Store, StoreAway, StoreUnusable
-from gateway.store.opening import open_store
+from gateway.store.opening import check_url, open_store
 from tests.store.clusters import ClusterNode, ClusterPlace, RedisCluster, cluster_of, until
 from tests.store.conftest import NUMBERS, needs_redis
 from tests.store.places import RedisPlace, RedisServer, free_port, row
@@ -283,8 +283,9 @@ def test_a_node_that_nobody_has_told_of_a_cluster_is_away(tmp_path: Path) -> Non
 )
 @pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
 def test_malformed_addresses_are_refused_at_once(tmp_path: Path, scheme: str, rest: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"store: .*{said}"):
-        asyncio.run(open_store(scheme + rest, tmp_path))
+    for refuse in (check_url, lambda url: asyncio.run(open_store(url, tmp_path))):
+        with pytest.raises(ConfigError, match=f"store: .*{said}"):
+            refuse(scheme + rest)
 
 
 @pytest.mark.parametrize("query", ["ssl_nothing=1", "ssl_cert_reqs=maybe"])

@@ -1,15 +1,12 @@
 """Redis full, foreign, guarded; with a Sentinel."""
 
-import asyncio
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError
 from gateway.store.base import Limits, Store, StoreAway, StoreUnusable
-from gateway.store.opening import open_store
 from gateway.store.redisstore import VERSION, RedisStore
 from tests.store.places import RedisServer
 from tests.store.redisworld import WHO, again, opened, run, running
@@ -190,21 +187,6 @@ def test_sentinel_names_the_one_that_writes(tmp_path: Path) -> None:
             run(go(sentinel, first))
         finally:
             sentinel.stop()
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h:port",
-        "redis+sentinel://h:1",
-        "redis+sentinel://h/s",
-        "redis+sentinel://h:1/s?x=1",
-        "redis://h:99999999",
-    ],
-)
-def test_malformed_addresses_are_refused_at_once(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ConfigError, match="store: "):
-        asyncio.run(open_store(url, tmp_path))
 
 
 def test_two_prefixes_do_not_see_each_other(shared_redis: RedisServer) -> None:
