@@ -18,7 +18,7 @@ from gateway.config import Decisions
 from gateway.counters import WORKER_INDEX
 from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.exchange import Exchange, Placed
-from gateway.predictions import ID_CHARS
+from gateway.predictions import ID_CHARS, id_of
 from runtimes.tensors import Array
 
 FLUSH_S: Final = 0.25
@@ -126,7 +126,7 @@ class DecisionLog:
     def answered(
         self, facts: Facts, places: Sequence[int], jobs: Sequence[Exchange], outputs: Sequence[Array], now: int
     ) -> None:
-        """Requests of one batch are answered, each named by its lead.
+        """Requests of one batch are answered, each by the name of its prediction.
 
         Args:
             places: of the outputs that are written.
@@ -139,7 +139,7 @@ class DecisionLog:
         if places:
             lines = _with_values(jobs, [outputs[place] for place in places])
         else:
-            lines = [(job.request_id, job.lead, job.placed, None) for job in jobs]
+            lines = [(job.request_id, job.prediction, job.placed, None) for job in jobs]
         self._taken += count
         self._counts[_WAITING] = self._taken - self._done
         self._waiting.append((now, facts, "ok", lines))
@@ -229,7 +229,7 @@ class DecisionLog:
 
     def _lines(self, at_ms: int, facts: Facts, outcome: str, jobs: list[tuple[Any, ...]]) -> list[bytes]:
         key, found = self.key, []
-        for request_id, lead, placed, values in jobs:
+        for request_id, prediction, placed, values in jobs:
             if placed is None:
                 continue
             line = {
@@ -243,8 +243,8 @@ class DecisionLog:
                 "unit": keyed_unit(key, facts.model, placed.unit),
                 "outcome": outcome,
             }
-            if lead:
-                line["prediction"] = keyed_prediction(key, lead.partition(b"\r\n")[0][:ID_CHARS])
+            if prediction:
+                line["prediction"] = keyed_prediction(key, id_of(prediction)[:ID_CHARS])
             if values is not None:
                 line["outputs"] = dict(zip(facts.outputs, values, strict=True))
             found.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
@@ -256,14 +256,14 @@ def _with_values(jobs: Sequence[Exchange], outputs: Sequence[Array]) -> list[tup
     if len(outputs) == 1 and outputs[0].size == len(jobs) and all(job.rows == 1 for job in jobs):
         values_of_all = outputs[0].reshape(-1).tolist()
         return [
-            (job.request_id, job.lead, job.placed, [_plain(value)])
+            (job.request_id, job.prediction, job.placed, [_plain(value)])
             for job, value in zip(jobs, values_of_all, strict=True)
         ]
     found: list[tuple[Any, ...]] = []
     row = 0
     for job in jobs:
         values = [_first(array[row]) for array in outputs] if job.rows == 1 else None
-        found.append((job.request_id, job.lead, job.placed, values))
+        found.append((job.request_id, job.prediction, job.placed, values))
         row += job.rows
     return found
 

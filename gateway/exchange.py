@@ -68,7 +68,7 @@ class Exchange(Job):
         tally: where this request counts under its policy; None where no policy decided, or once it has counted.
         placed: where a policy put it; None where no policy decided.
         final_deadline_ns: the caller's, while `deadline_ns` is that of an attempt on a canary; 0 = no attempt.
-        lead: bytes of an answer's head between those of its version and the request id.
+        prediction: header line of an answer that names its prediction, from the end of the line before; b"" = none.
     """
 
     # Class attributes, as in `Job`: most requests set few of them.
@@ -89,7 +89,7 @@ class Exchange(Job):
     tally: memoryview | None = None
     placed: "Placed | None" = None
     final_deadline_ns: int = 0
-    lead: bytes = b""
+    prediction: bytes = b""
 
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Send the answer; called exactly once, on the loop, unless the exchange was cancelled."""

@@ -156,7 +156,7 @@ class Arm:
             placed = job.placed
             if placed is not None:
                 place = placed.place
-                job.lead = signer.sign(index, placed.unit, place >> 15 & 0x7F if place else UNCOUNTED_ID, marked)
+                job.prediction = signer.sign(index, placed.unit, place >> 15 & 0x7F if place else UNCOUNTED_ID, marked)
 
     def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], started_ns: int, now: int) -> None:
         """Slow requests, those that waited long, and those of the sampled units."""
@@ -293,7 +293,7 @@ class PolicyRoute:
         for index, (variant, codec) in enumerate(zip(compiled.names, codecs, strict=True)):
             arm = Arm(self, index, variant, page, named=named[index])
             if codec is not None:
-                arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,), named=named[index])
+                arm.served = serve(codec, variant=variant, evidence=arm, more=(revision,))
                 arm.served.second_chance = terms.fallback and arm.is_canary
                 if terms.run_ns:
                     version = codec.runtime.version_text

@@ -172,7 +172,7 @@ class RouteBook:
     def _name(self, codec: Codec, key: SigningKey) -> ServedVersion:
         origin = int.from_bytes(os.urandom(8), "big")
         signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], now_s=self.clock, sequence=origin)
-        return self._serve(codec, evidence=Named(codec, signer, origin), named=True)
+        return self._serve(codec, evidence=Named(codec, signer, origin))
 
     @property
     def taps(self) -> Iterator[Tap]:

@@ -18,7 +18,7 @@ from gateway.meter import Meter
 from gateway.monitor.counting import Counter
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
-from gateway.predictions import NO_MARK, UNCOUNTED, Signer
+from gateway.predictions import NO_MARK, UNCOUNTED, Signer, id_of
 from gateway.tally import Executions, stratum_of
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
@@ -152,7 +152,7 @@ class Named:
         marks = tap.marks(jobs, outputs) if tap is not None else None
         signer, origin = self._signer, self._origin
         for job, marked in zip(jobs, marks or [NO_MARK] * len(jobs), strict=True):
-            job.lead = signer.sign(0, origin, UNCOUNTED, marked)
+            job.prediction = signer.sign(0, origin, UNCOUNTED, marked)
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """Nobody else answers."""
@@ -168,11 +168,10 @@ class ServedVersion:
     Args:
         more: headers that follow the variant's, e.g. the policy's revision.
         evidence: of the policy that routes here; None = no policy does.
-        named: the evidence names each prediction.
 
     Attributes:
         headers: those that every answer of this version carries.
-        head: the same as bytes, up to `Exchange.lead`.
+        head: the same as bytes, without the end of the last line.
         meter: counts of this variant.
         second_chance: what fails here is answered by another variant, so an attempt gets less than all of the time.
         executions: counts how long they take, by batch size; None = no policy judges that.
@@ -191,7 +190,6 @@ class ServedVersion:
         variant: str = NO_VARIANT,
         more: Sequence[Header] = (),
         evidence: Evidence | None = None,
-        named: bool = False,
     ) -> None:
         self.codec = codec
         self.runtime = codec.runtime
@@ -204,8 +202,7 @@ class ServedVersion:
             (b"x-tidegate-variant", variant.encode()),
             *more,
         )
-        written = b"".join(b"%s: %s\r\n" % pair for pair in self.headers)
-        self.head = written + (b"x-prediction-id: " if named else b"x-request-id: ")
+        self.head = b"\r\n".join(b"%s: %s" % pair for pair in self.headers)
         self._encoder = codec.encoder
         self._log = log
         self._now_ns = now_ns
@@ -216,8 +213,8 @@ class ServedVersion:
 
     def headers_of(self, exchange: Exchange) -> Sequence[Header]:
         """Headers of an answer to this exchange."""
-        if exchange.lead:
-            return [*self.headers, (b"x-prediction-id", exchange.lead.partition(b"\r\n")[0])]
+        if exchange.prediction:
+            return [*self.headers, (b"x-prediction-id", id_of(exchange.prediction))]
         return self.headers
 
     # ---- results ----

@@ -16,7 +16,18 @@ from gateway.config import Config, ConfigError, asks_for_keys, keys_in_words, us
 from gateway.configfile import load_config
 
 _COMPILE = "faster when compiled: docs/adr/013-compiled.md"
-_LIBRARIES = ("onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "starlette", "orjson", "pysimdjson", "msgspec")
+_LIBRARIES = (
+    "onnxruntime",
+    "numpy",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "starlette",
+    "orjson",
+    "pysimdjson",
+    "msgspec",
+    "librt",
+)
 
 
 def show_version(as_json: Json = False) -> None:

@@ -33,6 +33,7 @@ from runtimes.errors import ServingError
 if TYPE_CHECKING:
     from gateway.http.protocol import EdgeProtocol
 
+_REQUEST_ID: Final = b"\r\nx-request-id: "
 _END: Final = b"\r\ncontent-length: %d\r\n\r\n"
 _ENDS_KEPT: Final = 2048
 _ENDS: Final = [_END % size for size in range(_ENDS_KEPT)]
@@ -89,7 +90,8 @@ class FastExchange(Exchange):
                 (
                     edge.head_ok,
                     served.head,
-                    self.lead,
+                    self.prediction,
+                    _REQUEST_ID,
                     self.request_id,
                     _ENDS[len(body)] if len(body) < _ENDS_KEPT else _END % len(body),
                     body,

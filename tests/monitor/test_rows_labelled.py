@@ -11,7 +11,7 @@ from gateway.control.monitorinputs import labelled
 from gateway.feedback import facts_of, item_of
 from gateway.monitor.fairness import realised_fairness
 from gateway.monitor.realised import Cohorts, performance
-from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, Signer
+from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, Signer, id_of
 from tests.monitor.test_tap import GROUPS, job, plan_of, tap_of
 
 KEY = b"k" * 32
@@ -42,7 +42,7 @@ def answered(seed: int, largest: int, batches: int = 150) -> Iterator[Row]:
         marks = tap.marks(jobs, [scores]) or [NO_MARK] * len(jobs)
         at, variant = 0, int(rng.integers(0, 2))
         for size, group, marked in zip(sizes, groups, marks, strict=True):
-            id = signer.sign(variant, 7, UNCOUNTED, marked).partition(b"\r\n")[0].decode()
+            id = id_of(signer.sign(variant, 7, UNCOUNTED, marked)).decode()
             for k in range(size):
                 decision = int(scores[at, 0] >= 0.5)
                 yield Row(id if size == 1 else f"{id}/{k}", variant, group, decision, truths[at])

@@ -14,7 +14,7 @@ from gateway.monitor.counting import Counter
 from gateway.monitor.countingturns import CountingTurns
 from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.tap import SLICE_ROWS, WAITING_BYTES, Tap
-from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, mark, read
+from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, id_of, mark, read
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
 
 GROUPS = ("female", "male")
@@ -206,7 +206,7 @@ def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], thresho
 def told(marked: int) -> list[tuple[int | None, int | None, int | None]]:
     """What the id that is signed with this mark says of each row."""
     signer = Signer(1, b"k" * 32, 0, ["sha256:" + "ab" * 32], now_s=Clock(1_800_000_000), sequence=5)
-    text = signer.sign(0, 7, UNCOUNTED, marked).partition(b"\r\n")[0].decode()
+    text = id_of(signer.sign(0, 7, UNCOUNTED, marked)).decode()
     found = []
     for row in range(TOLD_ROWS):
         try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.feedback import LARGEST, MOST_ITEMS, facts_of, item_of, listed
-from gateway.predictions import UNCOUNTED, Clock, ForgedId, Signer, read
+from gateway.predictions import UNCOUNTED, Clock, ForgedId, Signer, id_of, read
 from runtimes.errors import InvalidInput
 
 KEYS = {1: b"k" * 32, 2: b"n" * 32}
@@ -18,7 +18,7 @@ def signed(
     variant: int = 0, unit: int = 7, stratum: int = 0, *, key: int = 1, revision: int = 3, time_s: int = 100
 ) -> str:
     signer = Signer(key, KEYS[key], revision, [DIGEST, DIGEST], now_s=Clock(time_s), sequence=5)
-    return signer.sign(variant, unit, stratum).partition(b"\r")[0].decode()
+    return id_of(signer.sign(variant, unit, stratum)).decode()
 
 
 @given(

@@ -19,6 +19,7 @@ from gateway.predictions import (
     Clock,
     ForgedId,
     Signer,
+    id_of,
     mark,
     mark_of_rows,
     read,
@@ -30,14 +31,14 @@ DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
 
 def signed(key: int = 1, variant: int = 0, unit: int = 7, revision: int = 41, sequence: int = 5) -> str:
     signer = Signer(key, KEYS[key], revision, DIGESTS, now_s=Clock(1_800_000_000), sequence=sequence)
-    return signer.sign(variant, unit).partition(b"\r\n")[0].decode()
+    return id_of(signer.sign(variant, unit)).decode()
 
 
 def signed_rows(rows: Sequence[tuple[int, int] | None], group: int = 0) -> str:
     """Of a request whose rows have these score bins and decisions; None = not known."""
     signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
     marked = mark_of_rows([NO_MARK if row is None else mark(*row, 0) for row in rows]) | group << 2
-    return signer.sign(1, 7, 2, marked).partition(b"\r\n")[0].decode()
+    return id_of(signer.sign(1, 7, 2, marked)).decode()
 
 
 ROWS = st.lists(st.none() | st.tuples(st.integers(0, 249), st.integers(0, 1)), min_size=2, max_size=TOLD_ROWS)
@@ -55,13 +56,25 @@ def test_what_was_signed_is_read_back(variant: int, unit: int, revision: int, ke
 @given(st.integers(0, 249), st.integers(0, 1), st.integers(0, MOST_GROUPS - 1))
 def test_the_mark_of_a_score_is_read_back(score_bin: int, decision: int, group: int) -> None:
     signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    text = signer.sign(1, 7, 2, mark(score_bin, decision, group)).partition(b"\r\n")[0].decode()
+    text = id_of(signer.sign(1, 7, 2, mark(score_bin, decision, group))).decode()
     found = read(text, KEYS)
     assert (found.score_bin, found.decision, found.group, found.stratum) == (score_bin, decision, group, 2)
 
 
 def test_without_a_policy_there_is_no_variant() -> None:
     assert read(signed(revision=0), KEYS).variant == NO_POLICY
+
+
+def test_a_key_is_of_one_length() -> None:
+    for size in (31, 33):
+        with pytest.raises(AssertionError):
+            Signer(1, b"k" * size, 1, DIGESTS, now_s=Clock(1), sequence=0)
+
+
+def test_ids_of_the_first_layout_are_not_valid_any_more() -> None:
+    old = "AQEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ0gzfbj2Id-LTh1"
+    with pytest.raises(ForgedId, match="version"):
+        read(old, KEYS)
 
 
 def test_ids_of_one_signer_differ() -> None:
@@ -159,7 +172,7 @@ def test_a_row_that_the_request_did_not_have() -> None:
 
 def test_the_only_row_is_the_request() -> None:
     signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    text = signer.sign(1, 7, 2, mark(125, 1, 3)).partition(b"\r\n")[0].decode()
+    text = id_of(signer.sign(1, 7, 2, mark(125, 1, 3))).decode()
     assert read(text + "/0", KEYS) == read(text, KEYS)
     with pytest.raises(ForgedId, match="one row"):
         read(text + "/1", KEYS)
@@ -167,18 +180,18 @@ def test_the_only_row_is_the_request() -> None:
 
 def by_the_page(body: bytes, tail: bytes = b"") -> str:
     """An id as the module's docstring says, by other code."""
-    mac = hashlib.blake2s(body + tail, key=KEYS[1], digest_size=10).digest()
+    mac = hashlib.blake2s(KEYS[1] + body + tail, digest_size=10).digest()
     return base64.urlsafe_b64encode(body + mac + tail).decode()
 
 
 def test_vectors() -> None:
     """Ids live for 90 days with the callers: these bytes do not change within a version."""
     signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    one = signer.sign(1, 7, 2, mark(125, 1, 3)).partition(b"\r\n")[0].decode()
-    body = struct.pack(">BB4sIBIIQ", 1, 1, bytes.fromhex("01234567"), 41, 1, 1_800_000_000, 2 << 24 | 6, 7)
+    one = id_of(signer.sign(1, 7, 2, mark(125, 1, 3))).decode()
+    body = struct.pack(">BB4sIBIIQ", 3, 1, bytes.fromhex("01234567"), 41, 1, 1_800_000_000, 2 << 24 | 6, 7)
     assert one == by_the_page(body + bytes([125, 3 << 2 | 1]))
-    assert one == "AQEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ0gzfbj2Id-LTh1"
+    assert one == "AwEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ1ffvw7a_6vuzlV"
     # Rows: 125 and 1, 4 and 0, not known, 249 and 1.
     four = signed_rows([(125, 1), (4, 0), None, (249, 1)], 3)
-    assert four == by_the_page(b"\2" + body[1:] + bytes([255, 3 << 2 | 3]), bytes([4, 125, 4, 255, 249, 0b1001]))
-    assert four == "AgEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAH_w-MXWsKb-u-IBrpBH0E__kJ"
+    assert four == by_the_page(b"\4" + body[1:] + bytes([255, 3 << 2 | 3]), bytes([4, 125, 4, 255, 249, 0b1001]))
+    assert four == "BAEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAH_w_sLlbbaY4bm3r9BH0E__kJ"
