@@ -1,10 +1,14 @@
 """Swaps as pure decisions: new beside old, routes move when the new one is READY, failures take nothing away."""
 
+from typing import Any
+
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.control.messages import ModelState, Snapshot, Status, WantedModel
-from gateway.control.reconcile import Desired, decide, is_ready, view_of
+from gateway.control.messages import ModelState, PolicyState, Snapshot, Status, VariantPin, WantedModel
+from gateway.control.reconcile import Desired, Traffic, decide, is_ready, view_of
 from runtimes.registry.modelconfig import ModelConfig
 
 CONFIG = ModelConfig()
@@ -103,6 +107,61 @@ def test_nothing_new_is_no_revision() -> None:
     first = step(EMPTY, desired(1), status(1))
     assert step(first, desired(1), status(1)) is first
     assert first.revision == 1
+
+
+# ---- policies ----
+
+
+def policy(stable: int, canary: int, revision: int = 1, **more: Any) -> PolicyState:
+    pins = (VariantPin("stable", "m", stable, f"d{stable}"), VariantPin("canary", "m", canary, f"d{canary}"))
+    document = {"stable": stable, "canary": canary}
+    return PolicyState("m", 1, revision, document, pins, bytes(10_000), 0, **more)
+
+
+def with_policy(before: Snapshot, state: PolicyState, *statuses: Status) -> Snapshot:
+    want = desired(*sorted({3, *(pin.version for pin in state.variants)}))
+    return decide(want, before, view_of(statuses), ready=True, traffic=Traffic((state,)))
+
+
+def test_a_policy_waits_for_its_stable_version_while_another_answers() -> None:
+    before = step(EMPTY, desired(3), status(3))
+    loading = with_policy(before, policy(1, 2), status(3, loading=(1, 2)), status(1, 3))
+    assert loading.policies == ()
+    assert served(loading) == (3, (3,), [1, 2, 3])
+    # The canary may come later: its share goes to stable until then.
+    assert with_policy(loading, policy(1, 2), status(1, 3, loading=(2,))).policies == (policy(1, 2),)
+
+
+def test_a_new_document_waits_while_the_one_before_decides() -> None:
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    loading = with_policy(before, policy(2, 1, 2), status(1, 3, loading=(2,)))
+    assert loading.policies == (policy(3, 1),)
+    assert with_policy(loading, policy(2, 1, 2), status(1, 2, 3)).policies == (policy(2, 1, 2),)
+
+
+def test_other_bytes_under_the_same_document_wait_too() -> None:
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    other = policy(3, 1, 2)
+    other = msgspec.structs.replace(other, variants=(VariantPin("stable", "m", 3, "else"), other.variants[1]))
+    assert with_policy(before, other, status(1, 3)).policies == (policy(3, 1),)
+
+
+@pytest.mark.parametrize("harm", [{"zeroed": True}, {"killed": ("canary",)}])
+def test_what_takes_traffic_from_a_canary_never_waits(harm: dict[str, Any]) -> None:
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    zeroed = policy(2, 1, 2, **harm)
+    assert with_policy(before, zeroed, status(1, 3, loading=(2,))).policies == (zeroed,)
+
+
+def test_a_step_of_a_policy_never_waits() -> None:
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    # Stable has crashed on one worker.
+    assert with_policy(before, policy(3, 1, 2), status(1, 3), status(1)).policies == (policy(3, 1, 2),)
+
+
+def test_at_a_start_nobody_answers_before_the_policy() -> None:
+    for ready in ((), (3,)):
+        assert with_policy(EMPTY, policy(1, 2), status(*ready)).policies == (policy(1, 2),)
 
 
 def test_readiness() -> None:
