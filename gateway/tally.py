@@ -42,6 +42,8 @@ _SCORE_SHIFT: Final = 3
 RING_NOTES: Final = 16_384
 """256 KiB. At 250 ms between reads: 65,000 erring requests per second."""
 UNCOUNTED: Final = "-"
+NOTED_UNIT: Final = (1 << 63) - 1
+"""What notes and experiments keep of a unit's hash of 64 bits: it fits the page's int64."""
 REVISION_MASK: Final = (1 << 24) - 1
 
 
@@ -81,7 +83,7 @@ class NoteRing:
         written = values[0]
         at = 1 + 2 * (written % RING_NOTES)
         values[at] = place | flags
-        values[at + 1] = unit & 0x7FFF_FFFF_FFFF_FFFF
+        values[at + 1] = unit & NOTED_UNIT
         # Last: a reader never sees half a note.
         values[0] = written + 1
 

@@ -24,6 +24,7 @@ from gateway.control.record import NodeReport, PolicyRecord
 from gateway.control.rewards import SHARDS, Reward, Rewards
 from gateway.control.study import Study, study_of
 from gateway.store.base import Stale, Store, StoreAway
+from gateway.tally import NOTED_UNIT
 from router.policy import TrafficPolicy
 from runtimes.errors import ServingError
 
@@ -332,8 +333,12 @@ class Experiments:
         )
 
     async def forget(self, name: str, unit: int) -> bool:
-        """Erase a unit's rewards, here and in what is saved; whether there were any. Raises StoreAway."""
-        held = self._held.get(name)
+        """Erase a unit's rewards and requests, here and in what is saved; whether there were any. Raises StoreAway.
+
+        Args:
+            unit: all 64 bits of its hash.
+        """
+        held, unit = self._held.get(name), unit & NOTED_UNIT
         if held is None:
             return False
         async with self._busy:

@@ -18,13 +18,13 @@ from gateway.control.study import Study, place_of, same_digest
 from gateway.feedback import LABEL_SLOT, REWARD_SLOT
 from gateway.keys import Actor
 from gateway.store.base import Feedback, FeedbackOutcome, Store, StoreAway
+from gateway.tally import NOTED_UNIT
 
 KEEP_MS: Final = 90 * 86_400_000
 """From the prediction on, feedback is kept for 90 days: a loan that is one quarter old has shown how it goes."""
 MOST_TOLD: Final = 100
 """Replaced values that one audit record lists; all are counted."""
 _ROWS: Final = 1_000
-_MASK: Final = 0x7FFF_FFFF_FFFF_FFFF
 _RETRY_S: Final = 2.0
 _ORDER: Final = ("replaced", "new", "expired", "duplicate")
 
@@ -160,12 +160,6 @@ class FeedbackDesk:
             record = {"actor": actor, "what": "feedback_replaced", "count": len(replaced)}
             await self._store.audit_append(name, {**record, "values": replaced[:MOST_TOLD]})
 
-    async def erase(self, name: str, unit: int) -> int:
-        """Forget all feedback of a unit, by its hash; how many rows there were. Raises StoreAway."""
-        found = await self._store.feedback_erase(name, unit_text(unit))
-        await self._experiments.forget(name, unit & _MASK)
-        return found
-
 
 def unit_text(unit: int) -> str:
     """A unit as the ledger names it: the 64 bits of `router.hashing.unit_hash`, in hexadecimal."""
@@ -196,7 +190,7 @@ def _rewards(study: Study, rows: Iterable[tuple[Facts, str, Any]], now_ms: int) 
             epoch=place[0],
             stratum=place[1],
             variant=item["variant"],
-            unit=item["unit"] & _MASK,
+            unit=item["unit"] & NOTED_UNIT,
             row=row_key(item["id"], item["row"]),
             value=float(value),
             delay_s=max(0, int(at_s - item["time_s"])),

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.control.documents import Kept
 from gateway.control.experimentbook import KIND, Experiments, UnknownExperiment
-from gateway.control.feedback import KEEP_MS, FeedbackDesk, unit_text
+from gateway.control.feedback import KEEP_MS, FeedbackDesk
 from gateway.control.labelnotes import notes_in
 from gateway.control.messages import VariantPin
 from gateway.control.record import PolicyRecord
@@ -220,19 +220,18 @@ def test_another_experiment_begins_with_nothing(tmp_path: Path):
     on_a_store(tmp_path, work)
 
 
-def test_a_unit_is_erased_everywhere(tmp_path: Path):
+@pytest.mark.parametrize("unit", [4 << 40 | 4, 1 << 63 | 4])
+def test_a_unit_is_erased_from_an_experiment(tmp_path: Path, unit: int):
     async def work(store: SqliteStore) -> None:
         node = await begun(store)
-        await node.take(*(fact(row) for row in range(10)))
-        unit = fact(4)["unit"]
-        assert await node.desk.erase("fraud", unit) == 1
+        await node.take(*(fact(row) for row in range(10) if row != 4), fact(4, unit=unit))
+        assert await node.experiments.forget("fraud", unit)
+        assert not await node.experiments.forget("fraud", unit)
         assert (await node.paid())["old"] == (4, 1.0)
-        assert await store.feedback_get("fraud", "ID4", "reward.paid") is None
         again = Node(store)
         again.apply()
         await again.experiments.tick()
         assert (await again.paid())["old"] == (4, 1.0)
-        assert unit_text(unit) == f"{unit:016x}"
 
     on_a_store(tmp_path, work)
 
