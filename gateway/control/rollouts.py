@@ -31,7 +31,7 @@ from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wante
 from gateway.control.thresholds import RunTimes, thresholds_of
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
-from router.rollout.actions import WRITTEN, Action, ClearLocalZeros, Notify, ZeroHere
+from router.rollout.actions import WRITTEN, Action, Answer, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
 from router.rollout.observed import Command
 from router.rollout.status import ACTIVE
@@ -117,6 +117,7 @@ class Rollouts:
         self._cleared_ms: dict[str, int] = {}
         self._handed_ms: dict[str, int] = {}
         self._run_times: RunTimes = {}
+        self._answers: dict[str, Told] = {}
         self.zeroed_here: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
@@ -145,6 +146,7 @@ class Rollouts:
     async def tick(self) -> None:
         """One look at everything, and what follows from it."""
         now_ms = self._now_ms()
+        self._answers.clear()  # who asked has taken them, or is gone
         store = await self._hold_lease(now_ms) and await self._look()
         judges = self._lease is not None or not store
         behind = self._behind() if judges else set()
@@ -236,23 +238,36 @@ class Rollouts:
     # ---- commands ----
 
     async def command(self, name: str, command: Command, patience_s: float = 10.0) -> Told:
-        """Give the leader a command and wait for its answer.
+        """Give the leader a command and wait for its answer. Without the store this node answers for itself.
 
         Raises:
             UnknownPolicy, StoreAway: nobody leads, or the leader does not answer in time.
         """
         self._policies.get(name)
-        if self._lease is not None:
-            self._commands.add(name, command)
-        else:
-            await self._commands.give(name, command)
+        await self._give(name, command)
         try:
             async with asyncio.timeout(patience_s):
                 while (answer := self._policies.get(name).record.answers.get(command.id)) is None:
+                    if (here := self._answers.pop(command.id, None)) is not None:
+                        if not here.ok:
+                            raise StoreAway(here.text)
+                        return here
                     await self.ticked.wait()
         except TimeoutError as error:
             raise StoreAway("no answer from the node that leads; the command may still be carried out") from error
         return answer
+
+    async def _give(self, name: str, command: Command) -> None:
+        """To who leads. Raises StoreAway: nobody can be asked, and it is no abort, which each node begins by itself."""
+        if self._lease is None:
+            try:
+                await self._commands.give(name, command)
+            except StoreAway:
+                if command.kind != "abort":
+                    raise
+            else:
+                return
+        self._commands.add(name, command)
 
     async def gone_back(self, name: str, patience_s: float) -> bool:
         """Wait until an abort is in force on every node that can be reached; False = not yet."""
@@ -452,6 +467,7 @@ class Rollouts:
         }
 
     def _act_without_store(self, name: str, actions: list[Action]) -> None:
+        self._answers |= {one.command: Told(one.ok, one.text) for one in actions if isinstance(one, Answer)}
         for action in actions:
             if isinstance(action, ZeroHere) and name not in self.zeroed_here:
                 self.zeroed_here[name] = action.reason

@@ -194,11 +194,12 @@ class Service:
             return await self._look_at(name)
 
     async def everywhere(self, name: str, revision: int, patience_s: float) -> bool:
-        """Wait until every worker acts on this revision of a policy; False = some do not yet."""
+        """Wait until every worker acts on all that is said now, and this revision of a policy; False = not yet."""
+        said = self.snapshot.revision
 
         def acts() -> bool:
-            statuses = [worker.status for worker in self.workers.values()]
-            return bool(statuses) and all(s is not None and s.policies.get(name, 0) >= revision for s in statuses)
+            told = [one.status for one in self.workers.values() if one.status and one.status.revision >= said]
+            return len(self.workers) == sum(status.policies.get(name, 0) >= revision for status in told) > 0
 
         try:
             async with asyncio.timeout(patience_s), self._changed:

@@ -248,7 +248,13 @@ class PolicyEndpoints:
         here, behind = await asyncio.gather(
             self._service.everywhere(name, revision, _ACTED_S), self._rollouts.elsewhere(name, revision, _ACTED_S)
         )
-        return {"in_force_everywhere": here and not behind, "nodes_behind": list(behind)}
+        if self._policies.away:
+            # What was decided without the store, other nodes hear when it is back.
+            behind = tuple(sorted(self._rollouts.nodes.others()))
+        return {
+            "in_force_everywhere": here and not behind and not self._policies.away,
+            "nodes_behind": list(behind),
+        }
 
 
 def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
