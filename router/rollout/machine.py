@@ -17,12 +17,14 @@ token is older than the status decides nothing at all.
 
 from typing import Final
 
+import msgspec
+
 from router.rollout.actions import Action, Promote, Unload, ZeroHere
 from router.rollout.commands import obey
 from router.rollout.findings import Finding, findings, marks_of
 from router.rollout.gates import is_acknowledged, view_waits, waits_of
 from router.rollout.observed import Observed
-from router.rollout.phases import MOVES, fall_back, lose_patience, replan, watch
+from router.rollout.phases import MOVES, fall_back, look_again, lose_patience, replan, watch
 from router.rollout.spec import RolloutSpec, identity, plan_digest
 from router.rollout.status import ACTIVE, AT_REST, GOING_BACK, IN_STEP, UNDER_WATCH, Force, RolloutStatus, wanted
 from router.rollout.turn import Turn
@@ -42,7 +44,7 @@ def advance(
     """
     if observed.token < status.token:
         return status, []
-    turn = Turn(_wanted(spec, status), status, observed, now_ms)
+    turn = Turn(_strict(_wanted(spec, status), status), status, observed, now_ms)
     _take_over(turn)
     _remember(turn)
     phase = turn.status.phase
@@ -81,6 +83,13 @@ def _wanted(spec: RolloutSpec | None, status: RolloutStatus) -> RolloutSpec | No
     """None where the canary is the stable already: nothing to roll out."""
     same = spec is not None and spec.stable_digest == spec.canary_digest
     return None if same and not _just_promoted(spec, status) else spec
+
+
+def _strict(spec: RolloutSpec | None, status: RolloutStatus) -> RolloutSpec | None:
+    """`fourEyes` as the rollout has had it."""
+    if spec is None or not status.four_eyes or identity(spec) != status.identity:
+        return spec
+    return msgspec.structs.replace(spec, four_eyes=True)
 
 
 def _just_promoted(spec: RolloutSpec | None, status: RolloutStatus) -> bool:
@@ -195,6 +204,8 @@ def _go_on(turn: Turn) -> None:
     for one in found:
         if one.do == "warn":
             turn.notify_once(one.name, "warning", one.text)
+    turn.set(four_eyes=spec.four_eyes)
+    look_again(turn)
     lose_patience(turn)
     turn.hold(_held_by(found, turn.status.force))
     watch(turn)

@@ -44,6 +44,18 @@ def _still_there(spec: RolloutSpec, status: RolloutStatus) -> bool:
     return (slots_at(spec, status.step), shadow) == (status.slots, status.shadow_slots)
 
 
+def look_again(turn: Turn) -> None:
+    """`fourEyes`: who forced it has applied the policy since, so nobody else has agreed to what is in force."""
+    force = turn.status.force
+    if force is None or turn.status.slots == ALL_SLOTS:
+        return
+    if turn.wanted_spec().four_eyes and force.actor == turn.applied_by:
+        turn.set(force=None)
+        text = f"{force.actor} promoted it and has applied the policy since; fourEyes asks for somebody else"
+        turn.audit(AUTO, "hold", text, turn.status.slots)
+        turn.notify("holding", text)
+
+
 def lose_patience(turn: Turn) -> None:
     """`onTimeout: promote` no longer asks for evidence that would be found; it never takes missing data for clean."""
     spec = turn.wanted_spec()

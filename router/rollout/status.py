@@ -139,6 +139,7 @@ class RolloutStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         pending_abort: cause of a rollback that waits for the store.
         fallback: stable answers for the canary now; `slots` are what it gets back.
         overruled_ms: leases of the monitor that were granted until then count no more: a person has decided.
+        four_eyes: its document has asked for it, and that holds until the end of the rollout.
         holding: what keeps it from going on, by name, in words; it goes on when this is empty.
         waits: everything that is waited for, in plain words, `holding` included.
         warned: what people were told once in this rollout.
@@ -174,6 +175,7 @@ class RolloutStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fallback: Fallback | None = None
     overruled_ms: int = 0
     force: Force | None = None
+    four_eyes: bool = False
     approvals: tuple[Approved, ...] = ()
     holding: dict[str, str] = field(default_factory=dict)
     waits: tuple[str, ...] = ()

@@ -266,6 +266,7 @@ _CLEAN: Final[dict[str, Any]] = {
     "paused": None,
     "fallback": None,
     "force": None,
+    "four_eyes": False,
     "approvals": (),
     "holding": {},
     "waits": (),

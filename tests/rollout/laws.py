@@ -155,6 +155,8 @@ class Laws:
                 and (asked.expires_ms == 0 or one.now_ms - at_ms <= asked.expires_ms)
                 for identity_, at, actor, labels, at_ms in self.agreed
             )
+        if spec.four_eyes and one.after.force is not None:
+            assert one.after.force.actor != observed.applied_by
         if one.after.force is None:
             last_ms = min(10_000, max(0, one.now_ms - before.ticked_at_ms))
             assert before.held_ms + last_ms >= step.hold.min_duration_ms

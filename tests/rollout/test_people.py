@@ -119,6 +119,30 @@ def test_four_eyes() -> None:
     assert tower.slots == ALL_SLOTS
 
 
+@pytest.mark.parametrize("open_", [True, False])
+def test_who_promotes_and_then_applies_has_promoted_nothing(open_: bool) -> None:
+    tower = Tower(spec=a_spec(four_eyes=True)).until("BAKING", at=1)
+    assert asked(tower, command("promote", "ann"), window_open=False).ok
+    tower.tick(applied_by="ann", window_open=open_)
+    for _ in range(5):
+        tower.tick(applied_by="ann", fresh=False)
+    assert (tower.status.force, tower.status.step) == (None, 1)
+    assert "fourEyes asks for somebody else" in of(tower.log, Audit)[-1].reason
+    # Another one's word counts.
+    assert asked(tower, command("promote", "bob"), applied_by="ann").ok
+
+
+def test_four_eyes_hold_until_the_end_of_a_rollout_that_had_them() -> None:
+    tower = Tower(spec=a_spec(four_eyes=True)).until("BAKING", at=1)
+    tower.spec = a_spec(four_eyes=False)
+    assert not asked(tower, command("promote", "zoe")).ok
+    tower.tick(command("abort", "zoe"))
+    tower.until("ROLLED_BACK")
+    assert asked(tower, command("retry", "zoe", reason="mended")).ok
+    tower.until("BAKING", at=1)
+    assert asked(tower, command("promote", "zoe", reason="again")).ok
+
+
 def test_pause_stops_and_resume_goes_on() -> None:
     tower = Tower().until("BAKING", at=1)
     assert asked(tower, command("pause", reason="holiday")).ok
