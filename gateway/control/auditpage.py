@@ -248,8 +248,8 @@ def _numbers(records: Sequence[Record]) -> Iterator[str]:
     evidence = json.loads(last["record"]["evidence"])
     sums: dict[str, list[int]] = {}
     for key, counts in evidence["counts"].items():
-        _, stratum, variant = key.split("|", 2)
-        if stratum != "-":
+        place, variant = key.rsplit("|", 1)
+        if 0 < evidence.get("shares", {}).get(place, 0) < 1:
             before = sums.setdefault(variant, [0] * len(counts))
             sums[variant] = [a + b for a, b in zip(before, counts, strict=True)]
     yield "<h2>Requests that were randomised</h2><table>"

@@ -172,6 +172,7 @@ class Judge:
         self.shifts = {rail.label: Shift(rail, kept.get(rail.label)) for rail in shifts}
         self.counts: dict[str, list[int]] = dict(usable["counts"]) if usable else {}
         self.step: dict[str, list[int]] = dict(usable["step"]) if usable else {}
+        self.shares: dict[str, float] = dict(usable.get("shares", {})) if usable else {}
         self.sampled = Sampled(usable["sampled"] if usable else None)
         self.seen = Bitmap(usable["seen"] if usable else "")
         self.first_seen: dict[str, int] = dict(usable["first_seen"]) if usable else {}
@@ -218,8 +219,10 @@ class Judge:
             if revision < self.since:
                 continue
             _add_to(self.counts, f"{revision}|{stratum}|{variant}", counts)
-            if stratum == UNCOUNTED:
-                continue
+            weight = weights.get(str(revision), {}).get(stratum, 0.0)
+            if stratum == UNCOUNTED or not weight:
+                continue  # nothing was drawn: by a rule, or before the canary had a share
+            self.shares[f"{revision}|{stratum}"] = weight
             _add_to(self.step, variant, counts)
             if variant == self.canary:
                 requests[revision, stratum] = requests.get((revision, stratum), 0) + counts[OK] + counts[BAD]
@@ -458,6 +461,7 @@ class Judge:
             "shadow_tripped": self.shadow_tripped,
             "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
             "counts": self.counts,
+            "shares": self.shares,
             "missed": self.missed,
         }
 
@@ -472,6 +476,7 @@ class Judge:
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},
             "executions": {label: share.state() for label, share in self.executions.items()},
             "counts": self.counts,
+            "shares": self.shares,
             "step": self.step,
             "sampled": self.sampled.state(),
             "seen": self.seen.state(),

@@ -133,7 +133,17 @@ def numbers_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
             yield from numbers_in(inner, (*path, key))
 
 
-UNREAD = {"counts", "missed", "shadow_max", "step_events", "erred_units", "weight", "events_per_start", "since_start"}
+UNREAD = {
+    "counts",
+    "shares",
+    "missed",
+    "shadow_max",
+    "step_events",
+    "erred_units",
+    "weight",
+    "events_per_start",
+    "since_start",
+}
 """What only explains, what a verdict may survive, and what the other fields of a state imply."""
 
 

@@ -72,6 +72,19 @@ def bad(unit: int, variant: int, revision: int = 4, flags: int = NOTE_BAD) -> tu
     return (flags, revision, 0, variant, unit)
 
 
+def test_a_step_counts_what_was_drawn_and_nothing_before() -> None:
+    found = judge()
+    weights = {"3": {"": 0.0}, "4": {"": 0.1}}
+    found.take(delta(stable=(500, 6), revision=3), weights, [""])
+    found.take(delta(stable=(90, 1), canary=(9, 1)), weights, [""])
+    assert (found.routed("stable"), found.routed("canary")) == (91, 10)
+    told = found.evidence(0.1)
+    assert told["shares"] == {"4|": 0.1}
+    assert {place: counts[0] for place, counts in told["counts"].items() if counts[0]} == {
+        "3||stable": 506, "4||stable": 91, "4||canary": 10,
+    }  # fmt: skip
+
+
 def test_a_unit_errs_once_per_rollout() -> None:
     one = judge()
     one.take(delta(canary=(0, 3), notes=[bad(7, CANARY)] * 3), WEIGHTS, [""])
