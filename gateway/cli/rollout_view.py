@@ -22,6 +22,7 @@ _STYLES: Final = {
     "PAUSED": "bold yellow",
 }
 _MARKS: Final = {"passes": "green", "tripped": "bold red", "saturated": "yellow"}
+_PASSED: Final = " (all passed before the canary got everybody; from then on there is nobody to compare it with)"
 _BAR: Final = 20
 _LINES: Final = 6
 """Of the history."""
@@ -41,7 +42,8 @@ def render(shown: dict[str, Any], now_s: float, trouble: str = "") -> Renderable
     parts.append(Text("\nwaits for" if shown["waits"] else "\nwhy", "bold"))
     parts += [Text(f"  {text.removeprefix('waits for ')}") for text in waits]
     if shown["guardrails"]:
-        parts += [Text("\nguardrails", "bold"), _guardrails(shown["guardrails"])]
+        parts += [Text("\nguardrails", "bold").append(_PASSED if shown["cleared"] else "", "not bold")]
+        parts.append(_guardrails(shown["guardrails"]))
     if shown.get("signals"):
         parts += [Text("\nsignals", "bold"), *map(_signal, shown["signals"])]
     parts.append(Text("\nhistory", "bold"))

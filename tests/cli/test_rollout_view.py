@@ -29,7 +29,7 @@ def shown(**other: Any) -> dict[str, Any]:
         "entered_at_ms": round(NOW_S * 1000) - 90_000, "held_ms": 5_000, "shadow_slots": 0, "generation": 2,
         "applied_by": "ann", "stable": "old", "canary": "new", "store_away": "", "paused": None, "killed": [],
         "unacknowledged": [], "exposed": [],
-        "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
+        "cleared": False, "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
         "variants": [{"variant": "old", "version": 1}, {"variant": "new", "version": 2}],
         "weights": {"intended": {"old": 0.5, "new": 0.5}, "in_force": {"old": 0.5, "new": 0.5}},
         "plan_of_steps": [
@@ -82,6 +82,7 @@ def test_a_narrow_terminal_cuts_and_does_not_wrap_the_table() -> None:
         ({"unacknowledged": ["node-2"]}, "not reached: node-2"),
         ({"shadow_slots": 1000}, "copies of 10 % in the shadow"),
         ({"waits": [], "reason": "all is well"}, "all is well"),
+        ({"cleared": True}, "all passed before the canary got everybody"),
         ({"state": "PROMOTED", "phase": "PROMOTED", "waits": [], "canary": ""}, "● 100 %"),
     ],
 )
