@@ -336,7 +336,8 @@ class Rollout(Section, frozen=True):
         window: when steps may advance.
         maxDuration: from the beginning, waits and pauses included.
         onTimeout: what to do then: hold, promote or rollback.
-        fourEyes: who applied the policy can neither approve nor promote.
+        fourEyes: who applied the policy can neither approve nor promote, whichever comes first; a rollout that has
+            had it keeps it.
     """
 
     to: Name

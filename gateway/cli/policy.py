@@ -255,7 +255,7 @@ def diff(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
 @app.command("delete")
 def delete(
     name: Name,
-    force: Annotated[bool, typer.Option("--force", help="Also while a rollout is under way.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also during a rollout, or for another version.")] = False,
     reason: Reason = "",
     admin: AdminUrl = None,
     as_json: Json = False,
@@ -266,7 +266,8 @@ def delete(
     if as_json:
         print_json(found)
     else:
-        print(f"{name} has no policy any more")
+        version = found["answers"]
+        print(f"{name} has no policy any more; " + (f"version {version} answers" if version else "no version answers"))
 
 
 @app.command("rollback")

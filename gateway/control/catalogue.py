@@ -219,6 +219,16 @@ class Catalogue:
         targets = (*desired.targets, *more)
         return replace(desired, targets=targets, offered=frozenset(target.version for target in targets))
 
+    def by_itself(self, name: str) -> int | None:
+        """The version that would answer for a name without its policy; None = it is not known, or there is none."""
+        if self._frozen is not None:
+            frozen = self._frozen.get(name)
+            return max((one.version for one in frozen.targets), default=None) if frozen is not None else None
+        model = self._seen.get(name)
+        if model is None or model.config is None:
+            return None
+        return max(selected(model.config.version_policy, [seen.version for seen in model.versions]), default=None)
+
     def _selected(self, name: str) -> list[SeenVersion]:
         model = self._seen.get(name)
         if model is None or model.config is None:

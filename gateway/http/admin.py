@@ -78,7 +78,7 @@ class Admin:
 
     async def set_alias(self, request: Request) -> Reply:
         """`{"version": 3}`: point the alias there."""
-        version = (await object_of(request, self._body_bytes)).get("version")
+        version = (await object_of(request, self._body_bytes, ("version",))).get("version")
         if type(version) is not int or version < 1:
             raise InvalidInput(f"version: expected a whole number from 1, got {_shown(version)}")
         await self._service.call_alias(request.path_params["name"], request.path_params["alias"], version)

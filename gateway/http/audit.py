@@ -81,7 +81,7 @@ class AuditEndpoints:
 
     async def find(self, request: Request) -> Reply:
         """`{"prediction_id": ...}` or `{"model": ..., "unit": ...}`: lines of the decision log."""
-        body = await object_of(request, self._most)
+        body = await object_of(request, self._most, ("prediction_id", "unit", "model"))
         prediction, unit, model = (_text(body, key) for key in ("prediction_id", "unit", "model"))
         desk = self._traffic.data
         if prediction and not unit:
@@ -92,7 +92,7 @@ class AuditEndpoints:
 
     async def forget(self, request: Request) -> Reply:
         """`{"model": ..., "unit": ...}`: erase what this node and the store hold of a unit."""
-        body = await object_of(request, self._most)
+        body = await object_of(request, self._most, ("unit", "model"))
         model, unit = _text(body, "model"), _text(body, "unit")
         if not model or not unit:
             raise InvalidInput("expected model and unit")

@@ -1,6 +1,7 @@
 """Reading a request's body in the slow lane: bounded while it arrives, inflated in a thread."""
 
 import asyncio
+from collections.abc import Collection
 from concurrent.futures import Executor
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway.dataplane import Dataplane
 from gateway.errors import HttpError
 from gateway.http.compression import CODINGS, Damaged, Oversized, inflate
 from runtimes.errors import InvalidInput
+from runtimes.registry.strictyaml import suggestion
 
 _ACCEPTED = ((b"accept-encoding", b"gzip, deflate"),)
 
@@ -92,8 +94,12 @@ async def text_of(request: Request, most: int) -> str:
         raise InvalidInput("the body is not UTF-8") from error
 
 
-async def object_of(request: Request, most: int) -> dict[str, Any]:
-    """A body as a JSON object; an empty one is {}. Raises HttpError, InvalidInput."""
+async def object_of(request: Request, most: int, fields: Collection[str] = ()) -> dict[str, Any]:
+    """A body as a JSON object; an empty one is {}. Raises HttpError, InvalidInput.
+
+    Args:
+        fields: all that it may have, for a guard that is misspelt would guard nothing; () = its reader looks.
+    """
     text = await text_of(request, most)
     if not text:
         return {}
@@ -103,4 +109,6 @@ async def object_of(request: Request, most: int) -> dict[str, Any]:
         raise InvalidInput("the body is not valid JSON") from error
     if not isinstance(found, dict):
         raise InvalidInput(f"expected a JSON object, got {type(found).__name__}")
+    if fields and (unknown := next((name for name in found if name not in fields), None)) is not None:
+        raise InvalidInput(f"unknown field {unknown[:64]!r}; {suggestion(unknown, fields)}")
     return found

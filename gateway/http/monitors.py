@@ -127,7 +127,7 @@ class MonitorEndpoints:
         return json_reply(await self._desk.reject(*await self._asked(request), actor=actor_of(request).name))
 
     async def _asked(self, request: Request) -> tuple[str, str]:
-        key = (await object_of(request, self._most)).get("request")
+        key = (await object_of(request, self._most, ("request",))).get("request")
         if not isinstance(key, str):
             raise InvalidInput("request: expected the key of a request for retraining")
         return request.path_params["name"], key

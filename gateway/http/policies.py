@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
@@ -10,7 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control import showing
-from gateway.control.documents import StalePolicy
+from gateway.control.documents import Kept, StalePolicy
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
 from gateway.control.planning import difference, plan
@@ -138,29 +140,33 @@ class PolicyEndpoints:
         return int(number)
 
     async def delete(self, request: Request) -> Reply:
-        """Remove a policy."""
+        """Remove a policy; says which version answers everybody from now on."""
         name = request.path_params["name"]
         force = request.query_params.get("force") in ("1", "true")
+        version = self._service.catalogue.by_itself(name)
+        if not force:
+            _check_successor(self._policies.get(name), version)
         await self._policies.delete(name, actor=actor_of(request).name, reason=_reason(request), force=force)
-        return json_reply({})
+        return json_reply({"answers": version})
 
     async def kill(self, request: Request) -> Reply:
         """`{"variant": "canary", "killed": true}`: a variant gets nothing, at once, whatever the document says."""
-        body = await object_of(request, self._most)
+        body = await object_of(request, self._most, ("variant", "killed", "reason"))
         name, variant, killed = request.path_params["name"], body.get("variant"), body.get("killed", True)
         if not isinstance(variant, str) or not isinstance(killed, bool):
             raise InvalidInput("expected variant, a name, and killed, true or false")
-        actor, reason = actor_of(request).name, str(body.get("reason", ""))[:500]
-        await self._policies.kill(name, variant, killed, actor=actor, reason=reason)
+        actor = actor_of(request).name
+        await self._policies.kill(name, variant, killed, actor=actor, reason=_reason(request, body))
         return self._view(name, 200, await self._acted(name))
 
     async def rollback(self, request: Request) -> Reply:
         """`{"to": 2}` (a generation; without it the one before): apply an earlier document again."""
-        body = await object_of(request, self._most)
+        body = await object_of(request, self._most, ("to", "reason"))
         name, wanted = request.path_params["name"], body.get("to")
         if wanted is not None and (type(wanted) is not int or wanted < 1):
             raise InvalidInput("to: expected the generation of an earlier document, a whole number from 1")
-        await self._policies.rollback(name, wanted, actor=actor_of(request).name, reason=str(body.get("reason", "")))
+        actor = actor_of(request).name
+        await self._policies.rollback(name, wanted, actor=actor, reason=_reason(request, body))
         return self._view(name, 200, await self._acted(name))
 
     # ---- rollouts ----
@@ -223,16 +229,20 @@ class PolicyEndpoints:
         """approve, pause, resume, abort, promote or retry; answers when it is in force everywhere."""
         name, kind = request.path_params["name"], request.url.path.rpartition("/")[2]
         self._status(name)
-        body = await object_of(request, self._most)
+        # Nobody shall have to spell well to stop harm.
+        body = await object_of(request, self._most, () if kind == "abort" else ("reason", "identity", "step"))
+        identity, step = body.get("identity", ""), body.get("step")
+        if not isinstance(identity, str) or not (step is None or type(step) is int):
+            raise InvalidInput("expected identity, a text, and step, a whole number from 0")
         actor, labels = actor_of(request).name, tuple(sorted(actor_of(request).labels))
         command = Command(
             id=uuid.uuid4().hex,
             kind=cast(CommandKind, kind),
             actor=actor,
             labels=labels,
-            reason=str(body.get("reason", ""))[:500],
-            identity=str(body.get("identity", "")),
-            step=body["step"] if type(body.get("step")) is int else None,
+            reason=_reason(request, body),
+            identity=identity,
+            step=step,
         )
         told = await self._rollouts.command(name, command)
         if not told.ok:
@@ -264,8 +274,25 @@ def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
     return {variant: dict(zip(SHADOW_FIELDS, counts, strict=True)) for variant, counts in found}
 
 
-def _reason(request: Request) -> str:
-    return request.query_params.get("reason", "")[:500]
+def _check_successor(kept: Kept, version: int | None) -> None:
+    """Whether everybody may get this version by the way. Raises Conflict."""
+    pin = next((pin for pin in kept.record.variants if pin.version == version), None)
+    if pin is None or pin.variant == kept.record.stable:
+        return
+    latched = any(latch.canary_digest == pin.digest for latch in kept.record.status.latches)
+    what = "was rolled back" if latched else f"is variant {pin.variant!r} and not {kept.record.stable!r}"
+    raise Conflict(
+        f"without its policy version {version} answers everybody, and that {what}: "
+        "set version_policy in model.yaml first, or say force"
+    )
+
+
+def _reason(request: Request, body: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Of the body, or else of the query. Raises InvalidInput: it is no text."""
+    reason = body.get("reason") or request.query_params.get("reason", "")
+    if not isinstance(reason, str):
+        raise InvalidInput("reason: expected a text")
+    return reason[:500]
 
 
 def policy_routes(service: Service, traffic: Traffic, most: int) -> list[Route]:

@@ -34,7 +34,7 @@ class StoreEndpoints:
 
     async def backup(self, request: Request) -> Reply:
         """`{"path": "/backups/one"}`: a copy to a new file on this machine, while everything goes on."""
-        given = (await object_of(request, self._most)).get("path")
+        given = (await object_of(request, self._most, ("path",))).get("path")
         if not isinstance(given, str) or not given.startswith("/") or "\0" in given or len(given) > 4096:
             raise InvalidInput("path: expected the full path of a file that is not there yet, on the server's machine")
         path = Path(given)

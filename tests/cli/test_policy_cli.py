@@ -204,7 +204,11 @@ def test_kill_rollback_and_delete(tree: Tree) -> None:
     assert "is rolled back, on every worker; generation 3" in run("policy", "rollback", "affine", tree=tree).out
     assert "stable 90 %" in run("policy", "ls", tree=tree).out
     assert run("policy", "rollback", "affine", "--to", "2", "--json", tree=tree).json()["generation"] == 4
-    assert run("policy", "delete", "affine", tree=tree).out == "affine has no policy any more\n"
+    assert (
+        "version 2 answers everybody, and that is variant 'canary'" in run("policy", "delete", "affine", tree=tree).err
+    )
+    gone = run("policy", "delete", "affine", "--force", tree=tree)
+    assert gone.out == "affine has no policy any more; version 2 answers\n"
     assert "no policies" in run("policy", "ls", tree=tree).out
     assert "no policy 'affine'" in run("policy", "delete", "affine", tree=tree).err
 

@@ -235,7 +235,21 @@ def test_a_policy_with_a_rollout_under_way_is_not_deleted_by_the_way(tree: Tree)
     status, body = tree.call("DELETE", PATH, admin=True)
     assert status == 409
     assert b"is under way" in body
-    assert tree.call("DELETE", f"{PATH}?force=true", admin=True)[0] == 200
+    for kind, sent, said in (
+        ("promote", {"idenity": "0"}, "did you mean 'identity'?"),
+        ("promote", {"step": "1"}, "step, a whole number"),
+        ("pause", {"identity": 5}, "identity, a text"),
+        ("pause", {"identity": "another"}, "another rollout has begun"),
+        ("resume", {"reason": ["no"]}, "reason: expected a text"),
+    ):
+        status, body = tree.call("POST", f"/admin/v1/rollouts/affine/{kind}", sent, admin=True)
+        assert (status, said in body.decode()) == (409 if said.startswith("another") else 400, True), body
+    status, body = tree.call("POST", f"{PATH}/kill", {"variant": "canary", "kiled": True}, admin=True)
+    assert (status, b"did you mean 'killed'?" in body) == (400, True)
+    status, body = tree.call("POST", "/admin/v1/rollouts/affine/abort?reason=storm", {"raeson": "?"}, admin=True)
+    assert (status, b"storm" in body) == (200, True), "stopping harm asks for no good spelling"
+    status, body = tree.call("DELETE", f"{PATH}?force=true", admin=True)
+    assert (status, json.loads(body)) == (200, {"answers": 1})
     assert tree.get(PATH, admin=True)[0] == 404
     tree.until("version 1 by default", lambda: tree.infer("affine", [1.0, 2.0])["model_version"] == "1")
     assert put(tree, GOOD, {"if-none-match": "*"})[0] == 200

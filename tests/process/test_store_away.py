@@ -51,6 +51,8 @@ def test_an_abort_given_while_the_store_is_away_is_carried_out_when_it_is_back(t
     redis.start()
     until(tree, "table", "ROLLED_BACK")
     assert shown(tree, "table")["latches"], "a canary that was aborted does not come back by itself"
+    status, body = tree.call("DELETE", "/admin/v1/policies/table", admin=True)
+    assert (status, b"version 2 answers everybody, and that was rolled back" in body) == (409, True)
 
 
 def test_an_abort_reaches_either_node_without_the_store(tmp_path: Path, redis: RedisServer) -> None:
