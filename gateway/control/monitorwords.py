@@ -35,6 +35,7 @@ _VERDICTS: Final[Mapping[str, str]] = {
 _REASONS: Final[Mapping[str, str]] = {
     "few_rows": "too few rows",
     "no_reference": "nothing to compare with yet",
+    "other_edges": "the champion's reference has other edges: make both from the same rows",
     "no_calibrator": "untrusted: the scores are not calibrated",
     "outside_reference": "untrusted: too many rows are unlike the reference",
     "few_labels": "too few labels",

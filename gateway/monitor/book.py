@@ -19,6 +19,7 @@ from gateway.monitor.incidents import Event, Ledger
 from gateway.monitor.latencies import Judged as ComparedLatency
 from gateway.monitor.latencies import Latencies, slow_of
 from gateway.monitor.leases import Ask, Lease, Leases
+from gateway.monitor.plan import CountPlan
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
 from gateway.monitor.retrain import Requests
@@ -187,19 +188,30 @@ class ModelMonitor:
         """
         closed: list[tuple[str, Closed]] = []
         self._meet(roles)
+        self._name_champion(*roles.champion)
         for version, variant, delta in deltas:
             watching = self.versions.get(version)
             if watching is None or delta.shape != (watching.reference.plan.size,):
                 continue
-            watching.engine.champion = roles.champion[1]
             if (version, variant) == roles.champion:
                 self._beside(watching.reference, delta)
+                for other in self.versions.values():
+                    if other.engine.abroad:
+                        other.engine.beside(delta)
             closed += [(version, one) for one in watching.take(variant, delta, now_ms)]
         for version, watching in self.versions.items():
             closed += [(version, one) for one in watching.engine.tick(now_ms)]
         findings = self._findings(closed, roles, now_ms)
         self._forget(roles.live, now_ms)
         return self._decided(tuple(closed), findings, roles, now_ms, token)
+
+    def _name_champion(self, version: str, variant: str) -> None:
+        """Who others are compared with, where the settings say so: in its own version, and in the others."""
+        home = self.versions.get(version)
+        for name, watching in self.versions.items():
+            engine = watching.engine
+            engine.champion = variant if name == version else ""
+            engine.abroad = False if name == version or home is None else same_bins(home.reference, engine.reference)
 
     def _forget(self, live: Set[tuple[str, str]], now_ms: int) -> None:
         """Series that have not been live for long are forgotten. Args: live: empty = it is not known who is."""
@@ -410,6 +422,17 @@ class ModelMonitor:
         for name in ("inputs", "outputs"):
             setattr(self._pair, name, msgspec.convert(state["pair"][name], Apart))
         self._pair.latency.restore(state["pair"]["latency"])
+
+
+def same_bins(one: Reference, other: Reference) -> bool | None:
+    """True = counts of the one are counts of the other; None = they are not."""
+    return True if _bins_of(one.plan) == _bins_of(other.plan) else None
+
+
+def _bins_of(plan: CountPlan) -> CountPlan:
+    """How its scores are calibrated is a version's own matter."""
+    score = plan.score and msgspec.structs.replace(plan.score, calibration=())
+    return msgspec.structs.replace(plan, id="", score=score)
 
 
 def _parts(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:

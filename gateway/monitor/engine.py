@@ -100,6 +100,8 @@ class Engine:
 
     Attributes:
         champion, others: may be changed at any time.
+        abroad: the champion is of another version; `beside` tells what it is asked. None = its counts are made with
+            other edges, so that nothing can be compared with them.
         rule: when windows close.
     """
 
@@ -108,6 +110,7 @@ class Engine:
         self.spec = spec
         self.champion = champion
         self.others = others
+        self.abroad: bool | None = False
         self.rule = rule_of(reference, spec)
         self._series: dict[str, _Series] = {}
 
@@ -123,10 +126,14 @@ class Engine:
             return []
         closed = [self._judged(variant, series, span) for span in series.windows.take(delta, now_ms)]
         if variant == self.champion:
-            for name, other in self._series.items():
-                if name != variant:
-                    other.beside += delta
+            self.beside(delta)
         return closed
+
+    def beside(self, delta: Counts) -> None:
+        """What the champion was asked, here or abroad, while the windows of the others are open. Shape: [plan.size]."""
+        for name, other in self._series.items():
+            if name != self.champion:
+                other.beside += delta
 
     def tick(self, now_ms: int) -> list[Closed]:
         """Time has come to `now_ms`: windows that closed by it."""
@@ -176,7 +183,8 @@ class Engine:
 
     def _judged(self, variant: str, series: _Series, span: Span) -> Closed:
         reference = self._reference(variant, series, span)
-        reason = "few_rows" if span.rows < self.spec.min_rows else "no_reference" if reference is None else ""
+        lacks = "other_edges" if self.abroad is None else "no_reference"
+        reason = "few_rows" if span.rows < self.spec.min_rows else lacks if reference is None else ""
         reference = reference or self.reference
         result = WindowResult(
             variant,
@@ -208,7 +216,7 @@ class Engine:
     def _reference(self, variant: str, series: _Series, span: Span) -> Reference | None:
         """What a window is compared with; None = there is nothing yet."""
         mode = self.spec.reference.mode
-        if mode == "champion" and self.champion and variant != self.champion:
+        if mode == "champion" and (self.champion or self.abroad is not False) and variant != self.champion:
             found = self.reference.with_counts(series.beside, "champion")
             return found if found.rows >= self.spec.min_rows else None
         if mode == "previous":
@@ -257,6 +265,7 @@ class Engine:
         return {
             "reference": self.reference.id,
             "champion": self.champion,
+            "abroad": self.abroad,
             "others": self.others,
             "series": {variant: series.plain(history) for variant, series in self._series.items()},
         }
@@ -271,6 +280,7 @@ class Engine:
         if state["reference"] != reference.id:
             raise ValueError(f"expected a state under reference {reference.id}, got {state['reference']}")
         engine = cls(reference, spec, champion=state["champion"], others=state["others"])
+        engine.abroad = state.get("abroad", False)
         for variant, plain in state["series"].items():
             series = engine._at(variant, 0)
             assert series is not None, "as many series as there were"

@@ -63,7 +63,7 @@ class WindowResult(msgspec.Struct, frozen=True):
 
     Attributes:
         index: counts the series' windows from 0, those that were not judged included.
-        reason: why it was not judged: few_rows or no_reference; "" = it was.
+        reason: why it was not judged: few_rows, no_reference or other_edges; "" = it was.
         skipped: rows that were not counted.
         reference_rows, reference_origin: what it was compared with.
         families: input, prediction (where there is a score) and quality.

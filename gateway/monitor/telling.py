@@ -41,7 +41,7 @@ def _of_family(result: WindowResult, family: FamilyResult, version: str) -> Find
     level = max((key.effect / key.floor for key in named or family.keys if key.floor), default=None)
     severity: Severity = "critical" if broken or (level is not None and level >= CRITICAL) else "warning"
     state: State = family.state
-    if result.reason == "no_reference" and state == "insufficient":
+    if result.reason in ("no_reference", "other_edges") and state == "insufficient":
         state = "unknown"
     return Finding(
         signal=SIGNALS[family.family],

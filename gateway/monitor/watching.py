@@ -292,9 +292,9 @@ class Watching:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. Raises ValueError: it was under another reference."""
-        champion, others = self.engine.champion, self.engine.others
+        champion, others, abroad = self.engine.champion, self.engine.others, self.engine.abroad
         self.engine = Engine.restored(self.reference, self.spec, state["engine"])
-        self.engine.champion, self.engine.others = champion, others
+        self.engine.champion, self.engine.others, self.engine.abroad = champion, others, abroad
         if (state["cohorts"]["span_s"], state["cohorts"]["groups"]) == (self.cohorts.span_s, self.cohorts.groups):
             self.cohorts = Cohorts.from_plain(state["cohorts"])
         self._realised = {variant: Watch.from_plain(plain) for variant, plain in state["realised"].items()}
