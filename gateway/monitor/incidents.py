@@ -287,7 +287,7 @@ def _gone_on(
     if rank(worst) > rank(incident.severity):
         reasons.append(f"now {worst}")
     known = incident.attribution
-    if attribution.verdict not in ("unclear", "none"):
+    if attribution.verdict not in ("unclear", "none") and not _is_blind(attribution, incident.alarms):
         if attribution.verdict != known.verdict:
             reasons.append(f"attribution: {known.verdict} -> {attribution.verdict}")
         known = attribution
@@ -306,6 +306,15 @@ def _gone_on(
         incident, event = _told(incident, "again", "still open", now_s)
         events = (event,)
     return Turn(ledger=msgspec.structs.replace(ledger, open=incident), events=events, held=held)
+
+
+def _is_blind(attribution: Attribution, alarms: Sequence[Alarm]) -> bool:
+    """Speed is blamed last: while something else is open, of which the windows just do not tell, it is not the cause.
+
+    Words on inputs hold for two windows, those on speed for two hours: traffic pauses, and only the latter is left.
+    """
+    others = any(alarm.signal != "latency" for alarm in alarms)
+    return attribution.verdict == "latency" and attribution.action == "page" and others
 
 
 def _closed(ledger: Ledger, incident: Incident, now_s: float, held: tuple[tuple[Finding, str], ...]) -> Turn:

@@ -126,6 +126,21 @@ def test_news_in_an_open_incident_are_told_at_once():
     assert event.reason == "new: latency, fairness; attribution: model -> world"
 
 
+def test_a_pause_of_traffic_does_not_make_speed_the_cause():
+    story = Story()
+    slow = Attribution(verdict="latency", action="page", sentence="Too slow.")
+    story.turn(finding(), finding("latency"))
+    # The word on inputs is over, that on speed is not.
+    assert story.turn(finding("latency"), attribution=slow, later_s=60) == []
+    assert story.ledger.open is not None
+    assert story.ledger.open.attribution == WORLD
+    back = msgspec.structs.replace(slow, action="rollback")
+    assert story.kinds(finding("latency"), attribution=back, later_s=60) == ["changed"], "one variant is blamed"
+    story.turn(finding("latency"), finding(state="ok"), later_s=60)
+    (event,) = story.turn(finding("latency"), finding(state="ok"), attribution=slow, later_s=60)
+    assert event.reason == "attribution: world -> latency"
+
+
 def test_it_is_told_again_every_four_hours():
     story = Story()
     story.turn(finding())
