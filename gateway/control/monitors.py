@@ -13,6 +13,7 @@ document monitor-state MODEL   windows, incidents, leases, and the totals that a
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Final, Literal
 
 import msgspec
@@ -442,6 +443,22 @@ class Monitors:
         if held is None:
             raise UnknownPolicy(f"no monitor of {name[:128]!r}: no version of it has a reference, and nobody wrote one")
         return held
+
+    async def shown(self, name: str) -> Held:
+        """One model's as people see it: where another node judges, as that one has saved it, `SAVE_MS` ago at most.
+
+        Raises UnknownPolicy.
+        """
+        held = self.get(name)
+        if self._led:
+            return held
+        shown = copy(held)
+        try:
+            await self._restore(name, shown, {v: one.reference for v, one in held.monitor.versions.items()})
+        except StoreAway:
+            return held
+        shown.roles = self._roles(name, shown, self._now_ms())
+        return shown
 
     def drift(self, name: str) -> Drift:
         """What this monitor says of a rollout's canary, to who carries the rollout on."""

@@ -52,8 +52,8 @@ class MonitorEndpoints:
     async def listed(self, request: Request) -> Reply:
         """Every monitor that the caller's key covers, in short."""
         covers, now_ms = actor_of(request).covers, _now_ms()
-        held = sorted(self._monitors.held.items())
-        return json_reply([in_short(name, one, now_ms, self._file_problem(name)) for name, one in held if covers(name)])
+        held = [(name, await self._monitors.shown(name)) for name in sorted(filter(covers, self._monitors.held))]
+        return json_reply([in_short(name, one, now_ms, self._file_problem(name)) for name, one in held])
 
     def _file_problem(self, name: str) -> str:
         folder = self._traffic.folder
@@ -65,7 +65,7 @@ class MonitorEndpoints:
         if form not in ("json", "html"):
             raise InvalidInput(f"format: expected json or html, got {form[:40]!r}")
         name = request.path_params["name"]
-        held = self._monitors.get(name)
+        held = await self._monitors.shown(name)
         about = await _explained(held) if form == "html" else {}
         # Without a pause from here on, so that all of it is of one moment.
         found = view(
@@ -86,7 +86,7 @@ class MonitorEndpoints:
     async def explain(self, request: Request) -> Reply:
         """Every setting in force, what can be seen with it, and why the last windows said what they said."""
         name = request.path_params["name"]
-        held = self._monitors.get(name)
+        held = await self._monitors.shown(name)
         return json_reply(explanation(name, held, await _explained(held)))
 
     async def schema(self, request: Request) -> Reply:

@@ -1,6 +1,7 @@
 """Two gateways on one Redis watch one model together; when who judges is gone, the other goes on."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -60,6 +61,10 @@ def test_rows_of_both_are_in_one_set_of_windows_that_outlives_who_judged(pair: t
     assert sum(rows for _, rows in told) + series(seen(first))["open_rows"] == sent
     incident = seen(first)["incident"]
     assert incident is not None
+    second.until("the same there", lambda: (seen(second)["incident"] or {}).get("id") == incident["id"])
+    assert (seen(second)["leads"], windows(second)) == (False, told)
+    listed = json.loads(second.get("/admin/v1/monitors", admin=True)[1])
+    assert [one["incident"]["id"] for one in listed if one["name"] == NAME] == [incident["id"]]
     # A control alone: rows that it had not saved come again from the workers' pages.
     senders[0].send(AFTER[:300])
     sent += 300
