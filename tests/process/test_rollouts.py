@@ -74,6 +74,22 @@ def test_a_good_canary_is_promoted_without_a_single_error(tree: Tree) -> None:
     assert "no worse than" in found["marks"]["error_rate"]["text"] or found["marks"]["error_rate"]["state"] == "passes"
 
 
+def test_a_policy_whose_versions_have_yet_to_be_loaded_costs_nobody_an_answer(tmp_path: Path) -> None:
+    for version in range(1, 6):
+        models.write(tmp_path / "models", "table", models.lookup(1000 + version), version)
+    with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as tree:
+        with Crowd(tree.port, "table", healthy, users=10_000, callers=8) as crowd:
+            tree.until("version 5 answers", lambda: crowd.seen.count() > 200)
+            for generation, stable in enumerate("123"):
+                document = policy("table", variants=(stable, "4"), split={"stable": 9000, "canary": 1000})
+                apply(tree, document, generation or None)
+                told = crowd.seen.count(variant="stable")
+                tree.until("stable answers", lambda n=told: crowd.seen.count(variant="stable") > n + 200)
+        seen = crowd.stop()
+        assert seen.broken == []
+        assert seen.statuses() == {200}
+
+
 def test_a_canary_that_errs_late_is_rolled_back_and_no_user_notices(tree: Tree) -> None:
     steps = [{"setWeight": 5000, "hold": {"minDuration": "10m"}}, {"setWeight": 10000}]
     apply(tree, policy("table", steps=steps))
