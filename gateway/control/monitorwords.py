@@ -174,6 +174,9 @@ def _quiet(view: Mapping[str, Any]) -> str:
     ]
     if suspected:
         return f"No incident; suspected, and waiting for another window: {listed(suspected)}."
+    states = {one["state"] for each in series for one in each["signals"].values()}
+    if states <= {"unknown", "insufficient"}:
+        return "No incident, and nothing can be said now: all signals are unknown, or have too few rows."
     return "No incident: nothing fires."
 
 

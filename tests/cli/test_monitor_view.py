@@ -32,6 +32,14 @@ def test_a_calm_monitor_has_no_incident_and_no_timeline() -> None:
     assert "largest: f" in told
 
 
+def test_what_nobody_knows_is_not_called_calm() -> None:
+    view = shown(CALM)
+    for each in view["versions"].values():
+        for one in each["variants"].values():
+            one["signals"] = {signal: told | {"state": "unknown"} for signal, told in one["signals"].items()}
+    assert "nothing can be said now" in text(view)
+
+
 def test_an_incident_comes_first_with_what_is_said_of_it() -> None:
     told = text(shown(DRIFTED))
     assert "loans  incident, critical  for 8 min" in told
