@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runtimes.execution.session import OnnxSession
 
 _BATCH_ROWS = 4096
+_WORDS_TOLD = 6
 _ENDINGS = ".csv, .csv.gz, .npz or .parquet"
 
 
@@ -161,6 +162,7 @@ def rows_of(
     try:
         inputs, said = tables.tensors(table, signature, names, columns.given)
         labels = None if columns.label is None else tables.labels(table, columns.label, positive)
+        said += [] if columns.label is None else _negatives(table, columns.label, positive)
         indices = None if columns.group is None else _indices(tables.words(table, columns.group), groups)
         outputs: list[Array | None] = [None] * len(signature.outputs)
         if columns.score is not None:
@@ -173,6 +175,16 @@ def rows_of(
     except TableRefused as error:
         raise Failure(str(error), 2) from error
     return Rows(inputs, outputs, indices, labels), said
+
+
+def _negatives(table: Table, column: str, positive: str) -> list[str]:
+    """A note, where several words were taken for the negative class: one may be meant otherwise."""
+    found = tables.negatives(table, column, positive)
+    if len(found) < 2:
+        return []
+    shown = ", ".join(f"{word[:20]!r} ({rows:,})" for word, rows in list(found.items())[:_WORDS_TOLD])
+    more = f" and {len(found) - _WORDS_TOLD:,} more" if len(found) > _WORDS_TOLD else ""
+    return [f"labels that are not {positive!r} count as negative: {shown}{more}"]
 
 
 def _indices(words: Sequence[str], groups: Sequence[str]) -> npt.NDArray[np.int64]:

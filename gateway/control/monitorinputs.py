@@ -13,6 +13,7 @@ import numpy as np
 from gateway.control.labelnotes import LabelNote
 from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, REQUEST_DURATION, CounterPage
 from gateway.monitor.counting import Counts
+from gateway.monitor.labelwords import label_of
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Labelled
 from gateway.predictions import NO_POLICY
@@ -23,7 +24,6 @@ MOST_PLACES: Final = 8_000_000
 """A page of counts has no more."""
 LOOKS: Final = 10_000
 """At a vector that is being changed: about 2 ms, then it waits for the next round."""
-TRUE: Final = ("true", "yes")
 
 
 class Series(NamedTuple):
@@ -154,16 +154,8 @@ def buckets_of(values: Counts) -> list[int]:
     return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
 
 
-def label_of(value: Any, positive: str) -> int:
-    """1 = the positive class. true and 1, 1.0 and "1" are the same to people, and so here."""
-    if isinstance(value, bool):
-        return int(value == (positive.lower() in ("1", *TRUE)))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return int(text == positive)
-
-
 def labelled(note: LabelNote, before: Any, variants: Sequence[str], positive: str) -> Labelled:
-    """A label as the monitor counts it.
+    """A label as the monitor counts it; one that says nothing only takes back what stood there.
 
     Args:
         before: the value that it replaced; None = none.
@@ -178,5 +170,5 @@ def labelled(note: LabelNote, before: Any, variants: Sequence[str], positive: st
         decision=note.decision,
         bin=note.score_bin,
         label=label_of(note.value, positive),
-        before=None if before is None else label_of(before, positive),
+        before=label_of(before, positive),
     )

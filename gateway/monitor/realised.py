@@ -50,7 +50,7 @@ class Labelled(msgspec.Struct, frozen=True):
         predicted_s, observed_s: Unix times of the prediction and of the label.
         group: index in the plan's groups; the last one = not known.
         decision, bin: of the prediction; None = its id does not say.
-        label: 1 = the positive class.
+        label: 1 = the positive class; None = not known any more, or still not: then nothing is counted.
         before: the label that stood there until now; None = none. Equal to `label`: nothing changes.
     """
 
@@ -60,7 +60,7 @@ class Labelled(msgspec.Struct, frozen=True):
     group: int
     decision: int | None
     bin: int | None
-    label: int
+    label: int | None
     before: int | None = None
 
 
@@ -202,9 +202,11 @@ class Cohorts:
             cohort.predicted += counts.reshape(self.groups, 2, -1).sum(axis=2)
 
     def label(self, item: Labelled) -> None:
-        """Add a label, or put it in the place of the one before."""
+        """Add a label, put it in the place of the one before, or take that one out."""
+        if item.label is None and item.before is None:
+            return
         known = item.decision in (0, 1) and item.bin is not None and 0 <= item.bin < LABEL_BINS
-        if not known or not 0 <= item.group < self.groups or item.label not in (0, 1):
+        if not known or not 0 <= item.group < self.groups or item.label not in (0, 1, None):
             self.unplaced += 1
             return
         cohort = self._at(item.predicted_s, item.variant, 1)
@@ -215,7 +217,7 @@ class Cohorts:
             if label is not None:
                 cohort.labels[item.group, item.decision, item.bin, label] += change
                 cohort.errors[place, item.decision, int(label != item.decision)] += change
-        if item.before is None:
+        if item.before is None:  # then this is the first that says anything
             delay = max(0.0, item.observed_s - item.predicted_s)
             cohort.delays[min(int(np.searchsorted(DELAY_EDGES_S, delay)), len(DELAY_EDGES_S) - 1)] += 1
 

@@ -8,6 +8,7 @@ order of the file. Empty texts are missing: NaN for floats, empty for BYTES.
 import csv
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from gateway.monitor.labelwords import label_of, meaning
 from runtimes.tensors import Array, Signature, TensorSpec, bf16_from_f32
 
 _WORDS: Final = {"true": "1", "false": "0"}
@@ -206,23 +208,23 @@ def floats(table: Table, name: str) -> npt.NDArray[np.float64]:
 
 
 def labels(table: Table, name: str, positive: str) -> npt.NDArray[np.float64]:
-    """A column of labels [rows]: 1 where it is `positive`, NaN where it is empty, 0 elsewhere."""
+    """A column of labels [rows]: 1 where it is `positive`, NaN where it says nothing, 0 elsewhere."""
     texts = words(table, name)
-    as_number = _number(positive)
-
-    def one(text: str) -> float:
-        if not text or text.lower() == "nan":
-            return np.nan
-        return float(text == positive or (as_number is not None and _number(text) == as_number))
-
-    return np.array([one(text) for text in texts])
+    read = {word: label_of(word, positive) for word in set(texts)}
+    return np.array([read[text] for text in texts], np.float64)
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(_WORDS.get(text.lower(), text))
-    except ValueError:
-        return None
+def negatives(table: Table, name: str, positive: str) -> dict[str, int]:
+    """Words of a column of labels that are the negative class, with their rows, the most frequent first.
+
+    Those that mean the same stand together, under the most frequent of them.
+    """
+    shown: dict[object, str] = {}
+    counts: Counter[str] = Counter()
+    for word, count in Counter(words(table, name)).most_common():
+        if label_of(word, positive) == 0:
+            counts[shown.setdefault(meaning(word), word.strip())] += count
+    return dict(counts.most_common())
 
 
 def words(table: Table, name: str) -> list[str]:

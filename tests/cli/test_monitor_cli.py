@@ -151,6 +151,23 @@ def test_scores_of_the_data_are_taken_where_they_are_given(mixed: Path, capsys: 
     assert set(np.flatnonzero(cells.sum(axis=0))) == set((as_given * 1000).astype(int))
 
 
+def test_words_that_count_as_negative_are_told_and_unknown_ones_do_not_count(
+    mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = fit(capsys, mixed, "--label", "paid")
+    assert not any("count as negative" in note for note in known["notes"])
+    lines = (mixed / "held_out.csv").read_text().splitlines()
+    unknown = [line if line.split(",")[4] else line.replace(",,x", ",N/A,x") for line in lines]
+    (mixed / "held_out.csv").write_text("\n".join(unknown))
+    assert fit(capsys, mixed, "--label", "paid")["baselines"] == known["baselines"]
+    (mixed / "held_out.csv").write_text("\n".join(unknown).replace(",N/A,x", ",open,x"))
+    notes = fit(capsys, mixed, "--label", "paid")["notes"]
+    (note,) = [note for note in notes if "count as negative" in note]
+    assert "not '1'" in note
+    assert "'open' (1,334)" in note
+    assert "'0' (" in note
+
+
 def test_replay_takes_times_and_documents(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(capsys, mixed)
     (mixed / "later.csv").write_text(csv_of(3000, seed=1, shift=1.0))

@@ -15,7 +15,6 @@ from gateway.control.monitorinputs import (
     Series,
     Totals,
     joined,
-    label_of,
     labelled,
     lost_of,
     settled_totals,
@@ -27,6 +26,7 @@ from gateway.monitor.counting import Counter, empty
 from gateway.monitor.fit import regrouped
 from gateway.monitor.latencies import slow_of
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
+from gateway.monitor.realised import Cohorts
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.predictions import NO_POLICY
 
@@ -106,17 +106,6 @@ def test_slow_answers_are_those_above_the_edge_under_the_objective() -> None:
     assert slow_of(buckets, 70.0) == slow_of(buckets, 50.0), "an objective between two edges is the stricter one"
 
 
-@pytest.mark.parametrize(
-    ("value", "positive", "label"),
-    [
-        (1, "1", 1), (1.0, "1", 1), ("1", "1", 1), (True, "1", 1), (True, "true", 1), (False, "1", 0), (0, "1", 0),
-        ("good", "good", 1), ("bad", "good", 0), (True, "0", 0), (2, "1", 0), (1.5, "1.5", 1),
-    ],
-)  # fmt: skip
-def test_labels_are_read_as_people_mean_them(value: Any, positive: str, label: int) -> None:
-    assert label_of(value, positive) == label
-
-
 def facts(**more: Any) -> dict[str, Any]:
     return {
         "digest": "abcd",
@@ -146,6 +135,23 @@ def test_a_note_says_of_a_label_what_its_id_says_and_what_it_replaced() -> None:
     assert (found[0].bin, found[0].decision, found[0].observed_s) == (9, 1, 200.0)
     assert (found[1].bin, found[1].decision) == (None, None)
     assert (found[2].bin, found[2].decision, found[2].observed_s) == (9, 1, 150.0), "a row of a larger request is a row"
+
+
+@pytest.mark.parametrize("silent", ["", " ", "nan", "NA", None])
+def test_a_label_that_says_nothing_is_not_counted_and_takes_back_what_stood_there(silent: Any) -> None:
+    cohorts = Cohorts(groups=2)
+    cohorts.advance(100.0)
+
+    def tell(value: Any, before: Any) -> list[int]:
+        ((note, _),) = notes_in(note_of(facts(), value, 200.0))
+        cohorts.label(labelled(note, before, ["stable", "canary"], "1"))
+        cohort = cohorts.find(0, "canary")
+        return [] if cohort is None else [int(cohort.labels.sum()), int(cohort.errors.sum()), int(cohort.delays.sum())]
+
+    assert tell(silent, None) == []
+    assert tell("1.0", silent) == [1, 1, 1]
+    assert tell(silent, "1.0") == [0, 0, 1]
+    assert cohorts.unplaced == 0
 
 
 @pytest.mark.parametrize("entry", [b"", b"\xff", b"[]", b"{}\t{}", b'["ab",0,1,2,null,null,null,1]\t{}'])
