@@ -5,15 +5,14 @@ Counts and labels go in, findings come out: a word on each signal whenever a win
 
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, Final
 
 import msgspec
 
-from gateway.monitor.adwin import Adwin
 from gateway.monitor.burnrate import EventRing, burn_rate, burning
 from gateway.monitor.cbpe import Performance, scores_of
+from gateway.monitor.concept import Concept
 from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed, Engine
 from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness, realised_fairness
@@ -28,17 +27,8 @@ from gateway.monitor.words import Finding, Severity, State
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
-ADWIN_DELTA: Final = 1e-5
-"""Of one check: cuts are looked for at every 32nd error, and the family may be wrong once in five times the knob."""
 LATENCY_EVERY_MS: Final = 60_000
 _WORST: Final[tuple[State, ...]] = ("firing", "pending", "resolved", "ok", "insufficient", "unknown")
-
-
-@dataclass(slots=True)
-class Concept:
-    """Errors of one decision class as they mature."""
-
-    adwin: Adwin = field(default_factory=lambda: Adwin(ADWIN_DELTA, restart=False))
 
 
 class Unfair(msgspec.Struct, frozen=True):
@@ -80,6 +70,8 @@ class Watching:
         self._gaps: dict[str, FairnessWatch] = {}
         self._unfair: dict[str, dict[str, Unfair]] = {}
         self._concepts: dict[str, Concept] = {}
+        self._concepts_told: dict[str, int] = {}
+        """Start of the newest cohort that a word on concept drift was about, by variant."""
         self._told_latency_ms: dict[str, int] = {}
 
     @property
@@ -110,7 +102,7 @@ class Watching:
         due = self.cohorts.due(
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
-        labelled = [self._of_errors(run) for run in due.errors] + [self._of_cohort(judged) for judged in due.judged]
+        labelled = [*self._of_errors(due.errors), *(self._of_cohort(judged) for judged in due.judged)]
         labelled += [one for judged in due.judged if (one := self._of_gaps(judged)) is not None]
         found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in labelled]
         return found
@@ -197,21 +189,29 @@ class Watching:
             return Performance("realised", "insufficient", "few_labels", 0)
         return reference_performance(labels)
 
-    def _of_errors(self, run: ErrorRun) -> Finding:
-        concept = self._concepts.setdefault(f"{run.variant}/{run.decision}", Concept())
-        before, changed = concept.adwin.mean, False
-        for error in run.stream():
-            changed = concept.adwin.update(error) or changed
-        after = concept.adwin.mean
-        rose = changed and after - before >= self.spec.floors.performance_drop
+    def _of_errors(self, runs: Sequence[ErrorRun]) -> Iterator[Finding]:
+        """One finding for each cohort of a variant: the worse of its decisions. Args: runs, by cohort."""
+        for (start_s, variant), both in groupby(runs, key=lambda run: (run.start_s, run.variant)):
+            for run in both:
+                concept = self._concepts.setdefault(_place_of(variant, run.decision), Concept())
+                concept.take(run, self.spec.floors.performance_drop)
+            found = self._of_concepts(variant, start_s)
+            # The classes of a cohort may be covered one after the other: it is one clean window all the same.
+            if found.state == "firing" or start_s > self._concepts_told.get(variant, -1):
+                yield found
+            self._concepts_told[variant] = max(start_s, self._concepts_told.get(variant, -1))
+
+    def _of_concepts(self, variant: str, start_s: int) -> Finding:
+        places = {f"decision {decision}": self._concepts.get(_place_of(variant, decision)) for decision in (0, 1)}
+        firing = {name: one.text for name, one in places.items() if one is not None and one.text}
         return Finding(
             signal="concept_drift",
-            state="firing" if rose else "ok",
+            state="firing" if firing else "ok",
             version=self.version,
-            variant=run.variant,
-            keys=(f"decision {run.decision}",) if rose else (),
-            text=f"errors of decision {run.decision}: {before:.2%} -> {after:.2%}" if rose else "",
-            **self._span(run.start_s),
+            variant=variant,
+            keys=tuple(firing),
+            text="; ".join(f"errors of {name}: {text}" for name, text in firing.items()),
+            **self._span(start_s),
         )
 
     # ---- speed ----
@@ -271,6 +271,7 @@ class Watching:
         for variant in gone - self.cohorts.variants:
             for labels in (self.judged, self.verdicts, self._realised, self.gaps, self._gaps, self._unfair):
                 labels.pop(variant, None)
+            self._concepts_told.pop(variant, None)
         for place in [place for place in self._concepts if _variant_of(place) in gone - self.cohorts.variants]:
             del self._concepts[place]
 
@@ -286,7 +287,8 @@ class Watching:
             "gaps": {variant: watch.plain() for variant, watch in self._gaps.items()},
             "unfair": msgspec.to_builtins(self._unfair),
             "rings": {variant: ring.plain() for variant, ring in self.rings.items()},
-            "concepts": {place: concept.adwin.plain() for place, concept in self._concepts.items()},
+            "concepts": {place: concept.plain() for place, concept in self._concepts.items()},
+            "concepts_told": self._concepts_told,
             "judged": {variant: msgspec.to_builtins(judged) for variant, judged in self.judged.items()},
         }
 
@@ -304,7 +306,8 @@ class Watching:
         self.judged = {variant: msgspec.convert(plain, Judged) for variant, plain in state["judged"].items()}
         for place, plain in state["concepts"].items():
             self._concepts[place] = Concept()
-            self._concepts[place].adwin.restore(plain)
+            self._concepts[place].restore(plain)
+        self._concepts_told = dict(state.get("concepts_told", {}))
         for variant, plain in state["rings"].items():
             self.rings[variant] = EventRing()
             self.rings[variant].restore(plain)
@@ -318,6 +321,11 @@ class Watching:
         """The last matured cohort's, by labels, as it may leave the house."""
         gaps = self.gaps.get(variant)
         return [] if gaps is None else exported(gaps)
+
+
+def _place_of(variant: str, decision: int) -> str:
+    """Of `Watching._concepts`."""
+    return f"{variant}/{decision}"
 
 
 def _variant_of(place: str) -> str:
