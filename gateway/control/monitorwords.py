@@ -224,7 +224,7 @@ def why(window: Mapping[str, Any]) -> list[str]:
     """
     if window["reason"]:
         return [f"not judged: {reason_text(window['reason'])} ({window['rows']:,} rows)"]
-    found = [f"{one['family']}: {_family(one)}" for one in window["families"]]
+    found = [f"{one['family']}: {_family(window, one)}" for one in window["families"]]
     verdict = window["performance"]
     if verdict is not None:
         found.append(f"estimated performance: {_performance(window, verdict)}")
@@ -233,25 +233,38 @@ def why(window: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _family(one: Mapping[str, Any]) -> str:
+def _effect(window: Mapping[str, Any], family: str, key: Mapping[str, Any]) -> str:
+    """How large a change is: of a share, by how much it rose, and from what to what."""
+    if family != "quality":
+        return f"PSI {number(key['effect'])}"
+    told = f"a share that rose by {number(key['effect'])}"
+    name, _, word = key["name"].rpartition(":")
+    compared = [one for one in (*window["features"], window["score"]) if one is not None and one["name"] == name]
+    if not key["effect"] or not compared or not window["rows"]:
+        return told
+    now = compared[0]["quality"].get(word, 0) / window["rows"]
+    return f"{told}, from {fixed(max(0.0, now - key['effect']))} to {fixed(now)}"
+
+
+def _family(window: Mapping[str, Any], one: Mapping[str, Any]) -> str:
     if not one["keys"]:
         return "nothing was tested"
-    unit = "a share of" if one["family"] == "quality" else "PSI"
     keys = {key["name"]: key for key in one["keys"]}
     largest = max(one["keys"], key=lambda key: key["effect"])
     level = f"p {chance(one['p_value'])}, level {number(one['alpha'], 2)}"
     over = [key for key in one["keys"] if key["effect"] >= key["floor"]]
     hit = one["p_value"] <= one["alpha"]
     if one["state"] == "firing":
-        names = ", ".join(f"{name} ({unit} {number(keys[name]['effect'])})" for name in one["named"][:NAMED])
+        names = ", ".join(f"{name} ({_effect(window, one['family'], keys[name])})" for name in one["named"][:NAMED])
         begun = "an alarm began" if one["fired"] else "the alarm goes on"
         what = f": {names}, at least {number(largest['floor'])} in 2 of the last 3 windows" if names else ""
         return f"{begun}{what}; {level}"
     if one["state"] == "pending":
         return f"suspected: {level}; an alarm needs 2 of the last 3 windows, and the same name over its floor in 2"
-    told = f"the largest is {largest['name']} with {unit} {number(largest['effect'])}, floor {number(largest['floor'])}"
+    effect = _effect(window, one["family"], largest)
+    told = f"the largest is {largest['name']} with {effect}, floor {number(largest['floor'])}"
     if largest["effect"] == 0.0:
-        told = "nothing differs"
+        told = "nothing has risen" if one["family"] == "quality" else "nothing differs"
     if one["state"] == "resolved":
         return f"the alarm is over after 2 clean windows; {told}; {level}"
     if hit and not over:

@@ -23,7 +23,7 @@ from gateway.monitor.plan import (
 from gateway.monitor.reference import Reference
 from gateway.monitor.results import Compared
 from gateway.monitor.scorebins import nested, nested_edges, nested_starts, score_counts
-from gateway.monitor.significance import binomial_two_sample, homogeneity, rate_change
+from gateway.monitor.significance import binomial_rise, homogeneity, rate_rise
 
 SCORE: Final = "score"
 _WORDS: Final[Mapping[str, tuple[int, ...]]] = {
@@ -84,16 +84,16 @@ def compared(name: str, before: Counts, now: Counts, quality: Counts, feature: F
 
 
 def quality_keys(reference: Reference, window: Counts, floor: float) -> list[Key]:
-    """A key for each way in which rows of a feature, or scores, can be no data: `feature:word`.
+    """A key for each way in which rows of a feature, or scores, can be no data: `feature:word`. Only more is worse.
 
     Args:
-        floor: of the difference of rates.
+        floor: of the rise of a rate.
     """
     rows, rows_before = int(window[ROWS]), int(reference.counts[ROWS])
     keys = []
     for name, before, now in _quality_counts(reference.plan, reference.counts, window):
         counts = now, rows, before, rows_before
-        keys.append(Key(name, binomial_two_sample(*counts), rate_change(*counts), floor))
+        keys.append(Key(name, binomial_rise(*counts), rate_rise(*counts), floor))
     return keys
 
 

@@ -125,7 +125,7 @@ class Key:
     Attributes:
         name: unique in its family.
         p_value: 0..1.
-        effect: how large the change is, in the unit of `floor` (PSI, or a difference of rates).
+        effect: how large the change is, in the unit of `floor` (PSI, or the rise of a rate).
         floor: an effect of at least this matters.
     """
 

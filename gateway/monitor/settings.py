@@ -121,7 +121,7 @@ class Floors(Part, frozen=True):
 
     Attributes:
         psi: population stability index of a feature or of the score.
-        quality: difference of the share of rows that are missing, out of range, unseen or of the wrong type.
+        quality: rise of the share of rows that are missing, out of range, unseen or of the wrong type.
         performance_drop: fall of a performance metric.
         disparate_impact: ratio of the groups' rates of positive decisions; below it is unfair.
     """

@@ -98,17 +98,31 @@ def binomial_two_sample(k: int, n: int, k_ref: int, m: int) -> float:
     Raises:
         ValueError: a count below 0 or above its total.
     """
-    if not 0 <= k <= n or not 0 <= k_ref <= m:
-        raise ValueError(f"expected counts within their totals, got {k} of {n} and {k_ref} of {m}")
-    if n + m > _MOST_ROWS:
-        k, n, k_ref, m = (count * _MOST_ROWS // (n + m) for count in (k, n, k_ref, m))
-    a, b = k_ref + 1, m - k_ref + 1
+    k, n, a, b = _beta_binomial(k, n, k_ref, m)
     above, below = (k, n, a, b), (n - k, n, b, a)
     near, far = (above, below) if k * (a + b) > n * a else (below, above)
     tail = _beta_binomial_above(*near)
     if tail > _CLEARLY_SMALLER:
         tail = min(tail, _beta_binomial_above(*far))
     return min(1.0, 2.0 * tail)
+
+
+def binomial_rise(k: int, n: int, k_ref: int, m: int) -> float:
+    """One-sided p-value of k among n rows, where the reference had k_ref among m: of so many or more.
+
+    For what only harms when there is more of it. It is the upper tail itself, not twice: fewer never alarm, and all of
+    the level is for more. Law and errors as of `binomial_two_sample`.
+    """
+    return _beta_binomial_above(*_beta_binomial(k, n, k_ref, m))
+
+
+def _beta_binomial(k: int, n: int, k_ref: int, m: int) -> tuple[int, int, int, int]:
+    """Count, draws and both parameters of the law of k."""
+    if not 0 <= k <= n or not 0 <= k_ref <= m:
+        raise ValueError(f"expected counts within their totals, got {k} of {n} and {k_ref} of {m}")
+    if n + m > _MOST_ROWS:
+        k, n, k_ref, m = (count * _MOST_ROWS // (n + m) for count in (k, n, k_ref, m))
+    return k, n, k_ref + 1, m - k_ref + 1
 
 
 def _beta_binomial_above(k: int, n: int, a: int, b: int) -> float:
@@ -145,9 +159,9 @@ def _tail_over_first(k: int, n: int, a: int, b: int) -> float:
     return total
 
 
-def rate_change(k: int, n: int, k_ref: int, m: int) -> float:
-    """Absolute difference of two rates: what the quality floor (default 0.005) is compared with. 0 if one is empty."""
-    return abs(k / n - k_ref / m) if n and m else 0.0
+def rate_rise(k: int, n: int, k_ref: int, m: int) -> float:
+    """By how much a rate has risen: what the quality floor (default 0.005) is compared with. 0 if it fell."""
+    return max(0.0, k / n - k_ref / m) if n and m else 0.0
 
 
 # ---- what can be seen ----

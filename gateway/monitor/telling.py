@@ -62,7 +62,7 @@ def _of_family(result: WindowResult, family: FamilyResult, version: str) -> Find
 def _text(result: WindowResult, family: FamilyResult, named: Sequence[Tested]) -> str:
     if result.reason:
         return f"not judged: {result.reason.replace('_', ' ')} ({result.rows:,} rows)"
-    unit = "share moved by" if family.family == "quality" else "PSI"
+    unit = "share rose by" if family.family == "quality" else "PSI"
     keys = ", ".join(f"{key.name} {unit} {key.effect:.3g} (floor {key.floor:g})" for key in named)
     p_value = f"p {family.p_value:.2g}, level {family.alpha:.2g}"
     return f"{keys + '; ' if keys else ''}{p_value}; {result.rows:,} rows against {result.reference_rows:,}"

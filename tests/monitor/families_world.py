@@ -7,7 +7,7 @@ import numpy as np
 
 from gateway.monitor.distances import grouped, psi, regroup, smoothed
 from gateway.monitor.families import FamilyState, Key, window_alpha
-from gateway.monitor.significance import binomial_two_sample, homogeneity
+from gateway.monitor.significance import binomial_rise, homogeneity
 from router.evidence.special import chi_square_above
 
 QUALITY_RATES = (0.02, 0.001, 0.001, 0.0, 0.0005, 0.0)
@@ -63,8 +63,8 @@ def quality_keys(world: World, references: list[np.ndarray], rng: np.random.Gene
     for at, reference in enumerate(references):
         current = rng.binomial(world.n, QUALITY_RATES)
         for word, (k, k_ref) in enumerate(zip(current, reference, strict=True)):
-            p = binomial_two_sample(int(k), world.n, int(k_ref), world.m)
-            keys.append(Key(f"f{at}.{word}", p, abs(k / world.n - k_ref / world.m), floor))
+            p = binomial_rise(int(k), world.n, int(k_ref), world.m)
+            keys.append(Key(f"f{at}.{word}", p, max(0.0, k / world.n - k_ref / world.m), floor))
     return keys
 
 

@@ -37,6 +37,18 @@ def test_the_keys_of_a_plan_are_the_same_whatever_came() -> None:
         assert [key.name for key in prediction_keys(reference, window, 0.1)[0]] == ["score"]
 
 
+def test_only_more_rows_without_data_are_worse() -> None:
+    x = np.random.default_rng(0).normal(size=20_000)
+    holes = np.where(np.arange(len(x)) % 5, x, np.nan)
+    words, scores = texts(["up"] * len(x)), 1 / (1 + np.exp(-x))
+    for before, now, fires in ((holes, x, False), (x, holes, True)):
+        reference = fitted({"x": before, "word": words}, scores).reference
+        window = counted(reference, now[:2000], texts(["up"] * 2000), scores[:2000])
+        (key,) = [key for key in quality_keys(reference, window, 0.005) if key.name == "x:missing"]
+        assert (key.p_value < 1e-6, key.matters) == (fires, fires)
+        assert key.effect == pytest.approx(0.2 if fires else 0.0)
+
+
 def test_scores_that_came_before_their_rows_are_not_less_than_none_missing() -> None:
     x = np.random.default_rng(0).normal(size=5000)
     reference = made(1 / (1 + np.exp(-x)), x)

@@ -52,7 +52,7 @@ def test_rows_that_cannot_be_read_are_a_schema_break() -> None:
         found += engine.take("-", delta, hour * HOUR_MS)
     quality = by_signal(found[-1])["data_quality"]
     assert (quality.state, quality.keys, quality.schema_break) == ("firing", ("x",), True)
-    assert "x:type_error share moved by 1 (floor 0.005)" in quality.text
+    assert "x:type_error share rose by 1 (floor 0.005)" in quality.text
 
 
 def test_values_that_are_missing_are_no_schema_break() -> None:

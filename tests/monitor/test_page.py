@@ -186,6 +186,17 @@ def test_why_says_what_was_decisive(window: dict[str, Any], told: str) -> None:
     assert told in why(window)[0]
 
 
+def test_a_share_that_rose_is_told_from_what_to_what() -> None:
+    key = {"name": "age:missing", "p_value": 0.0, "effect": 0.2, "floor": 0.005}
+    family = {"family": "quality", "named": ["age:missing"], "state": "firing", "fired": True, "p_value": 0.0}
+    window = window_of(**family) | {"features": [{"name": "age", "quality": {"missing": 3}}], "score": None}
+    window["families"][0]["keys"] = [key]
+    told = "an alarm began: age:missing (a share that rose by 0.2, from 0.1000 to 0.3000), at least 0.005"
+    assert told in why(window)[0]
+    window["families"][0] |= {"keys": [key | {"effect": 0.0}], "state": "ok", "p_value": 1.0}
+    assert "no alarm: nothing has risen" in why(window)[0]
+
+
 def test_the_headline_names_two_series_and_counts_the_rest() -> None:
     held = held_of(plan_of(3, "f"), [(ROWS_OF, 0.6), (ROWS_OF, 0.6)])
     _, shown = page(held)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.monitor import significance
-from gateway.monitor.significance import binomial_two_sample, homogeneity
+from gateway.monitor.significance import binomial_rise, binomial_two_sample, homogeneity
 
 counts = st.lists(st.tuples(*[st.one_of(st.integers(0, 60), st.integers(0, 2**62))] * 2), min_size=1, max_size=25)
 
@@ -71,6 +71,26 @@ def test_the_two_sample_binomial_is_exact(k: int, more: int, k_ref: int, more_re
     assert binomial_two_sample(k, n, k_ref, m) == pytest.approx(exactly(k, n, k_ref, m), rel=1e-9)
 
 
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 300), st.integers(0, 300))
+def test_a_rise_is_the_upper_tail_alone(k: int, more: int, k_ref: int, more_ref: int) -> None:
+    n, m = k + more, k_ref + more_ref
+    masses = [math.comb(j + k_ref, j) * math.comb(n - j + m - k_ref, n - j) for j in range(k, n + 1)]
+    expected = float(Fraction(sum(masses), math.comb(n + m + 1, n)))
+    assert binomial_rise(k, n, k_ref, m) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 0.01, 0.001])
+def test_a_rise_rejects_no_more_often_than_its_level_says(alpha: float) -> None:
+    """Exact, for whatever the reference has: the law of k is known, and p <= alpha is a tail of it."""
+    n, m = 200, 2_000
+    for k_ref in (0, 1, 20, 400):
+        a, b = k_ref + 1, m - k_ref + 1
+        masses = [math.exp(significance._log_mass(k, n, a, b)) for k in range(n + 1)]
+        rejected = math.fsum(mass for k, mass in enumerate(masses) if binomial_rise(k, n, k_ref, m) <= alpha)
+        assert rejected <= alpha * (1 + 1e-6)
+        assert rejected > 0.4 * alpha or k_ref < 20, "and where counts are not few, nearly as often"
+
+
 def test_quality_against_a_reference_that_had_none() -> None:
     # One bad row in 5,000, never seen in 50,000: twice 1/11. Three are rare, and 50 are an alarm.
     assert binomial_two_sample(1, 5_000, 0, 50_000) == pytest.approx(2 / 11, rel=1e-3)
@@ -78,8 +98,9 @@ def test_quality_against_a_reference_that_had_none() -> None:
     assert binomial_two_sample(50, 5_000, 0, 50_000) < 1e-50
     assert binomial_two_sample(0, 5_000, 0, 50_000) == 1.0
     assert binomial_two_sample(0, 5_000, 2_500, 50_000) < 1e-50
-    assert significance.rate_change(50, 5_000, 0, 50_000) == 0.01
-    assert significance.rate_change(0, 0, 3, 10) == 0.0
+    assert significance.rate_rise(50, 5_000, 0, 50_000) == 0.01
+    assert significance.rate_rise(0, 5_000, 50, 50_000) == 0.0
+    assert significance.rate_rise(0, 0, 3, 10) == 0.0
 
 
 def test_a_large_total_is_no_trouble() -> None:
