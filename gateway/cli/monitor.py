@@ -1,5 +1,6 @@
 """`tidegate monitor ...`: make a reference, try it on rows, see what can be seen. These need no server."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,10 +159,15 @@ def replay(
 ) -> None:
     """Send rows through the monitor as if they had been asked, and show what it says."""
     from gateway.cli.monitordata import Columns, model_of, monitor_of, reference_of, rows_of, table_of, times_of
+    from gateway.monitor.fit import regrouped
     from gateway.monitor.reference import ReferenceRefused, refuse_other_signature, without_score
     from gateway.monitor.replaying import replay as replayed
 
     found, spec = reference_of(reference), _spec_of(monitor_of(config).spec, window_rows)
+    if spec.reference.mode == "champion":
+        raise Failure(f"{config}: reference: champion compares two variants, and rows of a file have one", 2)
+    if spec.groups is not None:
+        found = regrouped(found, spec.groups.values)
     table = table_of(data)
     if not table.rows:
         raise Failure(f"{data}: no rows", 2)
@@ -171,10 +177,9 @@ def replay(
             refuse_other_signature(found, asked.session.signature, asked.digest)
         except ReferenceRefused as error:
             raise Failure(str(error), 2) from error
-    notes = []
-    if asked is None and score is None and found.plan.score is not None:
+    unknown = asked is None and score is None and found.plan.score is not None
+    if unknown:
         found = without_score(found)
-        notes.append("without --model or --score COLUMN predictions and performance are not judged")
     rows, said = rows_of(
         table,
         found.binding.signature,
@@ -185,11 +190,48 @@ def replay(
         model=asked,
         place=_place(found),
     )
+    notes = [*said, *_not_judged(spec, found, label, group, unknown)]
     spacing_ms = _spacing_ms(spec, rows_per_day, found)
     if time is None:
         notes.append(f"rows are taken to come every {spacing_ms / 1000:.6g} s; --time or --rows-per-day says otherwise")
     windows = replayed(found, spec, rows, times_of(table, time, spacing_ms))
-    _print_replay(windows, [*said, *notes], as_json)
+    _print_replay(windows, table.rows, notes, _silence(windows, spec, found, table.rows), as_json)
+
+
+def _not_judged(
+    spec: "Spec", reference: "Reference", label: str | None, group: str | None, unknown: bool
+) -> Iterator[str]:
+    """What a running gateway would judge and this replay does not, and why. Args: unknown: there are no answers."""
+    score = reference.plan.score
+    if spec.latency is not None:
+        yield "latency is not judged: a file does not say how long answers took"
+    if unknown:
+        yield "without --model or --score COLUMN predictions and performance are not judged"
+    if score is None or score.kind != "probability":
+        return
+    if label is None:
+        yield "without --label COLUMN performance by labels and concept drift are not judged"
+    elif reference.labels is None:
+        yield "the reference was made without labels: performance by labels has nothing to be compared with"
+    if spec.groups is not None and group is None:
+        yield "without --group COLUMN fairness is not judged"
+    if spec.groups is None and group is not None:
+        yield "fairness is judged where the document of --config names spec.groups"
+
+
+def _silence(windows: "list[Replayed]", spec: "Spec", reference: "Reference", rows: int) -> str:
+    """Why nothing was judged; "" = something was."""
+    from gateway.monitor.engine import rule_of
+
+    if any(not one.result.reason for one in windows):
+        return ""
+    if windows:
+        reasons = ", ".join(sorted({one.result.reason.replace("_", " ") for one in windows}))
+        return f"each of {len(windows):,} windows has {reasons} (min_rows {spec.min_rows:,})"
+    limit = rule_of(reference, spec).limit
+    ends = [f"{limit:,} rows"] if limit else []
+    ends += [f"{spec.window.time_ms / 1000:,.6g} s"] if spec.window.time_ms is not None else []
+    return f"{rows:,} rows close no window; one closes at {' or '.join(ends)}, or what --window-rows says"
 
 
 def _place(reference: "Reference") -> Any:
@@ -218,25 +260,33 @@ def _spacing_ms(spec: "Spec", rows_per_day: float | None, reference: "Reference"
     return _HOUR_MS / (rule_of(reference, spec).limit or spec.min_rows)
 
 
-def _print_replay(windows: "list[Replayed]", notes: list[str], as_json: bool) -> None:
-    import msgspec
-
-    alarms = [_alarm(one, family) for one in windows for family in _fired(one)]
+def _print_replay(windows: "list[Replayed]", rows: int, notes: list[str], silence: str, as_json: bool) -> None:
+    alarms = [alarm for one in windows for alarm in _alarms(one)]
+    left = rows - (windows[-1].last if windows else 0)
+    if left:
+        notes = [*notes, f"the last {left:,} rows close no window, and are not judged"]
+    verdict = "alarm" if alarms else "insufficient" if silence else "no alarm"
     if as_json:
-        listed = [
-            msgspec.to_builtins(one.result) | {"first": one.first, "last": one.last, "realised": one.realised}
-            for one in windows
-        ]
-        print_json({"windows": listed, "alarms": alarms, "notes": notes})
+        judged = sum(not one.result.reason for one in windows)
+        facts = {"judged": judged, "rows_left": left, "verdict": verdict, "reason": silence}
+        print_json({"windows": [_listed(one) for one in windows], "alarms": alarms, "notes": notes, **facts})
         return
-    columns = ["rows", "input", "names", "prediction", "quality", "performance", "estimated", "realised"]
-    print_table(f"{len(windows)} windows", columns, [_line(one) for one in windows])
+    columns = ["rows", "input", "names", "prediction", "quality", "performance", "estimated", "realised", "labels"]
+    print_table(f"{len(windows)} windows", [*columns, "fairness"], [_line(one) for one in windows])
     for note in notes:
         print(f"note: {note}")
     for alarm in alarms:
         print(f"alarm at row {alarm['row']:,}: {alarm['family']}: {', '.join(alarm['names'])}")
     if not alarms:
-        print("no alarm")
+        print(f"nothing was judged: {silence}" if silence else "no alarm")
+
+
+def _listed(one: "Replayed") -> dict[str, Any]:
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(one.result)
+    states = {name: said.state for name, said in one.said.items()}
+    return found | {"first": one.first, "last": one.last, "realised": one.realised, "states": states}
 
 
 def _line(one: "Replayed") -> list[object]:
@@ -256,18 +306,25 @@ def _line(one: "Replayed") -> list[object]:
         result.performance.state if result.performance else "",
         _number(values.get("accuracy")),
         _number(one.realised.get("accuracy")),
+        _by_labels(one),
+        one.said["fairness"].state if "fairness" in one.said else "",
     ]
 
 
-def _fired(one: "Replayed") -> list[str]:
-    found = [family.family for family in one.result.families if family.fired]
-    return [*found, "performance"] if one.result.performance and one.result.performance.fired else found
+def _by_labels(one: "Replayed") -> str:
+    """The worse of performance by labels and concept drift."""
+    states = [one.said[name].state for name in ("performance_realised", "concept_drift") if name in one.said]
+    return next((state for state in ("firing", "pending", "resolved", "unknown", "ok") if state in states), "")
 
 
-def _alarm(one: "Replayed", family: str) -> dict[str, Any]:
-    found = one.result.family(family)
-    names = list(found.named) if found else list(one.result.performance.firing) if one.result.performance else []
-    return {"row": one.last, "family": family, "names": names, "closed_ms": one.result.closed_ms}
+def _alarms(one: "Replayed") -> list[dict[str, Any]]:
+    """Alarms that begin with a window: families, estimated performance, and what labels and groups say."""
+    found = {family.family: family.named for family in one.result.families if family.fired}
+    if one.result.performance and one.result.performance.fired:
+        found["performance"] = one.result.performance.firing
+    found |= {name: one.said[name].keys for name in one.began}
+    place = {"row": one.last, "closed_ms": one.result.closed_ms}
+    return [{**place, "family": family, "names": list(names)} for family, names in found.items()]
 
 
 def explain_offline(reference: Path, config: Path | None, as_json: bool) -> None:

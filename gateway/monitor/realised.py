@@ -358,6 +358,12 @@ def _run(cohort: Cohort, start: int, variant: str, decision: int) -> ErrorRun | 
     return ErrorRun(start, variant, decision, tuple(wrong), tuple(rows))
 
 
+def in_label_bins(labels: Counts) -> Counts:
+    """Labels of score bins [group, decision, score bin, label], as a cohort counts them."""
+    found: Counts = labels.reshape(-1, 2, LABEL_BINS, SCORE_BINS // LABEL_BINS, 2).sum(axis=3)
+    return found
+
+
 def reference_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performance:
     """What came true in a reference, to compare cohorts with: in their bins, so that rows tie alike.
 
@@ -366,7 +372,7 @@ def reference_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performan
     rows = int(labels.sum())
     if rows < max(1, min_rows):
         return Performance("realised", "insufficient", "few_labels", rows)
-    table = counted(labels.reshape(-1, 2, LABEL_BINS, SCORE_BINS // LABEL_BINS, 2).sum(axis=3))
+    table = counted(in_label_bins(labels))
     return Performance("realised", "ok", "", rows, metrics(table), standard_errors(table))
 
 

@@ -4,7 +4,7 @@ Counts and labels go in, findings come out: a word on each signal whenever a win
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import chain, groupby
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from gateway.monitor.engine import Closed, Engine
 from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness, realised_fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.performance import Verdict, Watch
-from gateway.monitor.realised import Cohorts, ErrorRun, Judged, Labelled, reference_performance
+from gateway.monitor.realised import Cohort, Cohorts, Due, ErrorRun, Judged, Labelled, reference_performance
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.telling import findings
@@ -102,14 +102,28 @@ class Watching:
         due = self.cohorts.due(
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
-        labelled = [*self._of_errors(due.errors), *(self._of_cohort(judged) for judged in due.judged)]
-        labelled += [one for judged in due.judged if (one := self._of_gaps(judged)) is not None]
-        found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in labelled]
+        matured = self.matured(due, self.cohorts.find, self.cohorts.span_s)
+        found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in matured]
         return found
+
+    def matured(self, due: Due, find: Callable[[int, str], Cohort | None], span_s: int) -> list[Finding]:
+        """What cohorts with labels say. Args: find: the cohort of a start and a variant; span_s: of each."""
+        found = [*self._of_errors(due.errors, span_s), *(self._of_cohort(judged, span_s) for judged in due.judged)]
+        for judged in due.judged:
+            cohort = find(judged.start_s, judged.variant)
+            if cohort is not None and self._has_groups:
+                found.append(self._of_gaps(judged, cohort, span_s))
+        return found
+
+    @property
+    def _has_groups(self) -> bool:
+        """Whether decisions of groups are counted and are to be compared."""
+        plan = self.reference.plan
+        return self.spec.groups is not None and bool(plan.groups and plan.score_values)
 
     def _of_window(self, closed: Closed) -> Iterator[Finding]:
         yield from findings(closed.result, self.version)
-        if self.spec.groups is not None and self.reference.plan.groups and not closed.result.reason:
+        if self._has_groups and not closed.result.reason:
             yield self._of_groups(closed)
 
     def _of_groups(self, closed: Closed) -> Finding:
@@ -147,10 +161,7 @@ class Watching:
 
     # ---- labels ----
 
-    def _span(self, start_s: int) -> dict[str, Any]:
-        return {"window_from_s": float(start_s), "window_to_s": float(start_s + self.cohorts.span_s)}
-
-    def _of_cohort(self, judged: Judged) -> Finding:
+    def _of_cohort(self, judged: Judged, span_s: int) -> Finding:
         variant = judged.variant
         self.judged[variant] = judged
         watch = self._realised.setdefault(variant, Watch("realised", self.spec.floors.performance_drop))
@@ -165,22 +176,20 @@ class Watching:
             keys=verdict.firing,
             level=_worst_drop(verdict),
             text=f"by labels: {words}" if words else "",
-            **self._span(judged.start_s),
+            **_span(judged.start_s, span_s),
         )
 
-    def _of_gaps(self, judged: Judged) -> Finding | None:
-        """Whether the groups of a cohort are told apart by what came true of them; None = there are no groups."""
+    def _of_gaps(self, judged: Judged, cohort: Cohort, span_s: int) -> Finding:
+        """Whether the groups of a cohort are told apart by what came true of them."""
         groups, plan, variant = self.spec.groups, self.reference.plan, judged.variant
-        cohort = self.cohorts.find(judged.start_s, variant)
-        if groups is None or not plan.groups or cohort is None:
-            return None
+        assert groups is not None, "asked before"
         fair = self.gaps[variant] = realised_fairness(
             cohort, plan.groups, min_coverage=self.spec.labels.min_coverage, min_size=groups.min_size
         )
         watch = self._gaps.setdefault(variant, FairnessWatch())
-        verdict = watch.close(fair, self._fairness_alpha(self.cohorts.span_s * 1000))
+        verdict = watch.close(fair, self._fairness_alpha(span_s * 1000))
         self._unfair.setdefault(variant, {})["labels"] = _apart(verdict, fair)
-        return self._of_fairness(variant, self._span(judged.start_s))
+        return self._of_fairness(variant, _span(judged.start_s, span_s))
 
     def realised_reference(self) -> Performance:
         """What came true of the reference's own rows."""
@@ -189,19 +198,19 @@ class Watching:
             return Performance("realised", "insufficient", "few_labels", 0)
         return reference_performance(labels)
 
-    def _of_errors(self, runs: Sequence[ErrorRun]) -> Iterator[Finding]:
+    def _of_errors(self, runs: Sequence[ErrorRun], span_s: int) -> Iterator[Finding]:
         """One finding for each cohort of a variant: the worse of its decisions. Args: runs, by cohort."""
         for (start_s, variant), both in groupby(runs, key=lambda run: (run.start_s, run.variant)):
             for run in both:
                 concept = self._concepts.setdefault(_place_of(variant, run.decision), Concept())
                 concept.take(run, self.spec.floors.performance_drop)
-            found = self._of_concepts(variant, start_s)
+            found = self._of_concepts(variant, start_s, span_s)
             # The classes of a cohort may be covered one after the other: it is one clean window all the same.
             if found.state == "firing" or start_s > self._concepts_told.get(variant, -1):
                 yield found
             self._concepts_told[variant] = max(start_s, self._concepts_told.get(variant, -1))
 
-    def _of_concepts(self, variant: str, start_s: int) -> Finding:
+    def _of_concepts(self, variant: str, start_s: int, span_s: int) -> Finding:
         places = {f"decision {decision}": self._concepts.get(_place_of(variant, decision)) for decision in (0, 1)}
         firing = {name: one.text for name, one in places.items() if one is not None and one.text}
         return Finding(
@@ -211,7 +220,7 @@ class Watching:
             variant=variant,
             keys=tuple(firing),
             text="; ".join(f"errors of {name}: {text}" for name, text in firing.items()),
-            **self._span(start_s),
+            **_span(start_s, span_s),
         )
 
     # ---- speed ----
@@ -321,6 +330,10 @@ class Watching:
         """The last matured cohort's, by labels, as it may leave the house."""
         gaps = self.gaps.get(variant)
         return [] if gaps is None else exported(gaps)
+
+
+def _span(start_s: int, span_s: int) -> dict[str, Any]:
+    return {"window_from_s": float(start_s), "window_to_s": float(start_s + span_s)}
 
 
 def _place_of(variant: str, decision: int) -> str:

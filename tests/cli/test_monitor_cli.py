@@ -179,8 +179,80 @@ def test_replay_takes_times_and_documents(mixed: Path, capsys: pytest.CaptureFix
     assert [one["rows"] for one in found["windows"]][:2] == [300, 300]
     assert found["windows"][0]["closed_ms"] == 5 * 3_600_000
     assert found["alarms"][0] == {"row": 600, "family": "input", "names": ["amount"], "closed_ms": 10 * 3_600_000}
-    assert "predictions and performance are not judged" in found["notes"][-1]
+    assert "without --model or --score COLUMN predictions and performance are not judged" in found["notes"]
     assert found["windows"][0]["score"] is None
+    assert (found["verdict"], found["judged"], found["rows_left"]) == ("alarm", 9, 300)
+    assert "the last 300 rows close no window, and are not judged" in found["notes"]
+
+
+def replayed(capsys: pytest.CaptureFixture[str], folder: Path, *more: object) -> dict[str, Any]:
+    common = ("--reference", folder / "r.npz", "--data", folder / "later.csv", "--model", folder / "mixed", "--json")
+    return json.loads(tidegate(capsys, "monitor", "replay", *common, *more))  # type: ignore[no-any-return]
+
+
+def document(folder: Path, spec: str) -> Path:
+    path = folder / "monitor.yaml"
+    path.write_text(f"apiVersion: tidegate/v1\nkind: Monitor\nmetadata: {{name: mixed}}\nspec: {spec}\n")
+    return path
+
+
+def test_where_nothing_is_judged_there_is_no_word_of_no_alarm(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(capsys, mixed)
+    (mixed / "later.csv").write_text(csv_of(250, seed=1))
+    found = replayed(capsys, mixed)
+    assert (found["verdict"], found["judged"], found["rows_left"]) == ("insufficient", 0, 250)
+    common = ("--reference", mixed / "r.npz", "--data", mixed / "later.csv", "--model", mixed / "mixed")
+    said = tidegate(capsys, "monitor", "replay", *common)
+    assert "nothing was judged: 250 rows close no window; one closes at 400 rows" in said
+    assert "no alarm" not in said
+    said = tidegate(capsys, "monitor", "replay", *common, "--config", document(mixed, "{window: {time: 1h}}"),
+                    "--time", "when")  # fmt: skip
+    assert "nothing was judged: each of 3 windows has few rows (min_rows 200)" in said
+    assert "note: the last 50 rows close no window, and are not judged" in said
+
+
+def test_a_file_has_no_champion(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(capsys, mixed)
+    common = ("--reference", mixed / "r.npz", "--data", mixed / "held_out.csv")
+    config = document(mixed, "{reference: champion}")
+    message = refused(capsys, 2, "monitor", "replay", *common, "--config", config)
+    assert "champion compares two variants, and rows of a file have one" in message
+
+
+def test_labels_that_say_something_else_alarm_in_a_replay(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mixed / "held_out.csv").write_text(csv_of(20_000))
+    fit(capsys, mixed, "--label", "paid")
+    lines = csv_of(8_000, seed=1).splitlines()
+    turned = [",".join([*line.split(",")[:4], "10"[int(line.split(",")[4])], "x"]) if line.split(",")[4] else line
+              for line in lines[4_001:]]  # fmt: skip
+    (mixed / "later.csv").write_text("\n".join([*lines[:4_001], *turned]))
+    found = replayed(capsys, mixed, "--label", "paid", "--window-rows", "1000")
+    assert [(one["family"], one["row"]) for one in found["alarms"]] == [
+        ("concept_drift", 5_000),
+        ("performance_realised", 6_000),
+    ]
+    assert [one["states"]["performance_realised"] for one in found["windows"]] == [
+        *4 * ["ok"], "pending", *3 * ["firing"]
+    ]  # fmt: skip
+    found = replayed(capsys, mixed, "--window-rows", "1000")
+    assert found["verdict"] == "no alarm"
+    assert "without --label COLUMN performance by labels and concept drift are not judged" in found["notes"]
+
+
+def test_groups_of_the_document_are_compared_in_a_replay(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mixed / "held_out.csv").write_text(csv_of(20_000))
+    fit(capsys, mixed, "--group", "sex")
+    lines = csv_of(6_000, seed=1).splitlines()
+    worse = [line.replace(line.split(",")[1], "-3.0", 1) if ",f," in line and at % 2 else line
+             for at, line in enumerate(lines)]  # fmt: skip
+    (mixed / "later.csv").write_text("\n".join(worse))
+    config = document(mixed, "{groups: {header: x-sex, values: [m, f]}, latency: {}, window: {rows: 1000}}")
+    found = replayed(capsys, mixed, "--group", "sex", "--config", config)
+    (alarm,) = [one for one in found["alarms"] if one["family"] == "fairness"]
+    assert (alarm["row"], alarm["names"]) == (2_000, ["f"])
+    assert "latency is not judged: a file does not say how long answers took" in found["notes"]
+    notes = replayed(capsys, mixed, "--config", config)["notes"]
+    assert "without --group COLUMN fairness is not judged" in notes
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gateway.monitor.counting import Counts, empty
+from gateway.monitor.plan import ROWS as ROWS_AT
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding, Reference, identified
 from gateway.monitor.settings import Groups, Labels, Spec
@@ -65,3 +66,15 @@ def test_it_goes_on_after_a_restart() -> None:
     again = watching()
     again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(watched.state())))
     assert cohort(again, 2, (0.8, 0.4)) == cohort(watched, 2, (0.8, 0.4))
+
+
+def test_groups_of_a_model_without_a_probability_are_not_compared() -> None:
+    plan = msgspec.structs.replace(plan_of(GROUPS), score=None)
+    spec = Spec(groups=Groups(header="x-group", values=GROUPS), min_rows=1)
+    rows = empty(plan)
+    rows[ROWS_AT] = 10
+    watched = Watching("1", identified(Reference(plan, rows * 10_000, Binding("x", (), ()))), spec)
+    watched.take("-", empty(plan), 0)
+    closed = watched.take("-", rows * 1_000, 1_000)
+    assert closed
+    assert all(one.signal != "fairness" for one in watched.findings(closed, 1_000))
