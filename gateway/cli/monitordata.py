@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 4096
 _WORDS_TOLD = 6
+_END_OF_TIME_MS = 253_402_300_800_000  # the year 10000; Unix milliseconds of today are beyond it
 _ENDINGS = ".csv, .csv.gz, .npz or .parquet"
 
 
@@ -248,15 +249,18 @@ def times_of(table: Table, column: str | None, spacing_ms: float) -> npt.NDArray
 
 
 def _time_ms(text: str, at: int, column: str) -> int:
-    try:
-        return round(float(text) * 1000)
-    except ValueError:
-        pass
-    try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        message = f"column {column!r}, row {at + 1}: expected ISO 8601 or Unix seconds, got {text[:40]!r}"
-        raise Failure(message, 2) from None
+    for read in (float, _iso_s):
+        try:
+            found = round(read(text) * 1000)
+        except (ValueError, OverflowError):  # no such number, or an infinite one
+            continue
+        if abs(found) < _END_OF_TIME_MS:
+            return found
+    raise Failure(f"column {column!r}, row {at + 1}: expected ISO 8601 or Unix seconds, got {text[:40]!r}", 2)
+
+
+def _iso_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def reference_of(path: Path) -> Reference:

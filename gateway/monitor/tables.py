@@ -52,7 +52,7 @@ def from_csv(text: str) -> Table:
     """A table of comma-separated values whose first line names the columns (RFC 4180).
 
     Raises:
-        TableRefused: no header, a name twice, or a line with another number of values.
+        TableRefused: no header, no row, a name twice, or a line with another number of values.
     """
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
@@ -62,6 +62,8 @@ def from_csv(text: str) -> Table:
         lines = [line for line in reader if line]
     except csv.Error as error:
         raise TableRefused(f"line {reader.line_num}: {error}") from error
+    if not lines:
+        raise TableRefused("expected rows after the line that names the columns, got none")
     for at, line in enumerate(lines):
         if len(line) != len(names):
             raise TableRefused(f"row {at + 1}: expected {len(names)} values, got {len(line)}")

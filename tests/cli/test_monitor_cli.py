@@ -185,6 +185,15 @@ def test_replay_takes_times_and_documents(mixed: Path, capsys: pytest.CaptureFix
     assert "the last 300 rows close no window, and are not judged" in found["notes"]
 
 
+@pytest.mark.parametrize("when", ["inf", "-inf", "1e300", "nan", "1767225600000", "yesterday", ""])
+def test_a_time_that_is_none_is_told_with_its_row(mixed: Path, when: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(capsys, mixed)
+    (mixed / "later.csv").write_text(f"when,amount,word\n0,1,good\n{when},1,good\n")
+    common = ("--reference", mixed / "r.npz", "--data", mixed / "later.csv", "--time", "when")
+    message = refused(capsys, 2, "monitor", "replay", *common)
+    assert message == f"column 'when', row 2: expected ISO 8601 or Unix seconds, got {when!r}"
+
+
 def replayed(capsys: pytest.CaptureFixture[str], folder: Path, *more: object) -> dict[str, Any]:
     common = ("--reference", folder / "r.npz", "--data", folder / "later.csv", "--model", folder / "mixed", "--json")
     return json.loads(tidegate(capsys, "monitor", "replay", *common, *more))  # type: ignore[no-any-return]
@@ -261,6 +270,7 @@ def test_groups_of_the_document_are_compared_in_a_replay(mixed: Path, capsys: py
         ("when,amount\n1,2\n", "input 'word': expected a column of its name"),
         ("amount,word\nx,good\n", "column 'amount', row 1: expected a number, got 'x'"),
         ("amount,word\n1\n", "row 1: expected 2 values, got 1"),
+        ("amount,word\n", "held_out.csv: expected rows after the line that names the columns, got none"),
     ],
 )
 def test_data_that_does_not_fit_is_one_line_with_exit_2(

@@ -25,6 +25,8 @@ def test_csv_is_read_as_it_is_written() -> None:
     [
         ("", "first line that names the columns"),
         ("a,a\n1,2\n", "each once"),
+        ("a,b\n", "expected rows after the line that names the columns, got none"),
+        ("a,b", "got none"),
         ("a,b\n1,2\n3\n", "row 2: expected 2 values, got 1"),
     ],
 )
