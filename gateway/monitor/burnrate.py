@@ -63,6 +63,11 @@ def burn_rate(bad: int, total: int, objective: float) -> float:
     return bad / total / (1.0 - objective) if total else 0.0
 
 
+def out_of_reach(objective: float, rules: Sequence[BurnRule] = RULES) -> list[BurnRule]:
+    """Rules that cannot alarm: bad events alone do not burn the budget so fast. Args: objective: as of `burn_rate`."""
+    return [rule for rule in rules if burn_rate(1, 1, objective) < rule.factor]
+
+
 @dataclass(frozen=True, slots=True)
 class Burn:
     """A rule that alarms, with both rates."""

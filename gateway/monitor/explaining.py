@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from gateway.monitor.burnrate import MINUTE, burn_rate, out_of_reach
 from gateway.monitor.counting import feature_counts
 from gateway.monitor.engine import Engine, rule_of
 from gateway.monitor.reference import Reference
@@ -106,6 +107,20 @@ def _notes(reference: Reference, spec: Spec) -> list[str]:
         found.append("features together are not looked at: the reference has no components; see tidegate monitor fit")
     if spec.multivariate is not None and made is not None and made.sample < spec.multivariate.sample:
         found.append(f"of so many features together only {made.sample:.2%} of the rows are looked at")
+    found += _latency_notes(spec)
     if spec.window.time_ms is None:
         found.append("the smallest psi is for windows that last 1h; shorter ones have a smaller level")
     return found
+
+
+def _latency_notes(spec: Spec) -> list[str]:
+    """Burn rates that an objective leaves no room for."""
+    if spec.latency is None:
+        return []
+    objective = spec.latency.objective
+    most = f"with an objective of {objective:g} it burns {burn_rate(1, 1, objective):.3g} times too fast at most"
+    return [
+        f"latency never alarms at {rule.factor:g} times the budget over {rule.long_s // MINUTE} min: {most}, when every "
+        f"answer is slow; {1 - 1 / rule.factor:.4f} would do"
+        for rule in out_of_reach(objective)
+    ]

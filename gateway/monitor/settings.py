@@ -5,6 +5,7 @@ the same rules as policies: unknown fields, wrong types and foreign units are er
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
@@ -20,9 +21,14 @@ FIRST_WINDOWS: Final = 10
 """Windows whose rows a reference from the first rows has at least: see `REFERENCE_PER_WINDOW` of the significance."""
 FIRST_ROWS: Final = 50_000
 """What is suggested: ten windows of the default's rows."""
+SHORTEST_WINDOW_MS: Final = 10_000
+"""Control looks once a second, so a shorter window would last a tenth more than it says, or worse."""
+SLOWEST_PAGE: Final = 6.0
+"""The smallest factor of a critical rule of `gateway.monitor.burnrate`, which is not imported for one number."""
 _DURATIONS: Final = frozenset(
     {"at_most_one_per_ms", "cooldown_ms", "mature_after_ms", "previous_ms", "time_ms"},
 )
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 Duration = Annotated[int, reads("duration")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -101,9 +107,12 @@ class Window(Part, frozen=True):
     time_ms: Duration | None = None
 
     def check(self) -> Iterator[tuple[str, str]]:
-        """One of the two at least."""
+        """One of the two at least, and time enough to look."""
         if self.rows is None and self.time_ms is None:
             yield "", "expected rows, time or both"
+        if self.time_ms is not None and self.time_ms < SHORTEST_WINDOW_MS:
+            least, got = duration_text(SHORTEST_WINDOW_MS), duration_text(self.time_ms)
+            yield "time", f"expected at least {least}, got {got}: counts are looked at once a second"
 
 
 class FalseAlarms(Part, frozen=True):
@@ -156,10 +165,15 @@ class Groups(Part, frozen=True):
     min_size: Rows = 100
 
     def check(self) -> Iterator[tuple[str, str]]:
-        """A value stands once."""
+        """A value stands once, and a header can have it."""
         for at, value in enumerate(self.values):
             if value in self.values[:at]:
                 yield f"values[{at}]", f"{value!r} stands twice"
+            if value != value.strip(" \t") or _CONTROL.search(value):
+                yield (
+                    f"values[{at}]",
+                    f"no header says {value!r}: blanks at the ends and controls are not sent",
+                )
 
 
 class Labels(Part, frozen=True):
@@ -190,6 +204,13 @@ class Latency(Part, frozen=True):
     slo_ms: Annotated[float, Meta(gt=0, le=3_600_000)] = 50.0
     objective: Annotated[float, Meta(gt=0, lt=1)] = 0.995
     arms_compare: bool = True
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Something can page: were every answer slow, the budget would burn 1 / (1 - objective) times too fast."""
+        if (1.0 - self.objective) * SLOWEST_PAGE > 1.0:
+            least = math.ceil((1.0 - 1.0 / SLOWEST_PAGE) * 10_000) / 10_000
+            message = f"expected at least {least:g}, got {self.objective:g}: even if every answer were slow"
+            yield "objective", f"{message}, the budget would not burn {SLOWEST_PAGE:g} times too fast, and nothing page"
 
 
 class Actions(Part, frozen=True):

@@ -228,6 +228,19 @@ def test_a_file_has_no_champion(mixed: Path, capsys: pytest.CaptureFixture[str])
     assert "champion compares two variants, and rows of a file have one" in message
 
 
+def test_explain_says_which_alarm_an_objective_leaves_no_room_for(
+    mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(capsys, mixed)
+    common = ("monitor", "explain", "--reference", mixed / "r.npz", "--json", "--config")
+    notes = json.loads(tidegate(capsys, *common, document(mixed, "{latency: {objective: 0.9}}")))["notes"]
+    (note,) = [note for note in notes if note.startswith("latency")]
+    assert "never alarms at 14.4 times the budget over 60 min" in note
+    assert "burns 10 times too fast at most, when every answer is slow; 0.9306 would do" in note
+    notes = json.loads(tidegate(capsys, *common, document(mixed, "{latency: {objective: 0.99}}")))["notes"]
+    assert not any(note.startswith("latency") for note in notes)
+
+
 def test_labels_that_say_something_else_alarm_in_a_replay(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mixed / "held_out.csv").write_text(csv_of(20_000))
     fit(capsys, mixed, "--label", "paid")

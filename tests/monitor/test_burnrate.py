@@ -82,3 +82,12 @@ def test_late_events_count_and_too_late_ones_do_not() -> None:
     assert ring.windows(1_000, (10, 600)) == {10: (1, 1), 600: (2, 2)}
     assert set(EventRing().windows(0.0)) == set(burnrate.WINDOWS_S)
     assert HOUR in burnrate.WINDOWS_S
+
+
+@pytest.mark.parametrize(
+    ("objective", "factors"), [(0.995, []), (0.9, [14.4]), (0.8, [14.4, 6.0]), (0.5, [14.4, 6.0, 3.0])]
+)
+def test_rules_that_no_answer_can_set_off(objective: float, factors: list[float]) -> None:
+    assert [rule.factor for rule in burnrate.out_of_reach(objective)] == factors
+    burns = burnrate.burning(events(1.0), objective)
+    assert {burn.rule.factor for burn in burns} == {rule.factor for rule in RULES} - set(factors)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.cli.documents import problems_of
 from gateway.monitor import settings
+from gateway.monitor.burnrate import RULES, WINDOWS_S, burning
 from gateway.monitor.settings import DAY_MS, Monitor, PolicyError, defaults, parse, resolved
 from gateway.monitor.significance import REFERENCE_PER_WINDOW
 from runtimes.registry import strictyaml
@@ -95,11 +96,23 @@ def test_a_reference_comes_from_one_place(written: object, mode: str, text: str)
         ({"groups": {"header": "x-group", "values": ["a", "a"]}}, "spec.groups.values[1]: 'a' stands twice"),
         ({"alerts": {"webhook": "ftp://x"}}, "spec.alerts.webhook: expected"),
         ({"actions": {"on_drift_of_canary": "rolback"}}, "did you mean 'rollback'?"),
+        ({"groups": {"header": "x-group", "values": ["a", " b"]}}, "spec.groups.values[1]: no header says ' b'"),
+        ({"groups": {"header": "x-group", "values": ["a\nb"]}}, "spec.groups.values[0]: no header says 'a\\nb'"),
+        ({"window": {"time": "9s"}}, "spec.window.time: expected at least 10s, got 9s"),
         ({"latency": {"objective": 1.0}}, "spec.latency.objective: expected"),
+        ({"latency": {"objective": 0.8}}, "spec.latency.objective: expected at least 0.8334, got 0.8: even if every"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(spec: dict[str, Any], expected: str) -> None:
     assert any(expected in problem for problem in problems(document(**spec)))
+
+
+def test_an_objective_that_is_taken_can_page() -> None:
+    assert min(rule.factor for rule in RULES if rule.severity == "critical") == settings.SLOWEST_PAGE
+    for objective in (0.8334, 5 / 6, 0.9306, 0.995):
+        assert parse(document(latency={"objective": objective})).spec.latency is not None
+        events = dict.fromkeys(WINDOWS_S, (1_000, 1_000))
+        assert "critical" in {burn.rule.severity for burn in burning(events, objective)}
 
 
 def test_first_rows_are_as_many_as_a_reference_needs() -> None:
