@@ -21,6 +21,7 @@ Document = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=
 Score = Annotated[str | None, typer.Option(metavar="COLUMN", help="The model's answers [the model is run].")]
 Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="What came true; empty = not known.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups of people, for fairness.")]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="No input; may be repeated.")]
 _HOUR_MS = 3_600_000
 _MOST_GROUPS = 16
 
@@ -40,12 +41,13 @@ def fit(
     label: Label = None,
     positive: Annotated[str, typer.Option(help="The label that a high score means.")] = "1",
     group: Group = None,
+    ignore: Ignore = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="A score of at least this decides 1.")] = 0.5,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the reference goes.")] = Path("reference.npz"),
     as_json: Json = False,
 ) -> None:
     """Make a model's reference from rows that it was not trained on, in the order of time."""
-    from gateway.cli.monitordata import Columns, model_of, place_of, rows_of, schema_of, table_of
+    from gateway.cli.monitordata import Columns, ignored_of, model_of, no_inputs, place_of, rows_of, schema_of, table_of
     from gateway.monitor.fit import Choices
     from gateway.monitor.fit import fit as fitted_of
     from gateway.monitor.reference import ReferenceRefused, dumped
@@ -54,7 +56,9 @@ def fit(
     table, found = table_of(data), model_of(model)
     groups = _groups_in(table, group)
     place = place_of(found.session.signature, output)
-    columns = Columns(score, label, group)
+    left = no_inputs(table, kinds, found)
+    columns = Columns(score, label, group, ignored=(*ignored_of(table, ignore), *left))
+    kinds = {name: kind for name, kind in kinds.items() if name not in left}
     rows, said = rows_of(
         table, found.session.signature, found.names, columns, positive=positive, groups=groups, model=found, place=place
     )
@@ -151,6 +155,7 @@ def replay(
     label: Label = None,
     positive: Annotated[str, typer.Option(help="The label that a high score means.")] = "1",
     group: Group = None,
+    ignore: Ignore = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When each row was asked.")] = None,
     rows_per_day: Annotated[
         float | None, typer.Option(min=1e-3, help="Without a time column [one window of rows per hour].")
@@ -158,7 +163,16 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send rows through the monitor as if they had been asked, and show what it says."""
-    from gateway.cli.monitordata import Columns, model_of, monitor_of, reference_of, rows_of, table_of, times_of
+    from gateway.cli.monitordata import (
+        Columns,
+        ignored_of,
+        model_of,
+        monitor_of,
+        reference_of,
+        rows_of,
+        table_of,
+        times_of,
+    )
     from gateway.monitor.fit import regrouped
     from gateway.monitor.reference import ReferenceRefused, refuse_other_signature, without_score
     from gateway.monitor.replaying import replay as replayed
@@ -184,7 +198,7 @@ def replay(
         table,
         found.binding.signature,
         found.binding.names,
-        Columns(score, label, group, time),
+        Columns(score, label, group, time, ignored_of(table, ignore)),
         positive=positive,
         groups=found.plan.groups,
         model=asked,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gateway.cli.output import Failure
 from gateway.monitor import tables
-from gateway.monitor.fit import Rows, ScoreAt, score_place
+from gateway.monitor.fit import Rows, ScoreAt, columns_text, score_place
 from gateway.monitor.reference import Reference, ReferenceRefused, loaded
 from gateway.monitor.settings import Monitor, defaults
 from gateway.monitor.tables import Table, TableRefused
@@ -132,17 +132,43 @@ def _feature_names(file: Path) -> Mapping[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns of a table that are no features; None = there is none."""
+    """Columns of a table that are no features; None = there is none. Those `ignored` are for nothing."""
 
     score: str | None = None
     label: str | None = None
     group: str | None = None
     time: str | None = None
+    ignored: tuple[str, ...] = ()
 
     @property
     def given(self) -> list[str]:
         """Names that were given."""
-        return [name for name in (self.score, self.label, self.group, self.time) if name is not None]
+        named = [name for name in (self.score, self.label, self.group, self.time) if name is not None]
+        return [*named, *self.ignored]
+
+
+def ignored_of(table: Table, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Columns of `--ignore`. Raises Failure: one is not there."""
+    for name in given or ():
+        if name not in table.columns:
+            raise Failure(
+                f"--ignore: expected a column, got {name!r}; the data has {', '.join(list(table.columns)[:30])}", 2
+            )
+    return tuple(given or ())
+
+
+def no_inputs(table: Table, kinds: "Mapping[str, Kind]", model: Model) -> tuple[str, ...]:
+    """Columns that a schema ignores and that are no feature of the model's: they fill no input."""
+    features = {name for names in model.names.values() for name in names}
+    inputs = tuple(spec.name for spec in model.session.signature.inputs)
+    return tuple(
+        name
+        for name, kind in kinds.items()
+        if kind == "ignore"
+        and name in table.columns
+        and name not in (*features, *inputs)
+        and not name.startswith(tuple(f"{one}[" for one in inputs))
+    )
 
 
 def rows_of(
@@ -228,6 +254,9 @@ def place_of(signature: Signature, text: str | None) -> ScoreAt | None:
     name, _, column = text.partition(":")
     for at, spec in enumerate(signature.outputs):
         if spec.name == name and (not column or column.isdigit()):
+            width = int(np.prod(spec.shape[1:]))
+            if column and width > 0 and -1 not in spec.shape[1:] and int(column) >= width:
+                raise Failure(f"--output: {name!r} has no column {column}: {columns_text(width)}", 2)
             return ScoreAt(at, int(column) if column else -1 if len(spec.shape) == 1 else 0)
     known = ", ".join(spec.name for spec in signature.outputs)
     raise Failure(f"--output: expected NAME or NAME:COLUMN of {known}, got {text[:80]!r}", 2)

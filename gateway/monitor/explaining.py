@@ -120,7 +120,7 @@ def _latency_notes(spec: Spec) -> list[str]:
     objective = spec.latency.objective
     most = f"with an objective of {objective:g} it burns {burn_rate(1, 1, objective):.3g} times too fast at most"
     return [
-        f"latency never alarms at {rule.factor:g} times the budget over {rule.long_s // MINUTE} min: {most}, when every "
-        f"answer is slow; {1 - 1 / rule.factor:.4f} would do"
+        f"latency never alarms at {rule.factor:g} times the budget over {rule.long_s // MINUTE} min: {most}, when "
+        f"every answer is slow; {1 - 1 / rule.factor:.4f} would do"
         for rule in out_of_reach(objective)
     ]

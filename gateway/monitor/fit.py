@@ -188,7 +188,9 @@ def _score_plan(
     if array is None:
         warnings.append(f"no score: there is nothing of output {spec.name!r}")
         return None
-    bf16 = spec.datatype.name == "BF16"
+    bf16, width = spec.datatype.name == "BF16", int(np.prod(array.shape[1:]))
+    if place.column >= width:
+        raise ReferenceRefused(f"output {spec.name!r} has no column {place.column}: {columns_text(width)}")
     scores = column_numbers(array, place.column, bf16)
     finite = scores[np.isfinite(scores)]
     if not len(finite):
@@ -198,6 +200,11 @@ def _score_plan(
         return ScorePlan(place.output, place.column, "value", edges=edges, bf16=bf16)
     points = _calibration(scores, rows.labels, warnings)
     return ScorePlan(place.output, place.column, "probability", choices.threshold, points, bf16=bf16)
+
+
+def columns_text(width: int) -> str:
+    """The columns that there are, as they are counted."""
+    return "its only one is 0" if width == 1 else f"they go from 0 to {width - 1}"
 
 
 def _calibration(scores: Floats, labels: Floats | None, warnings: list[str]) -> isotonic.Points:

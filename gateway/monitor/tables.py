@@ -110,6 +110,7 @@ def tensors(
         wanted = [spec.name] if spec.name in table.columns else list(names.get(spec.name, ()))
         if not wanted and single and not spec.optional:
             wanted = [name for name in table.columns if name not in used]
+            _refuse_too_many(spec, table, wanted)
             said.append(f"input {spec.name!r} is filled from the columns in their order: {', '.join(wanted)}")
         missing = [name for name in wanted if name not in table.columns]
         if missing or not wanted:
@@ -123,6 +124,17 @@ def tensors(
     if unused:
         said.append(f"columns that are no input: {', '.join(unused)}")
     return found, said
+
+
+def _refuse_too_many(spec: TensorSpec, table: Table, wanted: Sequence[str]) -> None:
+    """Which of the columns are no input, nobody has said."""
+    width = int(np.prod(spec.shape[1:]))
+    got = sum(int(np.prod(np.shape(table.columns[name])[1:])) for name in wanted)
+    if min(spec.shape[1:], default=1) > 0 and got > width:
+        raise TableRefused(
+            f"input {spec.name!r}: expected {width} columns, got {got}: {', '.join(wanted[:30])}; name those that are "
+            "no input by --ignore COLUMN, or those that are by feature_names in the model's config"
+        )
 
 
 def _missing(spec: TensorSpec, missing: Sequence[str], table: Table) -> str:

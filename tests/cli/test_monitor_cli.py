@@ -305,6 +305,35 @@ def test_a_reference_of_another_model_is_refused(mixed: Path, loans: Path, capsy
     )
 
 
+def test_columns_that_are_no_input_of_a_wide_model_are_named_and_may_be_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.write(tmp_path, "wide", models.mlp((3, 4, 1)))
+    rng = np.random.default_rng(0)
+    lines = [f"{at},{','.join(f'{one:.3f}' for one in rng.normal(size=3))}" for at in range(3_000)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,a,b,c", *lines]))
+    reference = tmp_path / "r.npz"
+    common = ("monitor", "fit", "--data", tmp_path / "rows.csv", "--model", tmp_path / "wide", "--out", reference)
+    message = refused(capsys, 2, *common)
+    assert "expected 3 columns, got 4: id, a, b, c; name those that are no input by --ignore COLUMN" in message
+    ignored = json.loads(tidegate(capsys, *common, "--ignore", "id", "--json"))
+    assert any("filled from the columns in their order: a, b, c" in note for note in ignored["notes"])
+    (tmp_path / "schema.yaml").write_text("id: ignore\n")
+    by_schema = json.loads(tidegate(capsys, *common, "--schema", tmp_path / "schema.yaml", "--json"))
+    assert by_schema["id"] == ignored["id"]
+    assert "got 'ID'; the data has id, a, b, c" in refused(capsys, 2, *common, "--ignore", "ID")
+    replay = ("monitor", "replay", "--reference", reference, "--data", tmp_path / "rows.csv", "--json")
+    assert "got 4: id, a, b, c" in refused(capsys, 2, *replay)
+    assert json.loads(tidegate(capsys, *replay, "--ignore", "id"))["judged"] == 10
+
+
+def test_an_output_without_that_column_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models.write(tmp_path, "wide", models.mlp((2, 3, 1)))
+    np.savez(tmp_path / "rows.npz", x=np.zeros((300, 2), np.float32))
+    common = ("monitor", "fit", "--data", tmp_path / "rows.npz", "--model", tmp_path / "wide", "--out", tmp_path / "r")
+    assert refused(capsys, 2, *common, "--output", "y:5") == "--output: 'y' has no column 5: its only one is 0"
+
+
 def test_what_is_not_there_or_no_reference_is_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be read" in refused(capsys, 2, "monitor", "explain", "--reference", mixed / "none.npz")
     assert "not a numpy archive" in refused(capsys, 2, "monitor", "explain", "--reference", mixed / "held_out.csv")

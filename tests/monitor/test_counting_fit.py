@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.monitor.baselines import EVERYBODY_ELSE, baselines, realised
 from gateway.monitor.counting import Counter, empty, feature_counts
 from gateway.monitor.features import MAX_OTHERS, MAX_TEXTS, TOP, quantile_edges
-from gateway.monitor.fit import Choices, Rows, fit, regrouped
+from gateway.monitor.fit import Choices, Rows, ScoreAt, fit, regrouped
 from gateway.monitor.plan import INFINITE, MISSING, TYPE_ERROR, UNSEEN, FeaturePlan
 from gateway.monitor.reference import MAX_FEATURES, Reference, ReferenceRefused
 from gateway.monitor.significance import binomial_two_sample
@@ -296,3 +296,10 @@ def test_groups_of_a_reference_can_be_those_of_the_settings() -> None:
     assert found.id != reference.id
     assert regrouped(reference, ["a", "b", "c"]) is reference
     assert math.isclose(sum(one["rows"] for one in list(baselines(found).values())[1:]), 3000)
+
+
+def test_a_score_of_a_column_that_is_not_there_is_refused() -> None:
+    rows = Rows([np.zeros(300, np.float32)], [np.zeros((300, 2), np.float32)])
+    wide = signature(spec("x"), output=spec("p", "FP32", -1))
+    with pytest.raises(ReferenceRefused, match="output 'p' has no column 5: they go from 0 to 1"):
+        fit(wide, DIGEST, rows, Choices(score=ScoreAt(0, 5)))
