@@ -209,6 +209,7 @@ def replay(
     if time is None:
         notes.append(f"rows are taken to come every {spacing_ms / 1000:.6g} s; --time or --rows-per-day says otherwise")
     windows = replayed(found, spec, rows, times_of(table, time, spacing_ms))
+    notes += _few_labels(windows, spec)
     _print_replay(windows, table.rows, notes, _silence(windows, spec, found, table.rows), as_json)
 
 
@@ -231,6 +232,16 @@ def _not_judged(
         yield "without --group COLUMN fairness is not judged"
     if spec.groups is None and group is not None:
         yield "fairness is judged where the document of --config names spec.groups"
+
+
+def _few_labels(windows: "list[Replayed]", spec: "Spec") -> list[str]:
+    """A note, where windows have labels and none had enough of them."""
+    from gateway.monitor.cbpe import MIN_ROWS
+
+    if not any(one.realised for one in windows) or any("performance_realised" in one.said for one in windows):
+        return []
+    share = f"less than {spec.labels.min_coverage:.0%} of a decision class have one (labels.min_coverage)"
+    return [f"no window is judged by labels: each has fewer than {MIN_ROWS}, or {share}"]
 
 
 def _silence(windows: "list[Replayed]", spec: "Spec", reference: "Reference", rows: int) -> str:

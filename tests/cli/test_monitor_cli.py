@@ -256,6 +256,11 @@ def test_labels_that_say_something_else_alarm_in_a_replay(mixed: Path, capsys: p
     assert [one["states"]["performance_realised"] for one in found["windows"]] == [
         *4 * ["ok"], "pending", *3 * ["firing"]
     ]  # fmt: skip
+    config = document(mixed, "{labels: {min_coverage: 0.9}, window: {rows: 1000}}")
+    found = replayed(capsys, mixed, "--label", "paid", "--config", config)
+    assert not any(one["states"] for one in found["windows"]), "a third has no label"
+    assert any("no window is judged by labels: each has fewer than 200, or less than 90% of" in one
+               for one in found["notes"])  # fmt: skip
     found = replayed(capsys, mixed, "--window-rows", "1000")
     assert found["verdict"] == "no alarm"
     assert "without --label COLUMN performance by labels and concept drift are not judged" in found["notes"]
