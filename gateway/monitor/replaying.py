@@ -126,7 +126,8 @@ def _said(watching: Watching, closed: Closed, window: Rows) -> Iterator[Finding]
     cohort = Cohort.empty(plan.group_count)
     cohort.predicted += scores_of(plan, closed.counts)[0].sum(axis=2)
     cohort.labels += in_label_bins(labels)
-    due = _due(watching, cohort, window, result.opened_ms // 1000)
+    # A cohort's start only has to grow: windows of a file may begin in one second.
+    due = _due(watching, cohort, window, result.index)
     span_s = max(1, (result.closed_ms - result.opened_ms) // 1000)
     times = {"window_from_s": result.opened_ms / 1000, "window_to_s": result.closed_ms / 1000}
     for one in watching.matured(due, lambda start_s, variant: cohort, span_s):

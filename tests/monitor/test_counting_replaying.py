@@ -67,3 +67,10 @@ def test_windows_of_time_close_by_the_times_of_the_rows() -> None:
     found = replay(made(), spec_of(time="1h"), rows_of(4, 5000), times)
     assert [one.result.rows for one in found] == [500] * 9
     assert found[-1].last == 4500
+
+
+def test_windows_of_one_second_are_cohorts_of_their_own() -> None:
+    rows = rows_of(5, 4000)
+    found = replay(made(), spec_of(rows=1000), rows, np.zeros(4000, np.int64))
+    assert [one.said["concept_drift"].state for one in found] == 4 * ["ok"]
+    assert {one.said["performance_realised"].state for one in found} <= {"ok", "pending"}
