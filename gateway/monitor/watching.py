@@ -103,6 +103,9 @@ class Watching:
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
         matured = self.matured(due, self.cohorts.find, self.cohorts.span_s)
+        # A window and a cohort that close together are one look at the groups, and the later word knows of both.
+        fair = {one.variant for one in matured if one.signal == "fairness"}
+        found = [one for one in found if one.signal != "fairness" or one.variant not in fair]
         found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in matured]
         return found
 

@@ -1,10 +1,13 @@
 """Groups that are decided alike and for whom other things come true: only labels show it."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import pytest
 
-from gateway.monitor.counting import Counts, empty
+from gateway.monitor.counting import Counter, Counts, empty
+from gateway.monitor.engine import Closed
 from gateway.monitor.plan import ROWS as ROWS_AT
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding, Reference, identified
@@ -24,8 +27,12 @@ def watching() -> Watching:
     return Watching("1", identified(Reference(plan, empty(plan), Binding("x", (), ()))), spec)
 
 
-def cohort(watched: Watching, hour: int, shares: tuple[float, float]) -> Finding:
-    """One span: all are decided alike, of group g a share is repaid of those that were decided 1; then it matures."""
+def cohort(watched: Watching, hour: int, shares: tuple[float, float], closed: Sequence[Closed] = ()) -> Finding:
+    """One span: all are decided alike, of group g a share is repaid of those that were decided 1; then it matures.
+
+    Args:
+        closed: windows that close with it.
+    """
     at = hour * HOUR_S + 1.0
     watched.cohorts.advance(at)
     for group, share in enumerate(shares):
@@ -34,7 +41,7 @@ def cohort(watched: Watching, hour: int, shares: tuple[float, float]) -> Finding
                 truth = int(k < positive * ROWS)
                 watched.cohorts.predict(at, "stable", _one(group, decision))
                 watched.label(Labelled(at, at + 60, "stable", group, decision, 10, truth), round(at * 1000))
-    found = watched.findings([], round((at + 6 * HOUR_S) * 1000))
+    found = watched.findings(closed, round((at + 6 * HOUR_S) * 1000))
     (said,) = [one for one in found if one.signal == "fairness"]
     return said
 
@@ -78,3 +85,15 @@ def test_groups_of_a_model_without_a_probability_are_not_compared() -> None:
     closed = watched.take("-", rows * 1_000, 1_000)
     assert closed
     assert all(one.signal != "fairness" for one in watched.findings(closed, 1_000))
+
+
+def test_a_window_and_a_cohort_that_close_together_are_one_word() -> None:
+    watched = watching()
+    rows = empty(watched.reference.plan)
+    values = np.random.default_rng(1).random((4_000, 2))
+    score = values[:, :1]
+    Counter(watched.reference.plan).count([values], [score], np.arange(4_000) % 2, rows)
+    watched.take("stable", empty(watched.reference.plan), 0)
+    closed = watched.take("stable", rows, 1_000)
+    assert [one.signal for one in watched.findings(closed, 1_000)].count("fairness") == 1
+    cohort(watched, 1, (0.8, 0.4), watched.take("stable", rows, 2_000))
