@@ -27,7 +27,9 @@ class PolicyDiff(Struct, frozen=True):
     """The difference of two policies.
 
     Attributes:
-        shares: every variant of either, in document order, those of the new policy first.
+        first: the model had no policy before.
+        shares: every variant of either, in document order, those of the new policy first; empty where a rollout that
+            goes on keeps them.
         models: sentences on variants that are new, gone, or answer with another model.
         moved_slots: slots of the default split that get another owner; a variant that is renamed with its model, as a
             promoted canary is, keeps its units.
@@ -41,6 +43,7 @@ class PolicyDiff(Struct, frozen=True):
         warnings: rules that can never decide.
     """
 
+    first: bool
     shares: tuple[Share, ...]
     models: tuple[str, ...]
     moved_slots: int
@@ -59,7 +62,7 @@ class PolicyDiff(Struct, frozen=True):
             for share in self.shares
             if share.before != share.after
         ]
-        if not any(share.before for share in self.shares):
+        if self.first:
             found.append("the model had no policy before")
         elif self.rerandomised:
             found.append(f"all units are shared out anew ({self.rerandomised}): {self.moved_share:.2%} change variant")
@@ -102,6 +105,7 @@ def compare(
     if anew:
         moved_share = tables.rerandomised([share.before for share in shares], [share.after for share in shares])
     return PolicyDiff(
+        first=old is None,
         shares=shares,
         models=() if old is None else tuple(_model_changes(old, new)),
         moved_slots=moved_slots,

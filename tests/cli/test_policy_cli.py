@@ -176,6 +176,7 @@ def test_a_plan_of_a_rollout_that_goes_on_moves_nobody(tree: Tree) -> None:
     tree.until("the first step", lambda: "canary 10 %" in run("policy", "ls", tree=tree).out)
     longer = run("policy", "plan", "-", "--json", tree=tree, stdin=CANARY.replace("1h", "2h")).json()
     assert (longer["moved_slots"], longer["new_rollout"]) == (0, [])
+    assert longer["lines"] == ["units that move: 0 %", "spec.rollout differs"]
     other = run(
         "policy", "plan", "-", "--json", tree=tree, stdin=CANARY.replace("error_rate", "latency, quantile: 0.99")
     )

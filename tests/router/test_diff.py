@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from router import slots
 from router.diff import compare, new_rollout_reasons, next_rule_slots, next_slots, unreachable
@@ -168,3 +169,9 @@ def test_rules_in_another_order() -> None:
     assert compare(old, table, new).rules == ()
     assert compare(old, table, swapped).rules == ("rules stand in another order",)
     assert slots.digest(table, old.names) == slots.digest(next_slots(old, table, swapped), swapped.names)
+
+
+def test_only_a_first_policy_had_none_before() -> None:
+    assert "the model had no policy before" in compare(None, None, rolling()).lines()
+    goes_on = structs.replace(compare(rolling(), fresh([9_000, 1_000]), rolling(minDetect=2)), shares=())
+    assert goes_on.lines() == ["units that move: 0 %", "spec.rollout differs"]
