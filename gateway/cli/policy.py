@@ -197,34 +197,60 @@ def _print_plan(found: dict[str, Any]) -> None:
     if not found["steps"]:
         return
     live = found["live"]
-    assumed = "assumed: too little was counted to know it" if live["bad_rate_assumed"] else "counted"
+    counted = f"counted: {live['stable_bad']:,} of {live['stable_requests']:,} requests, and one to be safe"
+    assumed = f"assumed: {live['stable_requests']:,} counted requests are too few to know it"
+    how = assumed if live["bad_rate_assumed"] else counted
     print(
-        f"\nlive: {live['requests_per_second']:.4g} requests/s, bad rate of stable {live['bad_rate']:.3%} ({assumed})"
+        f"\nlive: {live['requests_per_second']:.4g} requests/s, bad rate of stable {percent(live['bad_rate'])} ({how})"
     )
-    ratios = [f"finds {ratio}" for ratio in found["steps"][0]["detect_seconds"]]
-    columns = ["step", "weight", "guardrail", *ratios, "promotes"]
-    rows = [
-        (
-            one["step"], percent(one["weight"]), one["guardrail"],
-            *(
-                after(one["detect_seconds"][ratio], one["detect_canary_requests"][ratio])
-                for ratio in one["detect_seconds"]
-            ),
-            after(one["promote_seconds"], one["promote_canary_requests"]),
-        )
-        for one in found["steps"]
-    ]  # fmt: skip
-    print_table("time to find harm of that ratio, and to promote an equal canary", columns, rows)
+    columns = [
+        "step",
+        "weight",
+        "guardrail",
+        *(f"finds {ratio}" for ratio in found["steps"][0]["detect_seconds"]),
+        "promotes",
+    ]
+    print_table("time to find harm of that ratio, and to promote an equal canary", columns, map(_times, found["steps"]))
     if not live["requests_per_second"]:
         print("no requests were seen in the last half minute: counts are canary requests, times are not known")
+    if live["units"]["sticky"]:
+        print_table("distinct units that takes, canary + stable", columns, map(_needs, found["steps"]))
+        print(live["units"]["text"])
 
 
-def after(seconds: float | None, requests: int | None) -> str:
-    """A time until something, or where no requests come what it takes of them; `never` where it never is."""
+def _place(one: dict[str, Any]) -> list[object]:
+    return [one["step"], percent(one["weight"]), one["guardrail"]]
+
+
+def _times(one: dict[str, Any]) -> list[object]:
+    """A row of the plan: how long it takes."""
+    seconds = [*one["detect_seconds"].values(), one["promote_seconds"]]
+    requests = [*one["detect_canary_requests"].values(), one["promote_canary_requests"]]
+    return [*_place(one), *map(after, seconds, requests, _units_of(one))]
+
+
+def _needs(one: dict[str, Any]) -> list[object]:
+    """A row of the plan: how many units it takes."""
+    texts = [needed and f"{needed['canary']:,} + {needed['stable']:,}" for needed in _units_of(one)]
+    return [*_place(one), *(text or "never" for text in texts)]
+
+
+def _units_of(one: dict[str, Any]) -> list[dict[str, Any] | None]:
+    return [*one["detect_units"].values(), one["promote_units"]]
+
+
+def after(seconds: float | None, requests: int | None, units: dict[str, Any] | None = None) -> str:
+    """A time until something, or where no requests come what it takes of them; `never` where it never is.
+
+    Args:
+        units: that it takes, and whether so many come.
+    """
     from router.rollout.words import duration
 
     if requests is None:
         return "never"
+    if units is not None and units["enough"] is False:
+        return "too few units"
     return f"{requests:,} requests" if seconds is None else duration(round(seconds * 1000))
 
 

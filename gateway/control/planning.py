@@ -1,11 +1,13 @@
 """What applying a policy would do: who moves, what evidence could see at each step, and how long it would take."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.control.documents import Kept, readable
+from gateway.control.live import bad_rate, units
 from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.service import Service
@@ -13,7 +15,6 @@ from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import TYPICAL_SHARE
 from gateway.control.shift import plan as shift_plan
 from gateway.control.signals import plan_of as signals_of
-from gateway.tally import BAD, OK
 from router import slots as tables
 from router.diff import PolicyDiff, compare
 from router.evidence.planning import POWER_80, Guardrail, Requests, to_detect, to_promote
@@ -26,9 +27,6 @@ from router.rollout_document import Guardrail as GuardrailDocument
 from runtimes.errors import ServingError
 
 RATIOS: Final = (1.5, 2.0, 3.0, 5.0)
-ASSUMED_BAD_RATE: Final = 0.01
-"""Of stable, where too little has been counted to know it."""
-_KNOWN: Final = 1_000
 
 
 async def plan(document: object, policies: Policies, service: Service) -> dict[str, Any]:
@@ -42,7 +40,12 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
     kept = policies.kept.get(name)
     digests, problems = await _digests(policy, policies)
     diff = difference(kept, policy, digests)
-    live = live_rates(service, name)
+    stable = next(one.model for one in policy.spec.variants if one.name == policy.spec.stable)
+    live = {
+        "requests_per_second": round(service.request_rates.get(name, 0.0), 3),
+        **bad_rate(kept, digests.get(stable, "")),
+        "units": units(kept, policy),
+    }
     return {
         "name": name,
         "lines": diff.lines(),
@@ -53,7 +56,7 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         "warnings": list(diff.warnings),
         "problems": problems,
         "live": live,
-        "steps": steps(policy, live["requests_per_second"], live["bad_rate"]),
+        "steps": steps(policy, live["requests_per_second"], live["bad_rate"], live["units"]["come"]),
         "signals": signals_of(policy),
     }
 
@@ -96,21 +99,6 @@ async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str,
     return found, problems
 
 
-def live_rates(service: Service, name: str) -> dict[str, Any]:
-    """Requests per second and bad rate of a model now; what too few requests say is assumed."""
-    rate = service.request_rates.get(name, 0.0)
-    ok = bad = 0
-    if service.policies is not None:
-        for counts in service.policies.counts_of(name).values():
-            ok, bad = ok + counts[OK], bad + counts[BAD]
-    known = ok + bad >= _KNOWN
-    return {
-        "requests_per_second": round(rate, 3),
-        "bad_rate": bad / (ok + bad) if known and bad else ASSUMED_BAD_RATE,
-        "bad_rate_assumed": not (known and bad),
-    }
-
-
 def _planned(
     rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float
 ) -> tuple[dict[str, Requests | None], Requests | None]:
@@ -127,8 +115,12 @@ def _planned(
     return {f"{ratio:g}x": to_detect(ratio, weight, base, guardrail) for ratio in RATIOS}, passes
 
 
-def steps(policy: TrafficPolicy, rate: float, bad_rate: float) -> list[dict[str, Any]]:
-    """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never."""
+def steps(policy: TrafficPolicy, rate: float, bad_rate: float, come: int | None = None) -> list[dict[str, Any]]:
+    """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never.
+
+    Args:
+        come: distinct units that there are; None = not known, or each request is one: every request counts.
+    """
     rollout = policy.spec.rollout
     if rollout is None:
         return []
@@ -148,13 +140,28 @@ def steps(policy: TrafficPolicy, rate: float, bad_rate: float) -> list[dict[str,
                     "weight": weight,
                     "guardrail": rail.label,
                     "detect_canary_requests": {key: one and round(one.canary) for key, one in detect.items()},
-                    "detect_seconds": {key: one and _seconds(one.seconds(rate)) for key, one in detect.items()},
+                    "detect_seconds": {key: _seconds(one, rate, come) for key, one in detect.items()},
+                    "detect_units": {key: _units(one, come) for key, one in detect.items()},
                     "promote_canary_requests": promote and round(promote.canary),
-                    "promote_seconds": promote and _seconds(promote.seconds(rate)),
+                    "promote_seconds": _seconds(promote, rate, come),
+                    "promote_units": _units(promote, come),
                 }
             )
     return found
 
 
-def _seconds(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _units(needed: Requests | None, come: int | None) -> dict[str, Any] | None:
+    """Distinct units of each variant that something takes, and whether so many come; None = not known."""
+    if needed is None:
+        return None
+    enough = None if come is None else needed.total < come
+    return {"canary": round(needed.canary), "stable": round(needed.total - needed.canary), "enough": enough}
+
+
+def _seconds(needed: Requests | None, rate: float, come: int | None) -> float | None:
+    """Time until so many distinct units came; None = never, too few come, or nobody does."""
+    if needed is None or not rate or (come is not None and needed.total >= come):
+        return None
+    # The more of them have come, the rarer is a new one: of N that come alike, n requests bring N (1 - e^(-n / N)).
+    requests = needed.total if come is None else -come * math.log1p(-needed.total / come)
+    return round(requests / rate, 1)

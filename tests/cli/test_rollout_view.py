@@ -116,3 +116,4 @@ def test_a_line_for_each_change_and_none_for_numbers_that_grow() -> None:
 def test_numbers_for_people() -> None:
     assert [percent(share) for share in (0.0, 0.00015, 0.005, 0.1, 1.0)] == ["0 %", "0.015 %", "0.5 %", "10 %", "100 %"]
     assert (after(None, None), after(None, 1_200), after(90.0, 1_200)) == ("never", "1,200 requests", "1.5 min")
+    assert (after(None, 1_200, {"enough": False}), after(9.0, 1_200, {"enough": None})) == ("too few units", "9 s")

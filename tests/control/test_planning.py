@@ -1,0 +1,100 @@
+"""What a plan rests on: stable's own failures, and the units that there are."""
+
+from typing import Any
+
+import pytest
+
+from gateway.control.documents import Kept
+from gateway.control.intake import Delta
+from gateway.control.judge import Judge
+from gateway.control.live import ASSUMED_BAD_RATE, bad_rate, units
+from gateway.control.messages import VariantPin
+from gateway.control.planning import steps
+from gateway.control.record import PolicyRecord
+from gateway.control.steps import identity_wanted
+from gateway.tally import FIELDS, NOTE_SEEN
+from router.policy import TrafficPolicy
+from tests.router.documents import read
+
+PINS = (VariantPin("stable", "m", 1, "sha256:aa"), VariantPin("canary", "m", 2, "sha256:bb"))
+STABLE = PINS[0].digest
+
+
+def wanted(**parts: Any) -> TrafficPolicy:
+    rollout = {
+        "to": "canary",
+        "steps": [{"setWeight": "20%"}, {"setWeight": "100%"}],
+        "analysis": {"guardrails": [{"metric": "error_rate"}]},
+    }
+    return read(split={"stable": 10_000}, rollout=rollout, **parts)
+
+
+def kept(policy: TrafficPolicy, stable: tuple[int, int], canary: tuple[int, int], come: int = 0) -> Kept:
+    """A rollout in its first step.
+
+    Args:
+        stable, canary: good and bad requests.
+        come: distinct units that they came from.
+    """
+    record = PolicyRecord(
+        document={}, revision=5, generation=1, applied_by="ann", applied_ms=0, variants=PINS, slots="stable*10000",
+        before="stable*10000", stable="stable", canary="canary",
+    )  # fmt: skip
+    found = Kept(1, record, policy)
+    rollout = policy.spec.rollout
+    assert rollout is not None
+    judge = Judge(
+        identity_wanted(found), rollout.analysis, sticky=True, variants=policy.names, stable="stable", canary="canary"
+    )
+    counts = {
+        (5, "", name): (ok + bad, ok, bad, *[0] * (len(FIELDS) - 3))
+        for name, (ok, bad) in (("stable", stable), ("canary", canary))
+    }
+    counts[5, "-", "stable"] = (900, 0, 900, *[0] * (len(FIELDS) - 3))
+    notes = [(NOTE_SEEN, 5, 0, int(unit % 5 == 0), unit * 2_654_435_761 % 2**63) for unit in range(come)]
+    judge.take(Delta(counts=counts, notes=notes), {"5": {"": 0.2}}, [""])
+    record.evidence["judge"] = judge.state()
+    return found
+
+
+def test_the_canarys_failures_are_not_stables() -> None:
+    found = bad_rate(kept(wanted(), (9_990, 8), (0, 2_500)), STABLE)
+    assert (found["bad_rate"], found["bad_rate_assumed"]) == (pytest.approx(9 / 10_000), False)
+    assert (found["stable_bad"], found["stable_requests"]) == (8, 9_998)
+
+
+def test_a_stable_that_never_failed_is_known_once_it_has_answered_enough() -> None:
+    found = bad_rate(kept(wanted(), (90_156, 0), (20, 0)), STABLE)
+    assert (found["bad_rate"], found["bad_rate_assumed"]) == (pytest.approx(1 / 90_158), False)
+    few = bad_rate(kept(wanted(), (900, 0), (90_000, 0)), STABLE)
+    assert (few["bad_rate"], few["bad_rate_assumed"], few["stable_requests"]) == (ASSUMED_BAD_RATE, True, 900)
+    assert bad_rate(None, STABLE)["bad_rate_assumed"]
+
+
+def test_counts_of_another_model_say_nothing() -> None:
+    counted = kept(wanted(), (90_156, 0), (20, 0))
+    assert bad_rate(counted, "sha256:cc")["bad_rate_assumed"]
+    counted.record.evidence["judge"]["identity"] = "of an earlier rollout"
+    assert bad_rate(counted, STABLE)["bad_rate_assumed"]
+
+
+def test_units_are_known_where_they_come_again() -> None:
+    policy = wanted()
+    assert units(kept(policy, (32_000, 0), (8_000, 0), 2_000), policy)["come"] == pytest.approx(2_000, rel=0.1)
+    assert units(kept(policy, (3_200, 0), (800, 0), 2_000), policy)["come"] is None
+    assert units(kept(policy, (32_000, 0), (8_000, 0), 2_000), wanted(unit={"from": [{"cookie": "u"}]}))["come"] is None
+    assert "not known" in units(None, policy)["text"]
+    assert not units(None, wanted(unit={}))["sticky"]
+
+
+def test_too_few_units_never_promote() -> None:
+    (open_end,) = steps(wanted(), 100.0, 1e-5)
+    (few,) = steps(wanted(), 100.0, 1e-5, 2_000)
+    (many,) = steps(wanted(), 100.0, 1e-5, 100_000)
+    assert open_end["promote_units"] == {"canary": 868, "stable": 3_474, "enough": None}
+    assert open_end["promote_seconds"] == pytest.approx(43.5, abs=0.5)
+    assert (few["promote_units"]["enough"], few["promote_seconds"]) == (False, None)
+    assert many["promote_units"]["enough"]
+    assert many["promote_seconds"] > open_end["promote_seconds"]
+    (barely,) = steps(wanted(), 100.0, 1e-5, 4_400)
+    assert barely["promote_seconds"] > 3 * open_end["promote_seconds"]
