@@ -28,12 +28,19 @@ def ls(admin: AdminUrl = None, as_json: Json = False) -> None:
         return
     rows = [
         (
-            one["name"], one["state"], step_text(one), percent(one["weights"]["in_force"].get(one["canary"], 0.0)),
+            one["name"], one["state"], step_text(one), percent(share_of_canary(one)),
             "; ".join(one["waits"]) or one["reason"],
         )
         for one in found
     ]  # fmt: skip
     print_table("rollouts", ["model", "state", "step", "canary", "waits for"], rows)
+
+
+def share_of_canary(shown: dict[str, Any]) -> float:
+    """What the canary has now; also of one that was promoted and is stable since."""
+    names = {pin["digest"]: pin["variant"] for pin in shown["variants"]}
+    share: float = shown["weights"]["in_force"].get(names.get(shown["canary_digest"], shown["canary"]), 0.0)
+    return share
 
 
 def step_text(shown: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from gateway.cli.policy import after, percent
+from gateway.cli.rollout import share_of_canary
 from gateway.cli.rollout_view import line, place, render
 
 NOW_S = 1_700_000_100.0
@@ -117,3 +118,14 @@ def test_numbers_for_people() -> None:
     assert [percent(share) for share in (0.0, 0.00015, 0.005, 0.1, 1.0)] == ["0 %", "0.015 %", "0.5 %", "10 %", "100 %"]
     assert (after(None, None), after(None, 1_200), after(90.0, 1_200)) == ("never", "1,200 requests", "1.5 min")
     assert (after(None, 1_200, {"enough": False}), after(9.0, 1_200, {"enough": None})) == ("too few units", "9 s")
+
+
+def test_a_promoted_canary_has_what_stable_has() -> None:
+    weights = {"in_force": {"old": 0.25, "new": 0.75}}
+    pins = [{"variant": "old", "digest": "sha256:aa"}, {"variant": "new", "digest": "sha256:bb"}]
+    under_way = shown(variants=pins, weights=weights, canary_digest="sha256:bb")
+    assert share_of_canary(under_way) == share_of_canary({**under_way, "canary": "", "stable": "new"}) == 0.75
+    # Written as stable since, under another name.
+    renamed = {**under_way, "canary": "", "variants": [{"variant": "old", "digest": "sha256:bb"}]}
+    assert share_of_canary(renamed) == 0.25
+    assert share_of_canary({**under_way, "canary": "", "canary_digest": ""}) == 0.0
