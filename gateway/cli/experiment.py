@@ -76,17 +76,19 @@ def _print(found: dict[str, Any]) -> None:
         mark = ", primary" if goal["primary"] else ""
         _print_goal(f"goal {goal['name']} ({goal['direction']} is better{mark})", goal)
     for rail in found["guardrails"]:
-        _print_goal(f"guardrail {rail['name']}", rail)
+        _print_goal(f"guardrail {rail['name']}: share of failed requests per unit", rail)
 
 
 def _print_goal(title: str, goal: dict[str, Any]) -> None:
     from gateway.control.experimentpage import interval, number, percent_interval, signed
 
     compared = {one["variant"]: one for one in goal["comparisons"]}
+    of_requests = any("requests" in arm for arm in goal["arms"])
     rows = []
     for arm in goal["arms"]:
-        one, mean = compared.get(arm["variant"]), arm.get("mean", arm.get("rate"))
-        line = [arm["variant"], arm.get("units", arm.get("requests")), number(mean)]
+        one = compared.get(arm["variant"])
+        counts = [arm["requests"]] if of_requests else []
+        line = [arm["variant"], *counts, arm["units"], number(arm["mean"])]
         if one is None:
             rows.append([*line, "control", "", "", "", "", ""])
             continue
@@ -94,7 +96,8 @@ def _print_goal(title: str, goal: dict[str, Any]) -> None:
         effect = [signed(absolute["value"]), interval(absolute), percent_interval(one["relative"])]
         p = one.get("running_p", one["p"])
         rows.append([*line, *effect, number(p), number(one["detectable"]), one["decision"]])
-    columns = ["variant", "n", "mean", "effect", "interval", "relative", "p", "would have seen", "decision"]
+    counted = ["requests", "units"] if of_requests else ["units"]
+    columns = ["variant", *counted, "mean", "effect", "interval", "relative", "p", "would have seen", "decision"]
     print_table(title, columns, rows)
 
 

@@ -206,10 +206,11 @@ def _guardrails(report: Mapping[str, Any]) -> Iterable[str]:
         for arm in rail["arms"]:
             one = compared.get(arm["variant"])
             more = ["control", "", ""] if one is None else [interval(one["absolute"]), number(one["p"])]
-            line = [arm["variant"], f"{arm['requests']:,}", f"{arm['bad']:,}", percent(arm["rate"]), *more[:2]]
+            counts = [f"{arm['requests']:,}", f"{arm['bad']:,}", percent(arm["rate"]), f"{arm['units']:,}"]
+            line = [arm["variant"], *counts, *more[:2]]
             rows.append([*line, Tagged(one["decision"]) if one else ""])
         yield "<h2>Guardrail: failed requests</h2>"
-        yield table(["variant", "requests", "bad", "rate", "difference per unit", "p", ""], rows)
+        yield table(["variant", "requests", "bad", "rate", "units", "difference per unit", "p", ""], rows)
 
 
 def _latency(report: Mapping[str, Any]) -> Iterable[str]:

@@ -237,13 +237,16 @@ def _goal(study: Study, goal: StudyGoal, rewards: Rewards, marks: Marks) -> dict
         "mde": goal.mde,
         "primary": goal.primary,
         "arms": [
-            {"variant": name, "units": sum(arms[index].n for arms in groups.values() if index in arms)}
-            | {"mean": _only_mean(groups, index)}
+            {"variant": name, "units": _units(groups, index), "mean": _only_mean(groups, index)}
             for index, name in enumerate(study.variants)
         ],
         "comparisons": comparisons,
         "epochs": [_epoch(study, goal, group, arms, others) for group, arms in groups.items()],
     }
+
+
+def _units(groups: Mapping[Group, Arms], index: int) -> int:
+    return sum(arms[index].n for arms in groups.values() if index in arms)
 
 
 def _only_mean(groups: Mapping[Group, Arms], index: int) -> float | None:
@@ -324,7 +327,7 @@ def _shown(estimate: Estimate, interval: Interval) -> dict[str, float | None]:
 
 
 def _errors(study: Study, health: Health) -> dict[str, Any]:
-    """Bad requests per unit, as a goal that shall go down."""
+    """Bad requests per unit, as a goal that shall go down: `rate` is of `requests`, `mean` of the sampled `units`."""
     goal = StudyGoal(name="error_rate", type="mean", direction="down")
     groups = health.bad_rates()
     others = [index for index in range(len(study.variants)) if index != study.control]
@@ -335,7 +338,8 @@ def _errors(study: Study, health: Health) -> dict[str, Any]:
         "arms": [
             {"variant": name, "requests": counts[OK] + counts[BAD], "bad": counts[BAD]}
             | {"rate": _share(counts[BAD], counts[OK] + counts[BAD])}
-            for name in study.variants
+            | {"units": _units(groups, index), "mean": _only_mean(groups, index)}
+            for index, name in enumerate(study.variants)
             for counts in [requests.get(name, [0] * 6)]
         ],
         "comparisons": [compared(study, goal, groups, index) for index in others],

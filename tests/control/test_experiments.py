@@ -11,8 +11,10 @@ from gateway.control.experimentpage import page_of
 from gateway.control.experimentplots import ticks
 from gateway.control.experiments import Marks, compared, decided, feedback_ratio, report_of
 from gateway.control.health import Health
+from gateway.control.record import NodeReport, Notes
 from gateway.control.rewards import Reward, Rewards
 from gateway.control.study import StudyGoal
+from gateway.tally import NOTE_BAD, NOTE_SEEN
 from router.evidence.sequences import Estimate, Interval, Moments, asymptotic_interval, asymptotic_p
 from tests.control.studies import GOAL, epoch, study
 
@@ -219,6 +221,18 @@ def test_an_experiment_without_anything_has_a_page_too():
     parser.feed(page_of(report))
     assert "No feedback has come" in parser.text
     assert report["decision"]["variants"] == {"new": "undecided"}
+
+
+def test_the_guardrail_tells_requests_from_units():
+    asked, health = study(), Health()
+    notes = tuple((NOTE_SEEN | NOTE_BAD * (unit < 4), 1, 0, unit % 2, unit << 32 | unit) for unit in range(40)) * 3
+    counts = ((1, "", "old", (900, 891, 9, 0, 0, 0)), (1, "", "new", (900, 891, 9, 0, 0, 0)))
+    health.take(NodeReport(node="n", run="r", counts=counts, notes=(Notes("w", 0, notes),)), asked)
+    report = report_of(asked, health, Rewards(), Marks(), now_ms=2_000)
+    old = report["guardrails"][0]["arms"][0]
+    assert (old["requests"], old["bad"], old["rate"]) == (900, 9, 0.01)
+    assert (old["units"], old["mean"]) == (20, pytest.approx(0.1))
+    assert "<th>units</th>" in page_of(report).partition("Guardrail: failed requests")[2]
 
 
 def test_the_raw_counts_are_enough_to_compute_the_effect_anew():

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -236,6 +237,7 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     done = cli(tree, "experiment", "report", "fraud", "--html", str(page))
     assert done.returncode == 0, done.stderr
     assert "goal paid" in done.stdout
+    assert re.search(r"share of failed requests per unit\s+variant +requests +units +mean ", done.stdout)
     assert "&lt;i&gt;new&lt;/i&gt; wins" in page.read_text()
     done = cli(tree, "experiment", "report", "fraud", "--json")
     assert json.loads(done.stdout)["decision"]["variants"] == {"new": "undecided"}
