@@ -33,6 +33,10 @@ _READERS: Final[dict[str, tuple[Callable[[object], object], dict[str, Any]]]] = 
     "model": (quantities.read_model, {"type": "string"}),
     "name": (quantities.read_name, {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}),
     "model name": (quantities.read_model_name, {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}),
+    "approver": (
+        quantities.read_approver,
+        {"type": "string", "pattern": "^((key|label|group):)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+    ),
     "header": (quantities.read_header, {"type": "string"}),
     "method": (quantities.read_method, {"enum": ["asympcs"]}),
 }

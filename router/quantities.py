@@ -13,6 +13,7 @@ from router.slots import MAX_VARIANTS
 _PERCENT: Final = re.compile(r"(-?[0-9]{1,12}(?:\.[0-9]{1,12})?) ?%\Z")
 _DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_APPROVER: Final = re.compile(r"(?:(?:key|label|group):)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_DURATION_MS: Final = 366 * 86_400_000
@@ -120,6 +121,16 @@ def read_name(value: object) -> str:
         raise ValueError(
             "expected a name of up to 64 letters, digits, '.', '_' and '-' that begins with a letter or digit, "
             f"got {shown(value)}"
+        )
+    return value
+
+
+def read_approver(value: object) -> str:
+    """Who may agree. Names of keys and labels are written alike; whom no key can match would be waited for for ever."""
+    if not isinstance(value, str) or not _APPROVER.match(value):
+        raise ValueError(
+            "expected key:NAME, label:NAME, group:NAME or a bare name, each of up to 64 letters, digits, '.', '_' and "
+            f"'-' that begins with a letter or digit, got {shown(value)}"
         )
     return value
 

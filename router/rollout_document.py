@@ -18,6 +18,7 @@ Percent = Annotated[int, reads("percent")]
 Duration = Annotated[int, reads("duration")]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
+Approver = Annotated[str, reads("approver")]
 Note = Annotated[str, Meta(min_length=1, max_length=256)]
 
 DEFAULT_RATIO: Final = 1.25
@@ -48,7 +49,7 @@ class Approval(Section, frozen=True):
         expires: an agreement counts for so long; default: for ever.
     """
 
-    by: Annotated[tuple[Note, ...], Meta(min_length=1, max_length=16)]
+    by: Annotated[tuple[Approver, ...], Meta(min_length=1, max_length=16)]
     expires_ms: Duration | None = None
 
 

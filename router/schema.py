@@ -27,6 +27,8 @@ def schema(document: type[Section] = TrafficPolicy) -> dict[str, Any]:
             elif isinstance(place.get("default"), dict | list):
                 # Defaults of whole sections are in slots and milliseconds, which is not how they are written.
                 place = {key: item for key, item in place.items() if key != "default"}
+            if items := _written_items(field.type):
+                place = place | {"items": items}
             described["properties"][field.encode_name] = place | {"description": texts[field.encode_name]}
     # Defaults may be tuples; a schema is plain JSON.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found | {"title": document.__name__}))
@@ -61,6 +63,11 @@ def _written(kind: Any) -> dict[str, Any]:
         if get_origin(part) is Annotated and _written(part):
             return _written(part)
     return {}
+
+
+def _written_items(kind: Any) -> dict[str, Any]:
+    """The same of what a list holds."""
+    return next((_written(part) for part in get_args(kind) if get_origin(part) is tuple), {})
 
 
 def descriptions(kind: type[Section]) -> dict[str, str]:
