@@ -40,7 +40,7 @@ class PolicyDiff(Struct, frozen=True):
         rules: sentences on rules that are added, removed, changed or in another order.
         new_rollout: why evidence begins anew; empty = a running rollout goes on.
         other: top-level parts of the document that differ.
-        warnings: rules that can never decide.
+        warnings: rules that can never decide, and what the caller adds.
     """
 
     first: bool

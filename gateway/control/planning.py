@@ -10,6 +10,7 @@ from gateway.control.documents import Kept, readable
 from gateway.control.live import bad_rate, units
 from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
+from gateway.control.reads import unreadable
 from gateway.control.service import Service
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import TYPICAL_SHARE
@@ -46,6 +47,8 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         **bad_rate(kept, digests.get(stable, "")),
         "units": units(kept, policy),
     }
+    absent = await _unreadable(policy, policies, service, digests.get(stable, ""))
+    diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *absent))
     return {
         "name": name,
         "lines": diff.lines(),
@@ -97,6 +100,18 @@ async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str,
         if stable is not None and contract != stable
     ]
     return found, problems
+
+
+async def _unreadable(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
+    """What the policy reads and no request has; nothing where the model's inputs are not known."""
+    contract = policies.models.contract(digest) if digest else None
+    try:
+        seen = await service.look_at(policy.metadata.name)
+    except ServingError:  # the repository is away
+        return []
+    if contract is None or seen is None or seen.config is None:
+        return []
+    return list(unreadable(policy, contract[0], seen.config.feature_names))
 
 
 def _planned(

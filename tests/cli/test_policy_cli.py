@@ -153,6 +153,13 @@ def test_a_plan_says_who_moves_and_how_long_it_takes(tree: Tree) -> None:
     assert "no version 7" in json.loads(missing.out)["problems"][0]
 
 
+def test_a_plan_warns_of_inputs_that_the_model_does_not_have(tree: Tree) -> None:
+    text = AB.replace("{header: x-user-id}", "{input: nosuch}")
+    told = "the unit reads the input 'nosuch', which no request can have; what can be read: nothing"
+    assert f"  warning: {told}\n" in run("policy", "plan", "-", tree=tree, stdin=text).out
+    assert run("policy", "plan", "-", "--json", tree=tree, stdin=text).json()["warnings"] == [told]
+
+
 def test_a_plan_says_what_signals_will_do(tree: Tree) -> None:
     text = CANARY.replace("[{metric: error_rate}]", "[{metric: error_rate}], signals: [{metric: compute_time}]")
     done = run("policy", "plan", "-", tree=tree, stdin=text)

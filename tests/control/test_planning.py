@@ -10,6 +10,7 @@ from gateway.control.judge import Judge
 from gateway.control.live import ASSUMED_BAD_RATE, bad_rate, units
 from gateway.control.messages import VariantPin
 from gateway.control.planning import steps
+from gateway.control.reads import unreadable
 from gateway.control.record import PolicyRecord
 from gateway.control.steps import identity_wanted
 from gateway.tally import FIELDS, NOTE_SEEN
@@ -98,3 +99,19 @@ def test_too_few_units_never_promote() -> None:
     assert many["promote_seconds"] > open_end["promote_seconds"]
     (barely,) = steps(wanted(), 100.0, 1e-5, 4_400)
     assert barely["promote_seconds"] > 3 * open_end["promote_seconds"]
+
+
+def test_what_the_model_does_not_have_is_warned_of() -> None:
+    match = [{"input": {"age": {"gt": 18}, "x": {"present": True}}}, {"input": {"n": {"exact": 1}, "age": {"lt": 9}}}]
+    policy = read(
+        unit={"from": [{"header": "x-user-id"}, {"input": "user"}]},
+        rules=[{"name": "r", "match": match, "route": {"variant": "canary"}}],
+    )
+    inputs = ["x FP32 [-1,24]", "n INT64 [-1,1]", "user BYTES [-1]"]
+    found = list(unreadable(policy, inputs, {}))
+    assert [one.partition(",")[0] for one in found] == ["rule r reads the input 'age'", "rule r reads the input 'x'"]
+    assert found[0].endswith("what can be read: n, user")
+    assert list(unreadable(policy, inputs, {"x": ["age", "x"]})) == []
+    assert list(unreadable(policy, inputs[:2], {"x": ["age", "x"]})) == [
+        "the unit reads the input 'user', which no request can have; what can be read: age, x, n"
+    ]
