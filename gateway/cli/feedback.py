@@ -34,17 +34,21 @@ def send(
     """
     form = file.endswith(".csv") if as_csv is None else as_csv
     counts: dict[str, int] = {}
-    with opened(file) as stream:
-        for batch in _batches(_csv_items(stream) if form else _json_items(stream)):
-            for kind, count in _sent(f"{data_url(url)}/v1/feedback", batch).items():
-                counts[kind] = counts.get(kind, 0) + count
+    try:
+        with opened(file) as stream:
+            for batch in _batches(_csv_items(stream) if form else _json_items(stream)):
+                for kind, count in _sent(f"{data_url(url)}/v1/feedback", batch).items():
+                    counts[kind] = counts.get(kind, 0) + count
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file}: not UTF-8; the batches before that are kept", 2) from error
     if as_json:
         print_json(counts)
     else:
         print_table("feedback", ["outcome", "items"], sorted(counts.items()))
     refused = sum(counts.get(kind, 0) for kind in _REFUSED)
     if refused:
-        raise Failure(f"{refused:,} of {sum(counts.values()):,} items were not kept")
+        alone = "; `model` tells models with the same bytes apart" if counts.keys() == {"unknown_model"} else ""
+        raise Failure(f"{refused:,} of {sum(counts.values()):,} items were not kept{alone}")
 
 
 def opened(file: str) -> Any:
@@ -70,7 +74,7 @@ def _json_items(stream: TextIO) -> Iterator[dict[str, Any]]:
 
 def _csv_items(stream: TextIO) -> Iterator[dict[str, Any]]:
     rows = csv.DictReader(stream)
-    for row in rows:
+    for row in _rows(rows):
         item: dict[str, Any] = {}
         for column, text in row.items():
             if column is None or text is None:
@@ -82,6 +86,17 @@ def _csv_items(stream: TextIO) -> Iterator[dict[str, Any]]:
             else:
                 item[column] = text if column in ("prediction_id", "model") else _scalar(text)
         yield _checked(item, rows.line_num)
+
+
+def _rows(rows: "csv.DictReader[str]") -> Iterator[dict[str, Any]]:
+    try:
+        named = rows.fieldnames
+        if named and "prediction_id" not in named:
+            found = ", ".join(named)[:80]
+            raise Failure(f"line 1: expected a header with prediction_id and label or reward.NAME, got {found!r}", 2)
+        yield from rows
+    except csv.Error as error:
+        raise Failure(f"line {rows.line_num + 1}: {error}; the batches before it are kept") from error
 
 
 def _scalar(text: str) -> Any:
