@@ -81,5 +81,25 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe has gone (| head): no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         sys.exit(0)
+    except OSError as error:
+        if _can_print():
+            raise
+        _silence()
+        sys.exit(fail(Failure(f"standard output: {error.strerror}")))
+
+
+def _can_print() -> bool:
+    """Standard output takes one more line: so the error is another file's."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _silence() -> None:
+    """What standard output still holds goes nowhere, or the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import os
 import urllib.error
 import urllib.request
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import typer
 
@@ -16,16 +17,33 @@ AdminUrl = Annotated[
     str | None, typer.Option("--admin-url", help="Admin port [TIDEGATE_ADMIN_URL, http://127.0.0.1:8081].")
 ]
 TIMEOUT_S: Final = 30.0
+ADMIN: Final = "/admin/v1/"
+"""Begins the paths of the admin port."""
+NO_PATH: Final = "Not Found"
+"""What either port says of a path that it does not know."""
 
 
 def data_url(given: str | None) -> str:
-    """Where the data port is."""
-    return (given or os.environ.get("TIDEGATE_URL") or "http://127.0.0.1:8080").rstrip("/")
+    """Where the data port is. Raises Failure: that is no address."""
+    return _address(given, "--url", "TIDEGATE_URL", "http://127.0.0.1:8080")
 
 
 def admin_url(given: str | None) -> str:
-    """Where the admin port is."""
-    return (given or os.environ.get("TIDEGATE_ADMIN_URL") or "http://127.0.0.1:8081").rstrip("/")
+    """Where the admin port is. Raises Failure: that is no address."""
+    return _address(given, "--admin-url", "TIDEGATE_ADMIN_URL", "http://127.0.0.1:8081")
+
+
+def _address(given: str | None, option: str, variable: str, usual: str) -> str:
+    """The option, else the variable, else what is usual."""
+    url, said_by = (given, option) if given else (os.environ.get(variable) or usual, variable)
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that do not close
+        known = False
+    if not known:
+        raise Failure(f"{said_by}: expected http://HOST:PORT, such as {usual}, got {url[:80]!r}", 2)
+    return url.rstrip("/")
 
 
 def key_header() -> dict[str, str]:
@@ -114,6 +132,8 @@ def call(
         except (ValueError, KeyError, TypeError):
             message = found.body[:200].decode("utf-8", "replace")
         hint = "; the key is read from TIDEGATE_KEY" if error.code == 401 else ""
+        if error.code == 404 and message == NO_PATH and ADMIN in url:
+            hint = "; is that the data port? The admin port is another one: see --admin-url"
         raise Refused(
             f"{message} (HTTP {error.code}){hint}", error.code, told if isinstance(told, dict) else None
         ) from error

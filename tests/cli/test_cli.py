@@ -140,9 +140,13 @@ def test_no_server_is_exit_1_with_one_line(arguments: tuple[str, ...]) -> None:
     assert "tidegate serve" in said
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://127.0.0.1:port"])
-def test_an_address_that_is_none_is_exit_1_with_one_line(url: str) -> None:
-    assert url in run("models", "ls", "--admin-url", url).refused(1)
+@pytest.mark.parametrize(
+    "url", ["nonsense", "127.0.0.1:8081", "localhost:8081", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"]
+)
+def test_an_address_that_is_none_is_exit_2_with_one_line(url: str) -> None:
+    said = run("models", "ls", "--admin-url", url).refused(2)
+    assert f"--admin-url: expected http://HOST:PORT, such as http://127.0.0.1:8081, got {url!r}" in said
+    assert "TIDEGATE_URL: expected http://HOST:PORT" in run("infer", "a", TIDEGATE_URL=url).refused(2)
 
 
 # ---- configuration ----

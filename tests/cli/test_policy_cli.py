@@ -325,6 +325,7 @@ def test_what_is_not_there_is_told(tree: Tree) -> None:
     assert "no rollouts" in run("rollout", "ls", tree=tree).out
     assert "no policy 'affine'" in run("policy", "get", "affine", tree=tree).refused(1)
     assert "no server answers" in run("policy", "ls").refused(1)
+    assert "is that the data port?" in run("policy", "ls", "--admin-url", tree.url).refused(1)
 
 
 # ---- the store ----

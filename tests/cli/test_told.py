@@ -1,6 +1,8 @@
 """What commands say when files, addresses or answers are not what they expect: one line, and no traceback."""
 
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_cli import run
+from tests.tree import TIDEGATE
 
 pytestmark = pytest.mark.process
 
@@ -41,6 +44,25 @@ def answering(answer: dict[str, Any] | str, status: int = 200) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+# ---- addresses and output ----
+
+
+def test_the_data_port_is_no_admin_port() -> None:
+    for answer, hint in (("Not Found", True), ({"error": "Not Found"}, True), ({"error": "no policy"}, False)):
+        with answering(answer, 404) as url:
+            said = run("policy", "get", "a", "--admin-url", url).refused(1)
+        assert ("is that the data port?" in said) == hint
+
+
+@pytest.mark.parametrize("arguments", [("version",), ("config", "show"), ("config", "--help"), ("policy", "schema")])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_in_one_line(arguments: tuple[str, ...], unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run([TIDEGATE, *arguments], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "tidegate: standard output: No space left on device\n")
 
 
 # ---- feedback ----
