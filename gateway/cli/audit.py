@@ -160,7 +160,10 @@ def find(
         )
     lines = found["decisions"]
     if not lines:
-        print("no line in the decision log (is `decisions.log` on?)")
+        print(
+            "no line in the decision log of this node: ask the others too, unless `decisions.to` is stream "
+            "(and is `decisions.log` on?)"
+        )
         return
     columns = ["time (UTC)", "request", "model", "revision", "variant", "rule", "outcome", "outputs"]
     rows = [

@@ -34,7 +34,10 @@ def check(admin: AdminUrl = None, as_json: Json = False) -> None:
     else:
         for line in [*found["problems"], *found["notes"]]:
             print(line)
-        print(f"{found['records']:,} audit records, {len(found['problems'])} problems")
+        # The trail is read up to the first record that is not sound.
+        sound = "sound audit records, then" if found["problems"] else "audit records,"
+        wrong = len(found["problems"])
+        print(f"{found['records']:,} {sound} {wrong} problem{'s' if wrong != 1 else ''}")
     if found["problems"]:
         raise Failure("the store is not sound", 3)
 

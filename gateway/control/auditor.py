@@ -14,9 +14,9 @@ from gateway.control.policies import Policies
 from gateway.control.replay import Replay, replay
 from gateway.predictions import ForgedId, Prediction, read
 from gateway.store.base import INTEGER_MAX, AuditRecord
+from gateway.store.records import MAIN, name_of_record
 from runtimes.errors import InvalidInput, ServingError
 
-MAIN: Final = "main"
 MOST_EXPORTED: Final = 2_000
 _PAGE: Final = 200
 _LARGE: Final = ("evidence", "document", "document_before")
@@ -175,7 +175,7 @@ class Auditor:
 
 def id_of(record: AuditRecord) -> str:
     """The record's id."""
-    return f"{record.chain or MAIN}/{record.seq}"
+    return name_of_record(record.chain, record.seq)
 
 
 def in_short(record: AuditRecord) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from gateway.store.base import (
     name_of,
 )
 
+MAIN: Final = "main"
+"""What people call the chain of a store in a file."""
 FIRST_HASH: Final = bytes(32)
 # Sequences of one (replica, epoch) that are remembered one by one below the highest.
 WINDOW: Final = 64
@@ -86,6 +88,11 @@ def hash_of(previous: bytes, body: bytes) -> bytes:
     return hashlib.sha256(previous + body).digest()
 
 
+def name_of_record(chain: str, seq: int) -> str:
+    """A record as people name it; the one chain of a file has no name of its own."""
+    return f"{chain or MAIN}/{seq}"
+
+
 def read_record(body: bytes, digest: bytes) -> AuditRecord:
     """A stored record; its hash is not checked.
 
@@ -112,7 +119,7 @@ def read_record(body: bytes, digest: bytes) -> AuditRecord:
 
 def wrong(head: Head, chain: str, body: bytes, digest: bytes) -> str | None:
     """Why this cannot be the record after `head`, in words; None = it can."""
-    place = f"chain {chain!r}, record {head.seq + 1}"
+    place = name_of_record(chain, head.seq + 1)
     if hash_of(head.hash, body) != digest:
         return f"{place}: its hash does not fit its bytes and the record before"
     try:
@@ -120,7 +127,7 @@ def wrong(head: Head, chain: str, body: bytes, digest: bytes) -> str | None:
     except ValueError as error:
         return f"{place}: {error}"
     if (read.chain, read.seq) != (chain, head.seq + 1):
-        return f"{place}: expected seq {head.seq + 1}, got chain {read.chain!r}, seq {read.seq}"
+        return f"{place}: expected seq {head.seq + 1}, got {name_of_record(read.chain, read.seq)}"
     return None
 
 

@@ -122,5 +122,6 @@ async def _walk(link: RedisLink, name: str, key: str, noted: records.Head) -> tu
             reached = reached or (at.seq == noted.seq and at.hash == noted.hash)
         start = f"({rows[-1][0].decode()}"
     if not reached:
-        return at, f"chain {name!r}, record {at.seq + 1}: the chain should end at {noted.seq}, it ends at {at.seq}"
+        place = records.name_of_record(name, at.seq + 1)
+        return at, f"{place}: the chain should end at {noted.seq}, it ends at {at.seq}"
     return at, None

@@ -218,9 +218,8 @@ class RedisStore:
         chains = {name: (self._key(name, "head"), self._key(name, "audit")) for name in listed}
         found = await redisaudit.verify(self._link, chains)
         if strays and not found.broken:
-            return Verified(
-                found.records, found.heads, f"chain {min(strays)!r}, record 1: its name is not in the index"
-            )
+            place = records.name_of_record(min(strays), 1)
+            return Verified(found.records, found.heads, f"{place}: the name of its chain is not in the index")
         return found
 
     # ---- leases ----

@@ -166,7 +166,8 @@ def verify_audit(db: "Connection") -> Verified:
         at = records.Head(at.seq + 1, digest)
     noted = head(db)
     if not broken and (noted.seq, noted.hash) != (at.seq, at.hash):
-        broken = f"chain '', record {at.seq + 1}: the chain should end at {noted.seq}, it ends at {at.seq}"
+        place = records.name_of_record("", at.seq + 1)
+        broken = f"{place}: the chain should end at {noted.seq}, it ends at {at.seq}"
     return Verified(at.seq, {"": at.hash.hex()} if at.seq else {}, broken)
 
 

@@ -87,7 +87,7 @@ def test_every_decision_is_told_everywhere_and_decided_again(place: tuple[Path, 
         verified = admin(tree, "GET", "audit/verify")
         assert not verified["ok"]
         # Its own hash was made to fit, so the next record is the first that does not.
-        assert f"record {int(abort['id'].partition('/')[2]) + 1}:" in verified["broken"]
+        assert f"main/{int(abort['id'].partition('/')[2]) + 1}:" in verified["broken"]
         replayed = admin(tree, "POST", f"audit/replay/{abort['id']}")
         assert "log likelihood ratio" in replayed["text"]
 

@@ -97,3 +97,21 @@ def test_who_is_unknown_is_told_what_tells_models_apart(tmp_path: Path) -> None:
         assert ran.code == 1
         assert "2 of 2 items were not kept" in ran.err
         assert ("`model` tells models with the same bytes apart" in ran.err) == hint
+
+
+# ---- the audit ----
+
+
+def test_a_broken_trail_is_not_counted_as_whole() -> None:
+    with answering({"records": 5, "problems": ["main/6: its hash does not fit"], "notes": []}) as url:
+        ran = run("store", "check", "--admin-url", url)
+    assert ran.code == 3
+    assert ran.out == "main/6: its hash does not fit\n5 sound audit records, then 1 problem\n"
+    with answering({"records": 5, "problems": [], "notes": []}) as url:
+        assert run("store", "check", "--admin-url", url).out == "5 audit records, 0 problems\n"
+
+
+def test_who_finds_nothing_here_is_sent_to_the_other_nodes() -> None:
+    with answering({"decisions": []}) as url:
+        said = run("audit", "find", "--unit", "u", "--model", "m", "--admin-url", url).out
+    assert "no line in the decision log of this node: ask the others too" in said

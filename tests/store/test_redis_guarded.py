@@ -57,13 +57,10 @@ def test_a_chain_without_its_name_and_a_cut_one_are_found(own_redis: RedisServer
             with own_redis.client() as client:
                 last = client.xrevrange("tidegate:{b}:audit", count=1)[0][0]
                 client.xdel("tidegate:{b}:audit", last)
-                assert (
-                    "chain 'b', record 3: the chain should end at 3, it ends at 2"
-                    in (await store.audit_verify()).broken
-                )
+                assert "b/3: the chain should end at 3, it ends at 2" in (await store.audit_verify()).broken
                 client.delete("tidegate:{b}:audit", "tidegate:{b}:head")
                 client.srem("tidegate:names", "a")
-            assert "chain 'a', record 1: its name is not in the index" in (await store.audit_verify()).broken
+            assert "a/1: the name of its chain is not in the index" in (await store.audit_verify()).broken
 
     run(go())
 
