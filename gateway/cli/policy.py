@@ -214,7 +214,7 @@ def _print_plan(found: dict[str, Any]) -> None:
     if not live["requests_per_second"]:
         print("no requests were seen in the last half minute: counts are canary requests, times are not known")
     if live["units"]["sticky"]:
-        print_table("distinct units that takes, canary + stable", columns, map(_needs, found["steps"]))
+        print_table("distinct units that takes; of canary + stable", columns, map(_needs, found["steps"]))
         print(live["units"]["text"])
 
 
@@ -231,8 +231,13 @@ def _times(one: dict[str, Any]) -> list[object]:
 
 def _needs(one: dict[str, Any]) -> list[object]:
     """A row of the plan: how many units it takes."""
-    texts = [needed and f"{needed['canary']:,} + {needed['stable']:,}" for needed in _units_of(one)]
-    return [*_place(one), *(text or "never" for text in texts)]
+    return [*_place(one), *map(_units_text, _units_of(one))]
+
+
+def _units_text(needed: dict[str, Any] | None) -> str:
+    if needed is None:
+        return "never"
+    return f"{needed['erring']:,} that err" if "erring" in needed else f"{needed['canary']:,} + {needed['stable']:,}"
 
 
 def _units_of(one: dict[str, Any]) -> list[dict[str, Any] | None]:

@@ -57,13 +57,13 @@ def units(kept: Kept | None, policy: TrafficPolicy) -> dict[str, Any]:
     come = _units_that_come(kept, policy)
     if come is None:
         text = (
-            "a unit counts once, and how many units come is not known: the times assume that every request is a new "
-            "one; with fewer units than are needed it takes longer, or never comes"
+            "a unit counts and errs once, and how many units come is not known: the times assume that every request is "
+            "a new one; with fewer units than are needed it takes longer, or never comes"
         )
     else:
         text = (
-            f"a unit counts once, and about {come:,} come, as the step under way has counted; where too few come it "
-            "takes much longer, or never comes"
+            f"a unit counts and errs once, and about {come:,} come, as the step under way has counted; too few units: "
+            "it takes much longer, or never comes"
         )
     return {"sticky": True, "come": come, "text": text}
 

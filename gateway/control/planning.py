@@ -1,6 +1,5 @@
 """What applying a policy would do: who moves, what evidence could see at each step, and how long it would take."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,6 +7,7 @@ import msgspec
 
 from gateway.control.documents import Kept, readable
 from gateway.control.live import bad_rate, units
+from gateway.control.needed import Needed, by_errors, once_each
 from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.reads import unreadable
@@ -18,7 +18,7 @@ from gateway.control.shift import plan as shift_plan
 from gateway.control.signals import plan_of as signals_of
 from router import slots as tables
 from router.diff import PolicyDiff, compare
-from router.evidence.planning import POWER_80, Guardrail, Requests, to_detect, to_promote
+from router.evidence.planning import POWER_80, Guardrail, to_detect, to_promote
 from router.evidence.promotion import Margin
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
@@ -114,22 +114,6 @@ async def _unreadable(policy: TrafficPolicy, policies: Policies, service: Servic
     return list(unreadable(policy, contract[0], seen.config.feature_names))
 
 
-def _planned(
-    rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float
-) -> tuple[dict[str, Requests | None], Requests | None]:
-    """To detect each ratio, and to pass; of `output_shift` units with a score, of the others requests."""
-    kept = len(analysis.guardrails)
-    if rail.metric == OUTPUT_SHIFT:
-        base, guardrail = TYPICAL_SHARE, shift_plan(rail.ratio, analysis.alpha, kept)
-        passes = to_detect(analysis.min_detect, weight, base, guardrail, POWER_80)
-    else:
-        base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
-        guardrail = Guardrail(rail.ratio, analysis.alpha, kept)
-        margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
-        passes = to_promote(1.0, weight, base, margin, analysis.beta)
-    return {f"{ratio:g}x": to_detect(ratio, weight, base, guardrail) for ratio in RATIOS}, passes
-
-
 def steps(policy: TrafficPolicy, rate: float, bad_rate: float, come: int | None = None) -> list[dict[str, Any]]:
     """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never.
 
@@ -148,35 +132,36 @@ def steps(policy: TrafficPolicy, rate: float, bad_rate: float, come: int | None 
             continue
         weight = slots / SLOTS
         for rail in rails:
-            detect, promote = _planned(rail, analysis, weight, bad_rate)
+            detect, promote = _planned(rail, analysis, weight, bad_rate, come)
             found.append(
                 {
                     "step": at + 1,
                     "weight": weight,
                     "guardrail": rail.label,
-                    "detect_canary_requests": {key: one and round(one.canary) for key, one in detect.items()},
-                    "detect_seconds": {key: _seconds(one, rate, come) for key, one in detect.items()},
-                    "detect_units": {key: _units(one, come) for key, one in detect.items()},
-                    "promote_canary_requests": promote and round(promote.canary),
-                    "promote_seconds": _seconds(promote, rate, come),
-                    "promote_units": _units(promote, come),
+                    "detect_canary_requests": {key: one.canary_requests for key, one in detect.items()},
+                    "detect_seconds": {key: one.seconds(rate) for key, one in detect.items()},
+                    "detect_units": {key: one.units for key, one in detect.items()},
+                    "promote_canary_requests": promote.canary_requests,
+                    "promote_seconds": promote.seconds(rate),
+                    "promote_units": promote.units,
                 }
             )
     return found
 
 
-def _units(needed: Requests | None, come: int | None) -> dict[str, Any] | None:
-    """Distinct units of each variant that something takes, and whether so many come; None = not known."""
-    if needed is None:
-        return None
-    enough = None if come is None else needed.total < come
-    return {"canary": round(needed.canary), "stable": round(needed.total - needed.canary), "enough": enough}
-
-
-def _seconds(needed: Requests | None, rate: float, come: int | None) -> float | None:
-    """Time until so many distinct units came; None = never, too few come, or nobody does."""
-    if needed is None or not rate or (come is not None and needed.total >= come):
-        return None
-    # The more of them have come, the rarer is a new one: of N that come alike, n requests bring N (1 - e^(-n / N)).
-    requests = needed.total if come is None else -come * math.log1p(-needed.total / come)
-    return round(requests / rate, 1)
+def _planned(
+    rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float, come: int | None
+) -> tuple[dict[str, Needed], Needed]:
+    """To detect each ratio, and to pass; of `output_shift` units with a score, of the others requests."""
+    kept = len(analysis.guardrails)
+    if rail.metric == OUTPUT_SHIFT:
+        base, guardrail = TYPICAL_SHARE, shift_plan(rail.ratio, analysis.alpha, kept)
+        passes = to_detect(analysis.min_detect, weight, base, guardrail, POWER_80)
+        found = {ratio: once_each(to_detect(ratio, weight, base, guardrail), come) for ratio in RATIOS}
+    else:
+        base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
+        guardrail = Guardrail(rail.ratio, analysis.alpha, kept)
+        margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
+        passes = to_promote(1.0, weight, base, margin, analysis.beta)
+        found = {ratio: by_errors(ratio, weight, base, guardrail, come) for ratio in RATIOS}
+    return {f"{ratio:g}x": needed for ratio, needed in found.items()}, once_each(passes, come)

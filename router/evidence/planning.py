@@ -21,6 +21,10 @@ from router.evidence.special import log_sum
 POWER_80: Final = 0.8416212335729143
 """Standard normal quantile of 0.8: what `minDetect` asks for."""
 _MOST: Final = 1e15
+_STRIDE: Final = 1.25
+"""Of a look for the first n; the stretch in which harm is found is wider, where there is one."""
+_ALL_ERRED: Final = 50.0
+"""Bad events per unit at which all have erred: e^-50 are left."""
 
 Drift = tuple[float, float]
 
@@ -94,6 +98,46 @@ def to_detect(
         return None
     ways = _by_share(ratio, weight, base_rate, guardrail.null_ratio, guardrail.multiples)
     return _requests(_first([(1.0, ways)], guardrail.log_needed(), z), weight)
+
+
+def to_detect_among(
+    units: int, ratio: float, weight: float, base_rate: float, guardrail: Guardrail | None = None
+) -> Requests | None:
+    """As `to_detect`, where these units come again and again: each errs once, then says nothing more. None = never.
+
+    Of N units with n requests 1 - e^(-rate n / N) have erred. In the end all have, of either variant, and the canary's
+    share is its weight again: what is not found by then is never found.
+
+    Args:
+        units: of both variants.
+
+    Raises:
+        ValueError: as `to_detect`.
+    """
+    guardrail = guardrail or Guardrail()
+    _check(ratio, weight, base_rate)
+    if ratio <= guardrail.null_ratio or not 0.0 < weight < 1.0 or not base_rate or units <= 0:
+        return None
+    null = share(guardrail.null_ratio, weight)
+    others = [share(guardrail.null_ratio * multiple, weight) for multiple in guardrail.multiples]
+    ways = [(math.log(at / null), math.log((1.0 - at) / (1.0 - null))) for at in others]
+    needed = guardrail.log_needed() + math.log(len(ways))
+
+    def reached(n: float) -> bool:
+        canary = -units * weight * math.expm1(-ratio * base_rate * n / units)
+        stable = -units * (1.0 - weight) * math.expm1(-base_rate * n / units)
+        return log_sum([canary * hit + stable * miss for hit, miss in ways]) >= needed
+
+    high = 1.0
+    while not reached(high):
+        if base_rate * high > _ALL_ERRED * units:
+            return None
+        high *= _STRIDE
+    low = high / _STRIDE
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return _requests(high, weight)
 
 
 def _by_share(

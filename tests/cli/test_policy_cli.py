@@ -143,7 +143,7 @@ def test_a_plan_says_who_moves_and_how_long_it_takes(tree: Tree) -> None:
     assert done.code == 0, done
     assert "units that move: 10 %" in done.out
     assert "bad rate of stable 1 % (assumed: 0 counted requests are too few to know it)" in done.out
-    assert "distinct units that takes, canary + stable" in done.out
+    assert "distinct units that takes; of canary + stable" in done.out
     assert "how many units come is not known: the times assume that every request is a new one" in done.out
     assert "finds 1.5x" in done.out
     assert "promotes" in done.out

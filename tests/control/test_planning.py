@@ -101,6 +101,17 @@ def test_too_few_units_never_promote() -> None:
     assert barely["promote_seconds"] > 3 * open_end["promote_seconds"]
 
 
+def test_few_units_find_harm_where_each_comes_often_enough() -> None:
+    (open_end,) = steps(wanted(), 100.0, 1e-3)
+    (few,) = steps(wanted(), 100.0, 1e-3, 2_000)
+    # 40 of 2,000 erring units are not many: it takes hardly longer. 50 units give out.
+    assert open_end["detect_units"]["5x"] == {"erring": few["detect_units"]["5x"]["erring"], "enough": None}
+    assert few["detect_units"]["5x"]["enough"]
+    assert 1.0 < few["detect_seconds"]["5x"] / open_end["detect_seconds"]["5x"] < 1.1
+    (fifty,) = steps(wanted(), 100.0, 1e-3, 50)
+    assert (fifty["detect_units"]["5x"]["enough"], fifty["detect_seconds"]["5x"]) == (False, None)
+
+
 def test_what_the_model_does_not_have_is_warned_of() -> None:
     match = [{"input": {"age": {"gt": 18}, "x": {"present": True}}}, {"input": {"n": {"exact": 1}, "age": {"lt": 9}}}]
     policy = read(

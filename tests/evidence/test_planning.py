@@ -130,3 +130,17 @@ def test_seconds() -> None:
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         make()
+
+
+@pytest.mark.parametrize(("ratio", "weight", "base"), [(2, 0.1, 0.01), (5, 0.5, 0.001), (1.5, 0.3, 0.05)])
+def test_units_that_come_again_err_once(ratio: float, weight: float, base: float) -> None:
+    every = planning.to_detect(ratio, weight, base)
+    many = planning.to_detect_among(10**9, ratio, weight, base)
+    assert every is not None
+    assert many is not None
+    assert many.total == pytest.approx(every.total, rel=1e-3)
+    erring = every.total * base * (1 - weight + weight * ratio)
+    some = planning.to_detect_among(round(20 * erring), ratio, weight, base)
+    assert some is not None
+    assert every.total < some.total < 1.5 * every.total
+    assert planning.to_detect_among(round(erring), ratio, weight, base) is None
