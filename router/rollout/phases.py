@@ -160,7 +160,7 @@ def _enter(turn: Turn, step: int, reason: str) -> None:
     spec, force = turn.wanted_spec(), turn.status.force
     actor = AUTO
     if force is not None:
-        actor, reason = force.actor, f"before all evidence was there: {force.reason}"
+        actor, reason = force.actor, "before all evidence was there" + (f": {force.reason}" if force.reason else "")
     after = step + 1
     if force is not None and force.everything:
         asking = [index for index in range(after, len(spec.steps)) if spec.steps[index].hold.approval]

@@ -177,6 +177,13 @@ def test_a_local_zero_holds_until_somebody_resumes() -> None:
     assert of(actions, ClearLocalZeros) == [ClearLocalZeros(("w1", "w2"))]
 
 
+def test_a_promotion_without_a_reason_ends_no_sentence_in_the_air() -> None:
+    tower = Tower(spec=a_spec(steps=(step(1, min_units=10**9),)), changes={"verdicts": {}}).until("BAKING", at=0)
+    assert asked(tower, command("promote", reason="")).ok
+    tower.until("PROMOTED")
+    assert "before all evidence was there" in [one.reason for one in of(tower.log, Audit)]
+
+
 def test_promote_by_hand_skips_evidence_and_stops_at_approvals() -> None:
     steps = (step(1, min_units=10**9), step(10, approval=RELEASE), step(50, min_units=10**9))
     tower = Tower(spec=a_spec(steps=steps), changes={"verdicts": {}}).until("BAKING", at=0)
