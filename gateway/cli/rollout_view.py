@@ -42,7 +42,8 @@ def render(shown: dict[str, Any], now_s: float, trouble: str = "") -> Renderable
     parts.append(Text("\nwaits for" if shown["waits"] else "\nwhy", "bold"))
     parts += [Text(f"  {text.removeprefix('waits for ')}") for text in waits]
     if shown["guardrails"]:
-        parts += [Text("\nguardrails", "bold").append(_PASSED if shown["cleared"] else "", "not bold")]
+        beside = _PASSED if shown["cleared"] else _units(shown["units"])
+        parts += [Text("\nguardrails", "bold").append(beside, "not bold")]
         parts.append(_guardrails(shown["guardrails"]))
     if shown.get("signals"):
         parts += [Text("\nsignals", "bold"), *map(_signal, shown["signals"])]
@@ -105,6 +106,11 @@ def _notes(shown: dict[str, Any], trouble: str) -> Iterator[str]:
 
 def _said(what: str, said: dict[str, Any]) -> str:
     return f"{what} by {said['actor']}" + (f": {said['reason']}" if said["reason"] else "")
+
+
+def _units(units: dict[str, int] | None) -> str:
+    """A user counts once, however often it comes: what is waited for may be others."""
+    return f" (this step has had {units['canary']:,} users on canary, {units['stable']:,} on stable)" if units else ""
 
 
 def _guardrails(rails: list[dict[str, Any]]) -> Table:

@@ -14,7 +14,7 @@ from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
 from gateway.control.signals import COMPUTE_TIME, Sign
 from gateway.control.trail import Trail
-from gateway.control.units import MOST_LISTED, Bitmap, Sampled
+from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import (
@@ -428,9 +428,8 @@ class Judge:
         """Distinct units of a variant in this step: an estimate from the sample where units come again."""
         if not self._sticky:
             return self.requests(variant)
-        of_canary = int(variant == self.canary)
-        listed = sum(1 for seen in self.sampled.units.values() if seen[0] == of_canary)
-        return min(self.requests(variant), max(self.first_seen.get(variant, 0), listed << self.sampled.doublings))
+        first_seen, requests = self.first_seen.get(variant, 0), self.requests(variant)
+        return distinct(self.sampled, canary=variant == self.canary, first_seen=first_seen, requests=requests)
 
     def compared(self) -> int:
         """Answers of the canary in the shadow that were compared."""

@@ -11,6 +11,7 @@ from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import totals
 from gateway.control.signals import signs_of
 from gateway.control.steps import spec_of
+from gateway.control.units import Sampled, distinct
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
@@ -126,6 +127,20 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
                 "text": mark.text if mark else "",
             }
         )
+    return found
+
+
+def units(kept: Kept) -> dict[str, int] | None:
+    """Distinct units of both arms in this step; None = each request is one, or nothing is compared."""
+    judged = _judged(kept)
+    if judged is None or not kept.policy.spec.unit.from_:
+        return None
+    (rollout, judge), found = judged, {}
+    sampled = Sampled(judge["sampled"])
+    for role, name in (("canary", rollout.to), ("stable", kept.policy.spec.stable)):
+        counts = judge["step"].get(name)
+        requests, first_seen = counts[OK] + counts[BAD] if counts else 0, judge["first_seen"].get(name, 0)
+        found[role] = distinct(sampled, canary=role == "canary", first_seen=first_seen, requests=requests)
     return found
 
 

@@ -94,3 +94,9 @@ class Sampled:
         """Everything, as JSON holds it exactly."""
         packed = b"".join([_UNIT.pack(unit, *seen) for unit, seen in self.units.items()])
         return {"doublings": self.doublings, "units": base64.b85encode(zlib.compress(packed, 1)).decode()}
+
+
+def distinct(sampled: Sampled, *, canary: bool, first_seen: int, requests: int) -> int:
+    """Distinct units of an arm in a step: an estimate from the sample, where units come again."""
+    listed = sum(1 for seen in sampled.units.values() if seen[0] == canary)
+    return min(requests, max(first_seen, listed << sampled.doublings))

@@ -212,6 +212,7 @@ class PolicyEndpoints:
             "slow_wait_ms": record.wait_ns / 1e6,
             "slow_execution_ms": {str(size): took_ns / 1e6 for size, took_ns in sorted(record.run_ns.items())},
             "guardrails": showing.guardrails(kept),
+            "units": showing.units(kept),
             "signals": showing.signals(kept),
             "killed": list(record.killed),
             "exposed": described(record.exposures, status.canary_digest, kept.policy),

@@ -69,7 +69,7 @@ FAMILIES: Final = (
     Family("monitor_reference_missing", "gauge", "1 while the version has no reference."),
     Family("monitor_blind", "gauge", "1 when two longest windows passed without a verdict."),
     Family("monitor_features_hidden", "gauge", "Features without series of their own, for the bound on labels."),
-    Family("alerts", "counter", "Alerts raised.", ("signal", "severity")),
+    Family("alerts", "counter", "Alerts told: each event counts all that are on.", ("signal", "severity")),
     Family("alerts_dropped", "counter", "Alerts that reached none of their receivers."),
     Family("retrain_requests", "counter", "Requests for retraining.", ("outcome",)),
     Family("rollout_actions", "counter", "What the monitor did to rollouts.", ("action", "reason")),

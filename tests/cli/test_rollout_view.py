@@ -30,7 +30,7 @@ def shown(**other: Any) -> dict[str, Any]:
         "entered_at_ms": round(NOW_S * 1000) - 90_000, "held_ms": 5_000, "shadow_slots": 0, "generation": 2,
         "applied_by": "ann", "stable": "old", "canary": "new", "store_away": "", "paused": None, "killed": [],
         "unacknowledged": [], "exposed": [],
-        "cleared": False, "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
+        "cleared": False, "units": None, "holding": {}, "approvals": [], "waits": ["waits for 5 s of 10 s under watch"],
         "variants": [{"variant": "old", "version": 1}, {"variant": "new", "version": 2}],
         "weights": {"intended": {"old": 0.5, "new": 0.5}, "in_force": {"old": 0.5, "new": 0.5}},
         "plan_of_steps": [
@@ -84,6 +84,7 @@ def test_a_narrow_terminal_cuts_and_does_not_wrap_the_table() -> None:
         ({"shadow_slots": 1000}, "copies of 10 % in the shadow"),
         ({"waits": [], "reason": "all is well"}, "all is well"),
         ({"cleared": True}, "all passed before the canary got everybody"),
+        ({"units": {"canary": 405, "stable": 1_595}}, "this step has had 405 users on canary, 1,595 on stable"),
         ({"state": "PROMOTED", "phase": "PROMOTED", "waits": [], "canary": ""}, "● 100 %"),
     ],
 )
