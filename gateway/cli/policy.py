@@ -144,6 +144,8 @@ def apply(
         + ("" if done["changed"] else ", nothing has changed")
         + ("; in force on every worker" if done["in_force_everywhere"] else f"; {not_yet(done)}")
     )
+    for warning in done["warnings"]:
+        print(f"warning: {warning}")
 
 
 def _explained(refused: Refused, text: str, file: str) -> Failure:

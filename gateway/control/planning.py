@@ -47,7 +47,7 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         **bad_rate(kept, digests.get(stable, "")),
         "units": units(kept, policy),
     }
-    absent = await _unreadable(policy, policies, service, digests.get(stable, ""))
+    absent = await absent_inputs(policy, policies, service, digests.get(stable, ""))
     diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *absent))
     return {
         "name": name,
@@ -102,8 +102,12 @@ async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str,
     return found, problems
 
 
-async def _unreadable(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
-    """What the policy reads and no request has; nothing where the model's inputs are not known."""
+async def absent_inputs(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
+    """What the policy reads and no request has; nothing where the model's inputs are not known.
+
+    Args:
+        digest: of stable; "" = not known.
+    """
     contract = policies.models.contract(digest) if digest else None
     try:
         seen = await service.look_at(policy.metadata.name)

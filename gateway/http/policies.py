@@ -15,7 +15,7 @@ from gateway.control import showing
 from gateway.control.documents import Kept, StalePolicy
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
-from gateway.control.planning import difference, plan
+from gateway.control.planning import absent_inputs, difference, plan
 from gateway.control.reading import name_in
 from gateway.control.record import PolicyRecord
 from gateway.control.rollouts import Rollouts
@@ -92,10 +92,12 @@ class PolicyEndpoints:
         generation = self._generation(request, name)
         actor, reason = actor_of(request).name, request.headers.get("x-reason", "")[:500] or _reason(request)
         try:
-            _, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
+            kept, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
         except StalePolicy as error:
             return self._stale(request, document, error)
-        return self._view(name, 200, {"changed": changed, **await self._acted(name)})
+        digest = next(pin.digest for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
+        warnings = await absent_inputs(kept.policy, self._policies, self._service, digest)
+        return self._view(name, 200, {"changed": changed, "warnings": warnings, **await self._acted(name)})
 
     def _stale(self, request: Request, document: object, error: StalePolicy) -> Reply:
         """412 with what is in force now, and what the refused document would change of that."""

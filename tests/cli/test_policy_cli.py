@@ -158,6 +158,8 @@ def test_a_plan_warns_of_inputs_that_the_model_does_not_have(tree: Tree) -> None
     told = "the unit reads the input 'nosuch', which no request can have; what can be read: nothing"
     assert f"  warning: {told}\n" in run("policy", "plan", "-", tree=tree, stdin=text).out
     assert run("policy", "plan", "-", "--json", tree=tree, stdin=text).json()["warnings"] == [told]
+    applied = run("policy", "apply", "-", tree=tree, stdin=text)
+    assert (applied.code, f"warning: {told}\n" in applied.out) == (0, True), applied
 
 
 def test_a_plan_says_what_signals_will_do(tree: Tree) -> None:
