@@ -138,18 +138,17 @@ def decide(
 
 def _in_turn(state: PolicyState, before: Snapshot, view: NodeView) -> PolicyState | None:
     """A policy as workers act on it now: a new document waits until its stable version is here, and what answered
-    before goes on, another document or none. What takes traffic from a canary never waits; nor does anything where
-    nobody answers, as at a start: the newest version must not answer everybody in between.
+    before goes on, another document or none. What takes traffic from variants that have it never waits; nor does
+    anything where nobody answers, as at a start: the newest version must not answer everybody in between.
     """
     was = next((one for one in before.policies if one.name == state.name), None)
     pin = state.variants[state.stable]
-    here = any(
-        (name, version, digest) == (pin.name, pin.version, pin.digest) for name, version, digest, _ in view.ready
-    )
+    here = (pin.name, pin.version, pin.digest) in {key[:3] for key in view.ready}
     route = before.routes.get(state.name)
     answered = route is not None and route.default is not None
     same = was is not None and (was.document, was.variants) == (state.document, state.variants)
-    return state if here or same or state.zeroed or state.killed or not answered else was
+    takes = was is not None and (state.zeroed or not set(state.killed) <= set(was.killed))
+    return state if here or same or takes or not answered else was
 
 
 def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:

@@ -183,7 +183,8 @@ class Engine:
 
     def _judged(self, variant: str, series: _Series, span: Span) -> Closed:
         reference = self._reference(variant, series, span)
-        lacks = "other_edges" if self.abroad is None else "no_reference"
+        foreign = self.spec.reference.mode == "champion" and self.abroad is None
+        lacks = "other_edges" if foreign else "no_reference"
         reason = "few_rows" if span.rows < self.spec.min_rows else lacks if reference is None else ""
         reference = reference or self.reference
         result = WindowResult(

@@ -210,7 +210,10 @@ class Latency(Part, frozen=True):
         if (1.0 - self.objective) * SLOWEST_PAGE > 1.0:
             least = math.ceil((1.0 - 1.0 / SLOWEST_PAGE) * 10_000) / 10_000
             message = f"expected at least {least:g}, got {self.objective:g}: even if every answer were slow"
-            yield "objective", f"{message}, the budget would not burn {SLOWEST_PAGE:g} times too fast, and nothing page"
+            yield (
+                "objective",
+                f"{message}, the budget would not burn {SLOWEST_PAGE:g} times too fast, and nothing would page",
+            )
 
 
 class Actions(Part, frozen=True):

@@ -153,6 +153,18 @@ def test_what_takes_traffic_from_a_canary_never_waits(harm: dict[str, Any]) -> N
     assert with_policy(before, zeroed, status(1, 3, loading=(2,))).policies == (zeroed,)
 
 
+def test_what_was_killed_before_is_no_reason_to_hurry() -> None:
+    killed = {"killed": ("canary",)}
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1, **killed), status(1, 3))
+    loading = with_policy(before, policy(2, 1, 2, **killed), status(1, 3, loading=(2,)))
+    assert loading.policies == (policy(3, 1, **killed),)
+
+
+def test_a_first_policy_waits_also_when_it_gives_the_canary_nothing() -> None:
+    before = step(EMPTY, desired(3), status(3))
+    assert with_policy(before, policy(1, 2, zeroed=True), status(3, loading=(1, 2))).policies == ()
+
+
 def test_a_step_of_a_policy_never_waits() -> None:
     before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
     # Stable has crashed on one worker.

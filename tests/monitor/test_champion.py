@@ -79,6 +79,16 @@ def test_other_edges_cannot_be_compared_and_it_is_said() -> None:
     assert {one.reason for one in found} == {"other_edges"}
 
 
+def test_other_edges_are_no_matter_of_other_references() -> None:
+    feature = msgspec.structs.replace(PLAN.features[0], edges=(-2.0, -1.0, 0.5, 1.0, 2.0))
+    model = ModelMonitor("m", msgspec.structs.replace(SPEC, reference=ReferenceFrom(previous_ms=86_400_000)))
+    model.watch({"1": referenced(PLAN, "x"), "2": referenced(msgspec.structs.replace(PLAN, features=(feature,)), "y")})
+    rng = np.random.default_rng(7)
+    other = msgspec.structs.replace(PLAN, features=(feature,))
+    closed = [model.turn([(*CANARY, counts(rng, 1000, plan=other))], ROLES, at * 60_000).closed for at in range(2)]
+    assert {one.result.reason for each in closed for _, one in each} == {"no_reference"}
+
+
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_a_promotion_changes_who_is_compared_with_whom(version: str) -> None:
     model = monitor()
