@@ -5,7 +5,7 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 import typer
@@ -136,6 +136,14 @@ def replay(record: RecordId, admin: AdminUrl = None, as_json: Json = False) -> N
         raise Failure(f"{found['id']}: {found['text']}", 3)
 
 
+_NO_LINE: Final = {
+    "off": "no line: the decision log is off (`decisions.log`), and none of before is left on this node",
+    "files": "no line in the decision log of this node: ask the others too",
+    "stream": "no line in the decision log of all nodes",
+}
+"""By where lines are written."""
+
+
 @app.command("find")
 def find(
     prediction_id: Annotated[str | None, typer.Option(help="What `x-prediction-id` said.")] = None,
@@ -160,10 +168,7 @@ def find(
         )
     lines = found["decisions"]
     if not lines:
-        print(
-            "no line in the decision log of this node: ask the others too, unless `decisions.to` is stream "
-            "(and is `decisions.log` on?)"
-        )
+        print(_NO_LINE[found["log"]])
         return
     columns = ["time (UTC)", "request", "model", "revision", "variant", "rule", "outcome", "outputs"]
     rows = [

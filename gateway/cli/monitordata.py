@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -263,7 +263,11 @@ def place_of(signature: Signature, text: str | None) -> ScoreAt | None:
 
 
 def times_of(table: Table, column: str | None, spacing_ms: float) -> npt.NDArray[np.int64]:
-    """When each row was asked, in ms: from a column (ISO 8601 or Unix seconds), else evenly spaced. Raises Failure."""
+    """When each row was asked, in ms: from a column, else evenly spaced. Raises Failure.
+
+    Args:
+        column: ISO 8601, in UTC where no zone is given, or Unix seconds.
+    """
     if column is None:
         return (np.arange(table.rows) * spacing_ms).astype(np.int64)
     try:
@@ -289,7 +293,9 @@ def _time_ms(text: str, at: int, column: str) -> int:
 
 
 def _iso_s(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+    # The same file means the same on every machine.
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def reference_of(path: Path) -> Reference:

@@ -58,15 +58,17 @@ class DataDesk:
             "variant": found.variant,
             "time_s": found.time_s,
             "decisions": lines,
+            "log": self._lines.written,
         }
 
-    async def find_unit(self, model: str, unit: str) -> list[dict[str, Any]]:
-        """The last lines about a unit. Raises InvalidInput: no policy of this model is known; StoreAway."""
+    async def find_unit(self, model: str, unit: str) -> dict[str, Any]:
+        """The last lines about a unit, and where lines are written now. Raises InvalidInput: no policy of this model is
+        known; StoreAway."""
         found: list[dict[str, Any]] = []
         for number in await self._hashes(model, unit):
             wanted = keyed_unit(self._policies.unit_key, model, number)
             found += await self._lines.find(_about(model, wanted), wanted.encode())
-        return sorted(found, key=lambda line: int(line["time_ms"]))
+        return {"decisions": sorted(found, key=lambda line: int(line["time_ms"])), "log": self._lines.written}
 
     async def forget(self, model: str, unit: str, actor: str) -> dict[str, Any]:
         """Erase a unit; what was erased, and where it cannot be. Told in the audit trail without the unit.

@@ -17,9 +17,14 @@ Wanted = Callable[[Line], bool]
 
 
 class DecisionLines:
-    """For one node."""
+    """For one node.
 
-    def __init__(self, store: Store, data_dir: Path) -> None:
+    Attributes:
+        written: where lines go now: "files", "stream"; "off" = none are written.
+    """
+
+    def __init__(self, store: Store, data_dir: Path, written: str = "off") -> None:
+        self.written = written
         self._lines = store.lines
         self._folder = data_dir / FOLDER
 

@@ -89,6 +89,7 @@ class Control:
         self._store_url = config.store.url
         self._policy_folder = policy_folder(config)
         self._alerts = config.alerts
+        self._decisions = config.decisions.to if config.decisions.log else "off"
         self._restored = remembered is not None
         self.traffic: Traffic | None = None
         self._admin_limits = admin_limits(config)
@@ -223,6 +224,7 @@ class Control:
                 totals=self.totals,
                 folder=self._policy_folder,
                 alerts=self._alerts,
+                decisions=self._decisions,
             )
         except (ConfigError, StoreUnusable, StoreAway) as error:
             if self._restored:

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from gateway.control.messages import SigningKey
+from gateway.predictions import KEY_BYTES
 from gateway.store.base import Document, Stale, Store
 
 SECRETS: Final = "secrets"
@@ -27,17 +28,35 @@ async def from_store(store: Store, known: Secrets, random_bytes: Callable[[int],
             new ones meanwhile: ids that were given go on joining. Of two keys for units the store's stands.
     """
     # A number by chance: keys that two nodes made without knowing of each other are then told apart.
-    first = known[0] or (SigningKey(1 + random_bytes(1)[0] % 255, random_bytes(32)),)
+    first = known[0] or (SigningKey(1 + random_bytes(1)[0] % 255, random_bytes(KEY_BYTES)),)
     while True:
         document = await _kept(store, _SIGNING, msgspec.json.encode(first))
-        found = msgspec.json.decode(document.body, type=tuple[SigningKey, ...])
-        signing = merged(found, known[0])
+        signing = merged(_usable(document.body), known[0]) or first
+        body = msgspec.json.encode(signing)
         try:
-            if signing != found:
-                await store.put(SECRETS, _SIGNING, msgspec.json.encode(signing), expected=document.revision)
-            return signing, (await _kept(store, _UNITS, known[1] or random_bytes(32))).body
+            if body != document.body:
+                await store.put(SECRETS, _SIGNING, body, expected=document.revision)
+            return signing, await _units_key(store, known[1] or random_bytes(KEY_BYTES))
         except Stale:
             continue
+
+
+def _usable(body: bytes) -> tuple[SigningKey, ...]:
+    """Keys that a worker can sign with: what somebody else wrote into the store ends no process."""
+    try:
+        found = msgspec.json.decode(body, type=tuple[SigningKey, ...])
+    except msgspec.MsgspecError:
+        return ()
+    return tuple(key for key in found if len(key.secret) == KEY_BYTES and 0 <= key.id <= 255)
+
+
+async def _units_key(store: Store, own: bytes) -> bytes:
+    """The store's, or this node's own where that is none. Raises StoreAway, Stale."""
+    document = await _kept(store, _UNITS, own)
+    if len(document.body) == KEY_BYTES:
+        return document.body
+    await store.put(SECRETS, _UNITS, own, expected=document.revision)
+    return own
 
 
 def merged(found: tuple[SigningKey, ...], known: tuple[SigningKey, ...]) -> tuple[SigningKey, ...]:

@@ -52,6 +52,7 @@ class Traffic:
         folder: of policies and monitors, which is followed; None = there is none.
         webhook: told of every decision; None = nobody is.
         secret: signs events; b"" = there is none.
+        decisions: where the decision log is written: "files", "stream" or "off".
 
     Attributes:
         monitoring: the drift monitor; None until `watch` has put it together.
@@ -69,6 +70,7 @@ class Traffic:
         folder: Path | None = None,
         webhook: Webhook | None = None,
         secret: bytes = b"",
+        decisions: str = "off",
     ) -> None:
         self.store = store
         self.pages = pages
@@ -84,7 +86,7 @@ class Traffic:
         )
         self.policies.told = self._told
         self.auditor = Auditor(self.policies)
-        lines = DecisionLines(store, data_dir)
+        lines = DecisionLines(store, data_dir, decisions)
         self.data = DataDesk(self.policies, self.auditor, lines)
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
@@ -196,6 +198,7 @@ async def open_traffic(
     totals: Callable[[], Totals],
     folder: Path | None = None,
     alerts: Alerts | None = None,
+    decisions: str = "off",
 ) -> Traffic:
     """Open the store and read the policies. Raises ConfigError, StoreUnusable."""
     webhook, source = None, f"/tidegate/{node_name(data_dir)}"
@@ -204,7 +207,16 @@ async def open_traffic(
         webhook = Webhook(alerts.webhook_url, secret, source=source, now_s=time.time)
     store = await open_store(url, data_dir)
     traffic = Traffic(
-        store, service, data_dir, run=run, pages=pages, totals=totals, folder=folder, webhook=webhook, secret=secret
+        store,
+        service,
+        data_dir,
+        run=run,
+        pages=pages,
+        totals=totals,
+        folder=folder,
+        webhook=webhook,
+        secret=secret,
+        decisions=decisions,
     )
     await traffic.policies.open()
     return traffic

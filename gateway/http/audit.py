@@ -88,7 +88,7 @@ class AuditEndpoints:
             return json_reply(await desk.find_prediction(prediction))
         if not unit or not model or prediction:
             raise InvalidInput("expected prediction_id, or model and unit")
-        return json_reply({"decisions": await desk.find_unit(model, unit)})
+        return json_reply(await desk.find_unit(model, unit))
 
     async def forget(self, request: Request) -> Reply:
         """`{"model": ..., "unit": ...}`: erase what this node and the store hold of a unit."""

@@ -166,6 +166,11 @@ class Engine:
         series = self._series.get(variant)
         return 0 if series is None else int(series.windows.counts[ROWS])
 
+    def due_ms(self, variant: str) -> int | None:
+        """When the time of the window that is open is over; None = it has none."""
+        series = self._series.get(variant)
+        return None if series is None or self.rule.time_ms is None else series.windows.opened_ms + self.rule.time_ms
+
     def alphas(self, duration_ms: int) -> dict[str, float]:
         """The level of each family in a window that lasted so long."""
         distance = self.spec.false_alarms.at_most_one_per_ms / DAY_MS

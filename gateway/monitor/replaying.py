@@ -68,15 +68,17 @@ def replay(reference: Reference, spec: Spec, rows: Rows, times_ms: npt.NDArray[n
     outputs = [np.zeros(len(times_ms)) if array is None else array for array in rows.outputs]
     first = 0
     watching.take(VARIANT, empty(reference.plan), int(times_ms[0]))
-    step = step_rows(reference, spec)
     total = empty(reference.plan)
-    for start in range(0, len(times_ms), step):
-        part = slice(start, start + step)
+    last = 0
+    while last < len(times_ms):
+        start = last
+        closes = watching.take(VARIANT, empty(reference.plan), int(times_ms[start]))
+        last = _last(watching.engine, times_ms, start)
+        part = slice(start, last)
         before = total.copy()
         counter.count(_parts(rows.inputs, part), [array[part] for array in outputs], groups[part], total)
         delta = total - before
-        last = min(start + step, len(times_ms))
-        for closed in watching.take(VARIANT, delta, int(times_ms[last - 1])):
+        for closed in closes + watching.take(VARIANT, delta, int(times_ms[last - 1])):
             stop = first + closed.result.rows + closed.result.skipped
             window = _part(rows, groups, slice(first, stop))
             said = {one.signal: one for one in _said(watching, closed, window) if one.signal in BESIDE}
@@ -91,10 +93,16 @@ def _fires(state: State | None) -> bool:
     return state == "firing"
 
 
-def step_rows(reference: Reference, spec: Spec) -> int:
-    """Rows of one delta: so many that windows of rows close exactly."""
-    limit = Engine(reference, spec).rule.limit
-    return next((step for step in range(_STEP_ROWS, 0, -1) if limit % step == 0), 1) if limit else _STEP_ROWS
+def _last(engine: Engine, times_ms: npt.NDArray[np.int64], start: int) -> int:
+    """Where a delta of rows from `start` ends, so that no window closes in its midst."""
+    rule, due_ms = engine.rule, engine.due_ms(VARIANT)
+    last, rows = min(start + _STEP_ROWS, len(times_ms)), rule.limit
+    if due_ms is not None and times_ms[start] < due_ms:
+        last = min(last, int(np.searchsorted(times_ms, due_ms)))
+    elif due_ms is not None:
+        # Its time is over and it is open: it waits for rows that are enough.
+        rows = min(rule.limit, rule.min_rows)
+    return min(last, start + rows - engine.open_rows(VARIANT)) if rows else last
 
 
 def _parts(arrays: Sequence[Array | None], part: slice) -> list[Array | None]:

@@ -138,7 +138,7 @@ def test_a_prediction_and_a_user_are_found_and_a_user_is_forgotten(tmp_path: Pat
         assert lines("bob")[0]["outputs"] == {"y": 20.0}
         found = admin(tree, "POST", "audit/find", {"prediction_id": first[1][2]})
         assert [line["variant"] for line in found["decisions"]] == [first[1][1]]
-        assert found["model"] == "lookup"
+        assert (found["model"], found["log"]) == ("lookup", "files")
         made = admin(tree, "GET", f"audit?prediction_id={first[1][2]}")["records"]
         assert [record["revision_after"] for record in made] == [found["revision"]]
         text = b"".join(path.read_bytes() for path in (tree.data_dir / "decisions").glob("*.jsonl"))

@@ -216,8 +216,8 @@ def test_where_nothing_is_judged_there_is_no_word_of_no_alarm(mixed: Path, capsy
     assert "no alarm" not in said
     said = tidegate(capsys, "monitor", "replay", *common, "--config", document(mixed, "{window: {time: 1h}}"),
                     "--time", "when")  # fmt: skip
-    assert "nothing was judged: each of 3 windows has few rows (min_rows 200)" in said
-    assert "note: the last 50 rows close no window, and are not judged" in said
+    assert "nothing was judged: each of 4 windows has few rows (min_rows 200)" in said
+    assert "note: the last 10 rows close no window, and are not judged" in said
 
 
 def test_a_file_has_no_champion(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,10 @@ def test_a_broken_trail_is_not_counted_as_whole() -> None:
         assert run("store", "check", "--admin-url", url).out == "5 audit records, 0 problems\n"
 
 
-def test_who_finds_nothing_here_is_sent_to_the_other_nodes() -> None:
-    with answering({"decisions": []}) as url:
-        said = run("audit", "find", "--unit", "u", "--model", "m", "--admin-url", url).out
-    assert "no line in the decision log of this node: ask the others too" in said
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [("files", "of this node: ask the others too"), ("stream", "of all nodes"), ("off", "the decision log is off")],
+)
+def test_who_finds_nothing_is_told_where_else_it_could_be(log: str, said: str) -> None:
+    with answering({"decisions": [], "log": log}) as url:
+        assert said in run("audit", "find", "--unit", "u", "--model", "m", "--admin-url", url).out

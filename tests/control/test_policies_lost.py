@@ -13,7 +13,6 @@ from gateway.control.documents import Kept
 from gateway.control.messages import SigningKey
 from gateway.control.policies import Policies
 from gateway.control.record import PolicyRecord, decode_record
-from gateway.control.secretkeys import MOST_KEYS, merged
 from gateway.store.base import StoreAway
 from gateway.store.sqlite import open_sqlite
 from router.rollout.status import ACTIVE, Latch, RolloutStatus, Said
@@ -424,7 +423,7 @@ def test_hearing_of_keys_does_not_say_that_the_store_is_back(tmp_path: Path) -> 
         following = asyncio.create_task(one.follow())
         document = await one.store.get("secrets", "predictions")
         assert document is not None
-        more = (*known, SigningKey(known[0].id % 255 + 1, b"more"))
+        more = (*known, SigningKey(known[0].id % 255 + 1, bytes(32)))
         await one.store.put("secrets", "predictions", msgspec.json.encode(more), expected=document.revision)
         async with asyncio.timeout(10):
             await heard.wait()
@@ -433,14 +432,6 @@ def test_hearing_of_keys_does_not_say_that_the_store_is_back(tmp_path: Path) -> 
         await one.store.close()
 
     asyncio.run(story())
-
-
-def test_of_two_keys_with_one_number_the_stores_stands_and_there_are_not_too_many() -> None:
-    a, b, same = SigningKey(1, b"a"), SigningKey(2, b"b"), SigningKey(1, b"c")
-    assert merged((a,), (b, a)) == (a, b)
-    assert merged((a,), (same, b)) == (a, b)
-    many = tuple(SigningKey(number, b"m") for number in range(1, MOST_KEYS + 5))
-    assert merged((a,), many[1:]) == (a, *many[1:MOST_KEYS])
 
 
 def test_a_policy_made_anew_goes_on_from_the_revision_of_the_deleted_one_also_after_a_start(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.monitor.fit import Rows, fit
 from gateway.monitor.reference import Reference, without_score
-from gateway.monitor.replaying import replay, step_rows
+from gateway.monitor.replaying import replay
 from gateway.monitor.settings import Spec, parse
 from runtimes.tensors import DATATYPES, DYNAMIC, Signature, TensorSpec
 from tests.monitor.counting_models import DIGEST, spec
@@ -36,9 +36,7 @@ def spec_of(**window: object) -> Spec:
 
 @pytest.mark.parametrize("rows", [1000, 777, 997])
 def test_windows_of_rows_close_exactly_and_hold_each_row_once(rows: int) -> None:
-    reference, spec = made(), spec_of(rows=rows)
-    assert rows % step_rows(reference, spec) == 0
-    found = replay(reference, spec, rows_of(1, 5000), np.arange(5000, dtype=np.int64) * 1000)
+    found = replay(made(), spec_of(rows=rows), rows_of(1, 5000), np.arange(5000, dtype=np.int64) * 1000)
     assert [(one.first, one.last) for one in found] == [(at * rows, (at + 1) * rows) for at in range(5000 // rows)]
     assert all(one.result.rows == rows for one in found)
 
@@ -67,6 +65,27 @@ def test_windows_of_time_close_by_the_times_of_the_rows() -> None:
     found = replay(made(), spec_of(time="1h"), rows_of(4, 5000), times)
     assert [one.result.rows for one in found] == [500] * 9
     assert found[-1].last == 4500
+
+
+def test_windows_of_time_hold_the_rows_of_their_time_alone() -> None:
+    """Whatever rows are counted together: 7 a second are no divisor of anything here."""
+    times = np.arange(7000, dtype=np.int64) // 7 * 1000
+    found = replay(made(), spec_of(time="90s"), rows_of(4, 7000), times)
+    assert [(one.first, one.last) for one in found] == [(at * 630, (at + 1) * 630) for at in range(11)]
+
+
+def test_the_largest_window_bounds_one_of_time_exactly() -> None:
+    """The reference of 20,000 rows serves windows of 2,000."""
+    times = np.arange(7000, dtype=np.int64) // 7 * 1000
+    found = replay(made(), spec_of(time="5m"), rows_of(4, 7000), times)
+    assert [one.result.rows for one in found] == [2000] * 3
+
+
+def test_a_window_whose_time_is_over_closes_with_the_row_that_is_enough() -> None:
+    times = np.arange(3000, dtype=np.int64) * 1000
+    window = spec_of(rows=1000, time="2m")
+    found = replay(made(), window, rows_of(4, 3000), times)
+    assert {one.result.rows for one in found} == {window.min_rows}
 
 
 def test_windows_of_one_second_are_cohorts_of_their_own() -> None:
