@@ -15,11 +15,18 @@ SOON_S: Final = 30.0
 
 
 class ClusterNode(RedisServer):
-    """A redis-server in cluster mode, which knows nobody yet."""
+    """A redis-server in cluster mode, which knows nobody yet.
+
+    Attributes:
+        tls_port: where it speaks TLS, given a certificate.
+    """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         folder.mkdir()
-        self.bus_port = free_port()
+        self.bus_port, self.tls_port = free_port(), free_port()
+        self.meets_tls = "--tls-cluster" in arguments
+        if "--tls-cert-file" in arguments:
+            arguments = ("--tls-port", str(self.tls_port), *arguments)
         mode = ("--cluster-enabled", "yes", "--cluster-port", str(self.bus_port))
         # Replicas follow within a second.
         soon = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
@@ -63,7 +70,9 @@ class RedisCluster:
                 node.ask("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
             # Each by hand: left to gossip it takes seconds.
             for other in self.nodes[:number]:
-                node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
+                node.ask(
+                    "CLUSTER", "MEET", "127.0.0.1", other.tls_port if other.meets_tls else other.port, other.bus_port
+                )
         until("all know all", lambda: all(self._known(node) == len(self.nodes) for node in self.nodes))
         for replica in self.nodes[self.masters :]:
             until("it knows its master", lambda r=replica: r.ask("CLUSTER", "REPLICATE", self.owner().id()) == b"OK")

@@ -352,28 +352,33 @@ def test_a_backup_goes_from_one_to_the_other(
 # ---- guarded ----
 
 
-def test_passwords_and_tls(tmp_path: Path) -> None:
+def certified(folder: Path) -> list[str]:
+    """What a node is told of a certificate of its own in this folder."""
     needs_redis()
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key"), "-out", str(folder / "cert")]
     try:
         subprocess.run([*make.split(), *files], check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("openssl is not installed")
-    port = free_port()
-    tls = ["--tls-port", str(port), "--tls-cert-file", f"{tmp_path}/cert", "--tls-key-file", f"{tmp_path}/key"]
-    tls += ["--tls-ca-cert-file", f"{tmp_path}/cert", "--tls-auth-clients", "no", "--tls-cluster", "yes"]
+    tls = ["--tls-cert-file", f"{folder}/cert", "--tls-key-file", f"{folder}/key", "--tls-auth-clients", "no"]
+    return [*tls, "--tls-ca-cert-file", f"{folder}/cert", "--tls-cluster", "yes", "--tls-replication", "yes"]
+
+
+def test_passwords_and_tls(tmp_path: Path) -> None:
+    tls = certified(tmp_path)
 
     async def work(cluster: RedisCluster) -> None:
-        plain = f"redis+cluster://:se%40cret@127.0.0.1:{cluster.nodes[0].port}/0"
+        node = cluster.nodes[0]
+        plain = f"redis+cluster://:se%40cret@127.0.0.1:{node.port}/0"
         async with opened(plain, timeout_s=10) as store:
             await store.put("policy", "a", b"1", expected=0)
-            assert store.status().address == f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}/0"
+            assert store.status().address == f"redis+cluster://127.0.0.1:{node.port}/0"
         for wrong in (plain.replace("se%40", "wrong"), cluster.url()):
             async with opened(wrong, timeout_s=10) as store:
                 with pytest.raises(StoreUnusable, match="user or the password"):
                     await store.get("policy", "a")
-        secure = f"rediss+cluster://:se%40cret@127.0.0.1:{port}"
+        secure = f"rediss+cluster://:se%40cret@127.0.0.1:{node.tls_port}"
         async with opened(f"{secure}?ssl_ca_certs={tmp_path}/cert", timeout_s=10) as store:
             assert (await store.get("policy", "a")).body == b"1"
         async with opened(secure, timeout_s=10) as store:
@@ -382,4 +387,27 @@ def test_passwords_and_tls(tmp_path: Path) -> None:
 
     with cluster_of(tmp_path, 1, 0, *tls) as cluster:
         cluster.nodes[0].ask("CONFIG", "SET", "requirepass", "se@cret")
+        run(work(cluster))
+
+
+def test_a_failover_under_tls_is_followed_and_every_connection_stays_tls(tmp_path: Path) -> None:
+    async def work(cluster: RedisCluster) -> None:
+        replica = cluster.nodes[-1]
+        seed = cluster.others()[0]
+        url = f"rediss+cluster://127.0.0.1:{seed.tls_port}?ssl_ca_certs={tmp_path}/cert"
+        async with opened(url, timeout_s=10) as store:
+            first = await again(lambda: store.put("policy", "a", b"1", expected=0, audit=WHO))
+            changes = store.watch()
+            await seen(changes, Change("policy", "a", first.revision))
+            assert replica.ask("CLUSTER", "FAILOVER") == b"OK"
+            await in_thread(lambda: cluster.owner() is replica, "it took over")
+            second = await again(lambda: store.put("policy", "a", b"2", expected=first.revision, audit=WHO))
+            await seen(changes, Change("policy", "a", second.revision))
+            assert replica.ask("HGET", "{tidegate}:{a}:docs", "policy") == b"%d\n2" % second.revision
+            clients = replica.ask("CLIENT", "LIST").decode().splitlines()
+            ours = [line for line in clients if "cmd=eval" in line or "cmd=subscribe" in line]
+            assert len(ours) >= 2
+            assert all(f" laddr=127.0.0.1:{replica.tls_port} " in line for line in ours)
+
+    with cluster_of(tmp_path, 3, 1, "--cluster-node-timeout", "1000", *certified(tmp_path)) as cluster:
         run(work(cluster))
