@@ -240,6 +240,8 @@ def apply(
     else:
         told = "it is in force" if acted else "IT IS NOT IN FORCE YET"
         print(f"{name}: generation {done['generation']}{'' if done['changed'] else ', nothing has changed'}; {told}")
+        for warning in done["warnings"]:
+            print(f"warning: {warning}")
 
 
 def _until(url: str, generation: int) -> bool:

@@ -1,5 +1,6 @@
 """What people and files do to monitors: apply and remove documents, approve retraining. Every change is audited."""
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from gateway.control.monitors import KIND, Monitors
 from gateway.control.reading import Read
 from gateway.monitor import retrain, retraincalls
 from gateway.monitor.book import ModelMonitor
+from gateway.monitor.retrainer import read_secret
 from gateway.monitor.settings import Monitor, PolicyError, parse
 from gateway.monitordocument import read_monitor
 from gateway.store.base import Document, Stale, Store
@@ -88,6 +90,17 @@ class MonitorDesk:
         except Stale as error:
             raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
         return record, True
+
+    def warnings(self, document: object) -> list[str]:
+        """What will not work on this node as things are; reads files. A secret may come later, so it is no error."""
+        monitor = self._readable(document)
+        settings = ModelMonitor(monitor.metadata.name, monitor.spec).retrain_settings()
+        try:
+            if settings is not None:
+                read_secret(settings, os.environ)
+        except ValueError as error:
+            return [f"spec.retrain.{error}: this node could not send a request for retraining"]
+        return []
 
     async def _put(self, name: str, record: MonitorRecord, *, expected: int, audit: Mapping[str, Any]) -> None:
         await self._store.put(KIND, name, msgspec.msgpack.encode(record), expected=expected, audit=audit)

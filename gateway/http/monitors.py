@@ -108,7 +108,9 @@ class MonitorEndpoints:
         record, changed = await self._desk.apply(
             document, actor=actor_of(request).name, generation=_generation(request), reason=reason
         )
-        reply = json_reply({"name": name, "generation": record.generation, "changed": changed})
+        warnings = await asyncio.to_thread(self._desk.warnings, document)
+        done = {"name": name, "generation": record.generation, "changed": changed, "warnings": warnings}
+        reply = json_reply(done)
         reply.headers = [(b"etag", b'"%d"' % record.generation)]
         return reply
 

@@ -277,3 +277,22 @@ def test_files_wait_until_it_is_known_what_there_is(place: Place, node: Callable
         assert one.owner() == "file:a.yaml"
 
     play(place, story)
+
+
+def test_a_secret_that_is_not_there_is_warned_of_when_a_document_is_applied(
+    place: Place, node: Callable[..., Node], tmp_path: Path
+) -> None:
+    async def story(store: Store) -> None:
+        desk = node(store).desk
+        secret = tmp_path / "secret"
+        retrain = {"preset": "webhook", "url": "https://a.example/", "secret_file": str(secret)}
+        document = {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": "m"}}
+        document |= {"spec": {"retrain": retrain}}
+        (said,) = desk.warnings(document)
+        assert said.startswith("spec.retrain.secret_file: cannot be read: No such file")
+        secret.write_text("a-secret-of-some-length")
+        assert desk.warnings(document) == []
+        document["spec"] = {}
+        assert desk.warnings(document) == []
+
+    play(place, story)
