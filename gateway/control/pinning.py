@@ -67,7 +67,9 @@ class Pinning:
         route = self._service.snapshot.routes.get(name)
         if route is None or route.default is None:
             raise Conflict(f"not_ready: no version of {name!r} is ready")
-        return [route.default]
+        # Not a version that is only here because a policy names it.
+        own = self._service.catalogue.by_itself(name)
+        return [own if own in route.versions else route.default]
 
     def contract(self, digest: str) -> Contract | None:
         """Inputs and outputs of a version, as its first load told them."""

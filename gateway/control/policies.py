@@ -34,7 +34,7 @@ from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.control.restoring import is_lost, put, put_back, revision_deleted, was_deleted
+from gateway.control.restoring import document_of, is_lost, put, put_back, revision_deleted, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.control.states import state_of
@@ -321,27 +321,35 @@ class Policies:
         policy = readable(document)
         name = policy.metadata.name
         async with self._locks.setdefault(name, asyncio.Lock()):
-            kept = self.kept.get(name)
-            self._check_generation(kept, generation)
-            check_owner("policy", kept.record.owner if kept else "", owner)
+            seen = self._checked(name, generation, owner)
             pins = await self._pinned(policy)
-            if kept is not None and is_same(kept, policy, pins, owner):
-                return kept, False
-            if kept is None and name not in self._deleted:
-                self._deleted[name] = await revision_deleted(self.store, name)
-            record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
-            audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
-            try:
-                return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
-            except Stale as error:
-                await self.reload(name)
-                raise StalePolicy("somebody else changed the policy at the same time", self.view(name)) from error
+            while True:
+                self._checked(name, seen, owner)
+                kept = self.kept.get(name)
+                if kept is not None and is_same(kept, policy, pins, owner):
+                    return kept, False
+                if kept is None and name not in self._deleted:
+                    self._deleted[name] = await revision_deleted(self.store, name)
+                record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
+                audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
+                try:
+                    return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
+                except Stale as error:
+                    # A rollout writes each second, and whoever applies a document must not lose against that.
+                    await self.reload(name)
+                    known = self.kept.get(name)
+                    if known is None or kept is None or known.revision == kept.revision:
+                        raise StalePolicy("somebody else changed the policy at the same time", {}) from error
 
-    def _check_generation(self, kept: Kept | None, generation: int | None) -> None:
+    def _checked(self, name: str, generation: int | None, owner: str) -> int:
+        """The generation in force. Raises StalePolicy: another one is wanted; Conflict: it is another owner's."""
+        kept = self.kept.get(name)
         current = kept.record.generation if kept else 0
         if generation is not None and generation != current:
-            view = self.view(kept.policy.metadata.name) if kept else {}
-            raise StalePolicy(f"If-Match names generation {generation}, and {current} is in force", view)
+            view = self.view(name) if kept else {}
+            raise StalePolicy(f"expected generation {generation}, and {current} is in force", view)
+        check_owner("policy", kept.record.owner if kept else "", owner)
+        return current
 
     async def _pinned(self, policy: TrafficPolicy) -> tuple[VariantPin, ...]:
         """Variants with what they name now. Raises Conflict."""
@@ -464,23 +472,11 @@ class Policies:
         if to is None and kept.record.stable != kept.policy.spec.stable:
             document: Any = without_rollout(kept)
         else:
-            document = await self._document(name, to or kept.record.generation - 1)
+            document = await document_of(self.store, name, to or kept.record.generation - 1)
         found, _ = await self.apply(
             document, actor=actor, owner=kept.record.owner, reason=reason or "rollback", what="rollback"
         )
         return found
-
-    async def _document(self, name: str, generation: int) -> dict[str, Any]:
-        cursor: str | None = None
-        while True:
-            page = await self.store.audit_read(name, after=cursor, newest=True, limit=200)
-            for record in page.records:
-                if record.record.get("generation") == generation and "document" in record.record:
-                    found: dict[str, Any] = record.record["document"]
-                    return found
-            cursor = page.cursor
-            if cursor is None:
-                raise Conflict(f"no document of generation {generation} is in the audit trail of {name!r}")
 
     def counts_of(self, name: str) -> dict[str, list[int]]:
         """Counts of the rollout under way: revision|stratum|variant -> `gateway.tally.FIELDS`."""

@@ -137,18 +137,35 @@ def decide(
 
 
 def _in_turn(state: PolicyState, before: Snapshot, view: NodeView) -> PolicyState | None:
-    """A policy as workers act on it now: a new document waits until its stable version is here, and what answered
-    before goes on, another document or none. What takes traffic from variants that have it never waits; nor does
-    anything where nobody answers, as at a start: the newest version must not answer everybody in between.
+    """A policy as workers act on it now: another document waits until its stable version is here, and what answered
+    before goes on, the document before or none.
+
+    Nothing waits where nobody answers, as at a start: the newest version must not answer everybody in between.
     """
     was = next((one for one in before.policies if one.name == state.name), None)
     pin = state.variants[state.stable]
     here = (pin.name, pin.version, pin.digest) in {key[:3] for key in view.ready}
     route = before.routes.get(state.name)
     answered = route is not None and route.default is not None
-    same = was is not None and (was.document, was.variants) == (state.document, state.variants)
-    takes = was is not None and (state.zeroed or not set(state.killed) <= set(was.killed))
-    return state if here or same or takes or not answered else was
+    if here or not answered or (was is not None and _is_step(was, state)):
+        return state
+    return None if was is None else _until_then(was, state)
+
+
+def _is_step(was: PolicyState, state: PolicyState) -> bool:
+    """The same document goes on, or another one with the same stable version: waiting would help nobody."""
+    same = (was.document, was.variants) == (state.document, state.variants)
+    return same or was.variants[was.stable] == state.variants[state.stable]
+
+
+def _until_then(was: PolicyState, state: PolicyState) -> PolicyState:
+    """The document before, while the stable version of the next one is loaded.
+
+    With another stable version its rollout is over, so its canary has nothing at once; nor has what was killed since.
+    """
+    stable = was.variants[was.stable].variant
+    killed = {*was.killed, *state.killed} & {pin.variant for pin in was.variants} - {stable}
+    return msgspec.structs.replace(was, zeroed=was.zeroed or was.canary >= 0, killed=tuple(sorted(killed)))
 
 
 def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:

@@ -1,12 +1,13 @@
 """Puts back into a store what it has lost of policies. What that is, `gateway.control.losses` says."""
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 from gateway.control.documents import Kept
 from gateway.control.losses import has_parted, restored
 from gateway.control.record import KIND, PolicyRecord, encode
 from gateway.store.base import Document, Stale, Store
+from runtimes.errors import Conflict
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,6 +41,20 @@ async def revision_deleted(store: Store, name: str) -> int:
         cursor = page.cursor
         if cursor is None:
             return 0
+
+
+async def document_of(store: Store, name: str, generation: int) -> dict[str, Any]:
+    """An earlier document, from the audit trail. Raises Conflict: it is not there; StoreAway."""
+    cursor: str | None = None
+    while True:
+        page = await store.audit_read(name, after=cursor, newest=True, limit=200, where={"kind": KIND})
+        for record in page.records:
+            if record.record.get("generation") == generation and "document" in record.record:
+                found: dict[str, Any] = record.record["document"]
+                return found
+        cursor = page.cursor
+        if cursor is None:
+            raise Conflict(f"no document of generation {generation} is in the audit trail of {name!r}")
 
 
 async def is_lost(store: Store, known: Kept, found: Document) -> bool:

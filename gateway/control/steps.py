@@ -55,6 +55,9 @@ def _routed(
     stable = names.index(record.stable)
     rollout = kept.policy.spec.rollout
     canary_name = record.canary or (rollout.to if rollout is not None else record.stable)
+    if canary_name == record.stable:
+        # A document without a rollout came over a running one: whose canary that was, it does not say.
+        return msgspec.structs.replace(record, canary="", zeroed=False)
     canary = names.index(canary_name)
     if isinstance(action, SetShadow):
         zeroed = record.zeroed and action.slots == 0

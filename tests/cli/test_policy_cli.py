@@ -121,7 +121,7 @@ def test_who_was_slower_is_shown_what_is_in_force(tree: Tree, tmp_path: Path) ->
     applied(tree, AB.replace("9000", "8000").replace("canary: 1000", "canary: 2000"))
     done = run("policy", "apply", str(mine), "--if-match", "1", tree=tree)
     assert done.code == 1
-    assert "If-Match names generation 1, and 2 is in force" in done.err
+    assert "expected generation 1, and 2 is in force" in done.err
     assert "local applied generation 2" in done.err
     assert "-    stable: 8000\n-    canary: 2000\n+    stable: 5000\n+    canary: 5000\n" in done.err
     assert "units that move: 30 %" in done.err

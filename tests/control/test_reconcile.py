@@ -3,7 +3,6 @@
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,10 +111,11 @@ def test_nothing_new_is_no_revision() -> None:
 # ---- policies ----
 
 
-def policy(stable: int, canary: int, revision: int = 1, **more: Any) -> PolicyState:
-    pins = (VariantPin("stable", "m", stable, f"d{stable}"), VariantPin("canary", "m", canary, f"d{canary}"))
-    document = {"stable": stable, "canary": canary}
-    return PolicyState("m", 1, revision, document, pins, bytes(10_000), 0, **more)
+def policy(one: int, other: int, revision: int = 1, **more: Any) -> PolicyState:
+    """With versions `one` as "stable" and `other` as "canary"."""
+    pins = (VariantPin("stable", "m", one, f"d{one}"), VariantPin("canary", "m", other, f"d{other}"))
+    document = {"stable": one, "canary": other}
+    return PolicyState("m", 1, revision, document, pins, bytes(10_000), **{"stable": 0, **more})
 
 
 def with_policy(before: Snapshot, state: PolicyState, *statuses: Status) -> Snapshot:
@@ -146,18 +146,33 @@ def test_other_bytes_under_the_same_document_wait_too() -> None:
     assert with_policy(before, other, status(1, 3)).policies == (policy(3, 1),)
 
 
-@pytest.mark.parametrize("harm", [{"zeroed": True}, {"killed": ("canary",)}])
-def test_what_takes_traffic_from_a_canary_never_waits(harm: dict[str, Any]) -> None:
+def test_while_a_document_waits_the_canary_of_the_one_before_has_nothing() -> None:
+    """Its rollout was against another stable version, so it is over."""
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1, canary=1), status(1, 3))
+    for after in (policy(2, 1, 2), policy(2, 1, 2, canary=1, zeroed=True), policy(2, 1, 2, canary=-1)):
+        before = with_policy(before, after, status(1, 3, loading=(2,)))
+        assert before.policies == (policy(3, 1, canary=1, zeroed=True),)
+    assert with_policy(before, policy(2, 1, 2), status(1, 2, 3)).policies == (policy(2, 1, 2),)
+
+
+def test_while_a_document_waits_what_is_killed_in_it_has_nothing_in_the_one_before() -> None:
     before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
-    zeroed = policy(2, 1, 2, **harm)
-    assert with_policy(before, zeroed, status(1, 3, loading=(2,))).policies == (zeroed,)
+    for killed in ((), ("canary",), ("canary",)):
+        before = with_policy(before, policy(2, 1, 2, killed=killed), status(1, 3, loading=(2,)))
+        assert before.policies == (policy(3, 1, killed=killed),)
 
 
-def test_what_was_killed_before_is_no_reason_to_hurry() -> None:
-    killed = {"killed": ("canary",)}
-    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1, **killed), status(1, 3))
-    loading = with_policy(before, policy(2, 1, 2, **killed), status(1, 3, loading=(2,)))
-    assert loading.policies == (policy(3, 1, **killed),)
+def test_what_answers_for_all_is_not_taken_out_by_a_kill_in_the_next_document() -> None:
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    waiting = with_policy(before, policy(1, 2, 2, killed=("stable",), stable=1), status(1, 3, loading=(2,)))
+    assert waiting.policies == (policy(3, 1),)
+
+
+def test_another_document_with_the_same_stable_version_never_waits() -> None:
+    """Also where that version is not here: the document before could not answer either."""
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    again = policy(3, 2, 2)
+    assert with_policy(before, again, status(1, loading=(2, 3))).policies == (again,)
 
 
 def test_a_first_policy_waits_also_when_it_gives_the_canary_nothing() -> None:

@@ -1,0 +1,81 @@
+"""What becomes of a policy's record when another document comes over a rollout that is under way."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.control.documents import Kept
+from gateway.control.policies import Policies
+from gateway.control.states import state_of
+from gateway.control.steps import carried_out, spec_of
+from gateway.control.thresholds import Thresholds
+from router.rollout.machine import advance
+from router.rollout.observed import Observed
+from tests.control.test_policies_lost import opened
+
+VARIANTS = [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}]
+STEPS = {"to": "canary", "steps": [{"setWeight": 1000}, {"setWeight": 10000}]}
+GOALS = [{"metric": "reward.amount", "type": "mean", "direction": "up", "primary": True}]
+EXPERIMENT = {"hypothesis": "x", "owner": "y", "goals": GOALS}
+UNIT = {"from": [{"header": "x-user-id"}]}
+
+
+def document(**spec: Any) -> dict[str, Any]:
+    whole = {"variants": VARIANTS, "split": {"stable": 10000}, "unit": UNIT} | spec
+    return {"apiVersion": "tidegate/v1", "kind": "TrafficPolicy", "metadata": {"name": "m"}, "spec": whole}
+
+
+async def ticks(policies: Policies, kept: Kept, count: int, now_ms: int) -> Kept:
+    """So many looks of the controller; every worker has what is in force."""
+    for at in range(count):
+        record = kept.record
+        observed = Observed(
+            token=1,
+            revision=record.revision,
+            fresh=True,
+            acked_revision=record.revision,
+            canary_ready=True,
+            signature_ok=True,
+            applied_by=record.applied_by,
+            identity="",
+        )
+        status, actions = advance(spec_of(kept), record.status, observed, now_ms + 1000 * at)
+        kept = await policies.save(
+            "m", carried_out(kept, status, actions, Thresholds(0, 0, {})), expected=kept.revision
+        )
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("spec", "shadow_slots"),
+    [
+        ({"split": {"stable": 5000, "canary": 5000}, "experiment": EXPERIMENT}, 0),
+        ({"variants": VARIANTS[:1]}, 0),
+        ({"shadow": {"variant": "canary", "percent": 20}}, 2000),
+    ],
+    ids=["experiment", "one variant", "shadow"],
+)
+def test_a_document_without_a_rollout_takes_nothing_from_its_stable(
+    tmp_path: Path, spec: dict[str, Any], shadow_slots: int
+) -> None:
+    """Stable was zeroed as if it were the canary: its requests took the slow way and were no evidence."""
+
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        kept, _ = await policies.apply(document(rollout=STEPS), actor="ada")
+        kept = await ticks(policies, kept, 6, 0)
+        assert (kept.record.status.phase, kept.record.canary, kept.record.zeroed) == ("BAKING", "canary", False)
+        kept, _ = await policies.apply(document(**spec), actor="ada")
+        slots = kept.record.slots
+        kept = await ticks(policies, kept, 1, 10_000)
+        assert kept.record.status.phase == "SUPERSEDED"
+        kept = await ticks(policies, kept, 3, 11_000)
+        record, state = kept.record, state_of("m", 1, kept, zeroed_here=False)
+        assert (record.status.phase, record.canary, record.zeroed) == ("IDLE", "", False)
+        assert (record.slots, state.shadow_slots) == (slots, shadow_slots)
+        assert (state.canary, state.zeroed) == (-1, False)
+        await policies.store.close()
+
+    asyncio.run(story())
