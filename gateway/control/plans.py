@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from router.policy import TrafficPolicy
+from router.policy import TrafficPolicy, Unit
 from router.rollout.observed import MonitorLease
 from router.rollout.spec import Approval, Checks, Guardrail, Hold, Kind, OnFailure, RolloutSpec, Signal, Step
 from router.rollout_document import Analysis, Metric, Metrics, Rollout
@@ -121,7 +121,13 @@ def rollout_spec(policy: TrafficPolicy, digests: dict[str, str]) -> RolloutSpec 
         ),
         four_eyes=rollout.four_eyes,
         rollback_window=rollout.rollback_window,
+        unit=_unit(policy.spec.unit),
     )
+
+
+def _unit(unit: Unit) -> str:
+    told = [unit.hash, unit.from_]
+    return "" if told == [Unit().hash, ()] else msgspec.json.encode(told).decode()
 
 
 def _step(step: DocumentStep) -> Step:

@@ -126,6 +126,7 @@ class RolloutSpec(Struct, frozen=True, kw_only=True):
 
     Attributes:
         stable_digest, canary_digest: content digests, never names.
+        unit: what is randomised and how it is hashed, as text; "" = each request by itself.
         alpha: budget for false rollbacks of the whole rollout.
         beta: risk of promoting a canary that is worse by the margin.
         min_detect: a step is left only when harm of this ratio would have been found in it.
@@ -153,6 +154,7 @@ class RolloutSpec(Struct, frozen=True, kw_only=True):
     checks: Checks = Checks()
     four_eyes: bool = False
     rollback_window: int = 3
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if not self.steps:
@@ -204,7 +206,8 @@ def identity(spec: RolloutSpec | None) -> str:
     if spec is None:
         return ""
     guardrails = sorted((one.name, one.kind, one.margin) for one in spec.guardrails)
-    return _digest([spec.salt, spec.stable_digest, spec.canary_digest, spec.alpha, guardrails])
+    unit = [spec.unit] if spec.unit else []
+    return _digest([spec.salt, spec.stable_digest, spec.canary_digest, spec.alpha, guardrails, *unit])
 
 
 def plan_digest(spec: RolloutSpec) -> str:

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from gateway.control.documents import Kept
+from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.states import state_of
 from gateway.control.steps import carried_out, spec_of
 from gateway.control.thresholds import Thresholds
+from router.diff import new_rollout_reasons
+from router.policy import TrafficPolicy, parse
 from router.rollout.machine import advance
 from router.rollout.observed import Observed
+from router.rollout.spec import identity
 from tests.control.test_policies_lost import opened
 
 VARIANTS = [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}]
@@ -79,3 +83,29 @@ def test_a_document_without_a_rollout_takes_nothing_from_its_stable(
         await policies.store.close()
 
     asyncio.run(story())
+
+
+def edited(**spec: Any) -> TrafficPolicy:
+    return parse(document(rollout=STEPS, **spec))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"unit": {"from": [{"header": "x-other"}]}},
+        {"unit": {"from": [{"cookie": "x-user-id"}]}},
+        {"unit": {}},
+        {"unit": UNIT | {"hash": "unleash"}},
+        {"unit": {"hash": "unleash"}},
+        {"unit": UNIT | {"salt": "s"}},
+        {"unit": UNIT | {"missing": "random"}},
+        {"unit": UNIT},
+    ],
+)
+def test_what_the_plan_calls_another_rollout_is_one(spec: dict[str, Any]) -> None:
+    """With another unit or hash users are randomised anew: what was seen of them before is no evidence."""
+    digests = {"stable": "a", "canary": "b"}
+    before, after = edited(), edited(**spec)
+    found = [identity(one) for one in (rollout_spec(before, digests), rollout_spec(after, digests)) if one]
+    reasons = new_rollout_reasons(before, after, {"m:1": "a", "m:2": "b"})
+    assert (found[0] != found[1]) == bool(reasons), reasons

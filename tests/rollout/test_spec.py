@@ -43,6 +43,7 @@ def test_bad_specs_are_refused(changes: dict[str, Any], text: str) -> None:
 
 NEW: list[dict[str, Any]] = [
     {"salt": "other"},
+    {"unit": "another"},
     {"stable_digest": "sha256:cc"},
     {"canary_digest": "sha256:cc"},
     {"alpha": 0.02},
