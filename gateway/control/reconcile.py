@@ -168,19 +168,53 @@ def _until_then(was: PolicyState, state: PolicyState) -> PolicyState:
     return msgspec.structs.replace(was, zeroed=was.zeroed or was.canary >= 0, killed=tuple(sorted(killed)))
 
 
-def is_ready(desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, *, degraded: bool) -> bool:
-    """Whether every name wanted at start has a version READY, or (`degraded`) has failed with a reason."""
-    return all(_is_up(desired.get(name), view) or (degraded and _is_down(desired.get(name), view)) for name in names)
+def stables_of(states: Iterable[PolicyState]) -> dict[str, int]:
+    """Policy -> the version without which it refuses everybody."""
+    return {state.name: state.variants[state.stable].version for state in states}
 
 
-def _is_up(wanted: Desired | None, view: NodeView) -> bool:
-    return wanted is not None and any(key_of(target) in view.ready for target in wanted.targets)
+def is_ready(
+    desired: Mapping[str, Desired], names: Iterable[str], view: NodeView, stables: Mapping[str, int], *, degraded: bool
+) -> bool:
+    """Whether every name wanted at start has a version READY, or (`degraded`) has failed with a reason.
+
+    Args:
+        stables: by name the version that has to be; other names may have any.
+    """
+    return all(
+        _is_up(desired.get(name), view, stables.get(name))
+        or (degraded and _is_down(desired.get(name), view, stables.get(name)))
+        for name in names
+    )
 
 
-def _is_down(wanted: Desired | None, view: NodeView) -> bool:
-    if wanted is None:
-        return True
-    return not wanted.pending and all(key_of(target) in view.failed for target in wanted.targets)
+def _is_up(wanted: Desired | None, view: NodeView, stable: int | None) -> bool:
+    return any(key_of(target) in view.ready for target in _needed(wanted, stable))
+
+
+def _is_down(wanted: Desired | None, view: NodeView, stable: int | None) -> bool:
+    pending = wanted is not None and wanted.pending
+    return not pending and all(key_of(target) in view.failed for target in _needed(wanted, stable))
+
+
+def _needed(wanted: Desired | None, stable: int | None) -> list[WantedModel]:
+    targets = wanted.targets if wanted is not None else ()
+    return [target for target in targets if stable in (None, target.version)]
+
+
+def waits_for(names: Iterable[str], snapshot: Snapshot) -> list[str]:
+    """What was wanted at the start and is not there, each with its reason."""
+    stables = stables_of(snapshot.policies)
+    states = {(one.name, one.version): one for one in snapshot.states}
+    found = []
+    for name in names:
+        route, stable = snapshot.routes.get(name), stables.get(name)
+        if route is None or route.default is None:
+            found.append(f"{name}: {route.reason if route else 'not in the repository'}")
+        elif stable is not None and ((one := states.get((name, stable))) is None or one.state != READY):
+            reason = "not in the repository" if one is None else one.reason or "it is loading"
+            found.append(f"{name}: version {stable}, stable in its policy: {reason}")
+    return found
 
 
 def _kept(name: str, wanted: Desired, before: Snapshot, view: NodeView) -> list[WantedModel]:

@@ -151,18 +151,18 @@ class Service:
             return
         self.catalogue.pins = self.policies.pins() if self.policies is not None else {}
         desired, view = self._withhold(time.monotonic()), self.view()
-        ready = self.snapshot.ready or reconcile.is_ready(
-            desired, self._start_names, view, degraded=self.settings.allow_degraded_start
-        )
-        after = reconcile.decide(desired, self.snapshot, view, ready=ready, traffic=self._traffic())
+        traffic = self._traffic()
+        stables, degraded = reconcile.stables_of(traffic.policies), self.settings.allow_degraded_start
+        ready = self.snapshot.ready or reconcile.is_ready(desired, self._start_names, view, stables, degraded=degraded)
+        after = reconcile.decide(desired, self.snapshot, view, ready=ready, traffic=traffic)
         if after is not self.snapshot:
             self._log_changes(self.snapshot, after)
             self._put(after)
         _soon(self._notify())
 
-    def _traffic(self) -> reconcile.Traffic | None:
+    def _traffic(self) -> reconcile.Traffic:
         if self.policies is None:
-            return None
+            return reconcile.Traffic()
         return reconcile.Traffic(
             self.policies.states(), self.policies.signing, self.policies.cleared, self.policies.unit_key
         )
@@ -309,6 +309,9 @@ class Service:
             await self._fetch_all()
 
     async def _fetch_all(self) -> None:
+        # At a start nothing has been published, so nobody else has told the catalogue.
+        for name, versions in (self.policies.pins() if self.policies is not None else {}).items():
+            self.catalogue.pins.setdefault(name, set()).update(versions)
         for seen in list(self.catalogue.to_fetch()):
             self.publish()
             self.catalogue.fetched(seen, await self.in_thread(self.catalogue.fetch, seen))
@@ -347,10 +350,7 @@ class Service:
             return ["the first look at the repository"]
         if self.snapshot.ready:
             return []
-        routes = self.snapshot.routes
-        waiting = [(name, routes.get(name)) for name in self._start_names]
-        found = [f"{name}: {route.reason if route else 'not in the repository'}"
-                 for name, route in waiting if route is None or route.default is None]  # fmt: skip
+        found = reconcile.waits_for(self._start_names, self.snapshot)
         return [*found, *(f"repository: {problem}" for problem in [self.source_problem] if problem)]
 
     def call_metrics(self) -> bytes:

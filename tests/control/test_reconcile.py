@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.control.messages import ModelState, PolicyState, Snapshot, Status, VariantPin, WantedModel
-from gateway.control.reconcile import Desired, Traffic, decide, is_ready, view_of
+from gateway.control.reconcile import Desired, Traffic, decide, is_ready, view_of, waits_for
 from runtimes.registry.modelconfig import ModelConfig
 
 CONFIG = ModelConfig()
@@ -193,11 +193,30 @@ def test_at_a_start_nobody_answers_before_the_policy() -> None:
 
 def test_readiness() -> None:
     up, down = view_of([status(1)]), view_of([status(failed=(1,))])
-    assert is_ready(desired(1), ["m"], up, degraded=False)
-    assert not is_ready(desired(1), ["m"], down, degraded=False)
-    assert is_ready(desired(1), ["m"], down, degraded=True)
-    assert not is_ready(desired(1), ["m", "other"], up, degraded=False)
-    assert is_ready({}, [], view_of([]), degraded=False)
+    assert is_ready(desired(1), ["m"], up, {}, degraded=False)
+    assert not is_ready(desired(1), ["m"], down, {}, degraded=False)
+    assert is_ready(desired(1), ["m"], down, {}, degraded=True)
+    assert not is_ready(desired(1), ["m", "other"], up, {}, degraded=False)
+    assert is_ready({}, [], view_of([]), {}, degraded=False)
+
+
+def test_a_node_is_ready_when_the_stable_version_of_each_policy_is() -> None:
+    """Without it the policy refuses everybody, whatever else is there."""
+    newest, both = view_of([status(2, loading=(1,))]), view_of([status(1, 2)])
+    assert not is_ready(desired(1, 2), ["m"], newest, {"m": 1}, degraded=True)
+    assert is_ready(desired(1, 2), ["m"], both, {"m": 1}, degraded=False)
+    broken = view_of([status(2, failed=(1,))])
+    assert not is_ready(desired(1, 2), ["m"], broken, {"m": 1}, degraded=False)
+    assert is_ready(desired(1, 2), ["m"], broken, {"m": 1}, degraded=True)
+    # It is gone from the repository.
+    assert not is_ready(desired(2), ["m"], newest, {"m": 1}, degraded=False)
+    assert is_ready(desired(2), ["m"], newest, {"m": 1, "other": 5}, degraded=True)
+    waiting = with_policy(step(EMPTY, desired(3), status(loading=(1, 3))), policy(1, 2), status(3, loading=(1, 2)))
+    assert waits_for(["m", "gone"], waiting) == [
+        "m: version 1, stable in its policy: it is loading",
+        "gone: not in the repository",
+    ]
+    assert waits_for(["m"], with_policy(waiting, policy(1, 2), status(1, 3, loading=(2,)))) == []
 
 
 VERSIONS = st.frozensets(st.integers(1, 4), max_size=4)
