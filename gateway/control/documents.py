@@ -88,6 +88,11 @@ def noted(kept: Kept) -> int:
     return -1 if kept.policy.spec.experiment is None else 0
 
 
+def killed_in(record: PolicyRecord, policy: TrafficPolicy) -> frozenset[str]:
+    """Variants that get nothing, by the document or by a command."""
+    return frozenset({*record.killed, *(name for name, killed in policy.spec.kill.items() if killed)})
+
+
 def weighed(record: PolicyRecord, policy: TrafficPolicy) -> PolicyRecord:
     """The record with the weights of its revision, by stratum: evidence is judged by them."""
     taken_out = frozenset({*record.killed, *([record.canary] if record.withheld else [])}) - {""}

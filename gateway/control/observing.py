@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.control.documents import Kept
+from gateway.control.documents import Kept, killed_in
 from gateway.control.judge import Judge
 from gateway.control.plans import Drift, signals_on, window_open
 from gateway.control.record import NodeReport
@@ -70,6 +70,7 @@ def observed_by(
         canary_ready=everybody and all(canary_digest in report.ready for report in here.values()),
         canary_failed=failed[0] if failed else "",
         signature_ok=True,
+        killed=record.canary in killed_in(record, kept.policy),
         canary_crashes=sum(report.crashes.get(canary_digest, 0) for report in here.values()),
         zeroed=tuple(
             LocalZero(f"{node}/{worker}", reason) for node, one in here.items() for worker, reason in one.zeroed

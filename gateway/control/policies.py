@@ -381,6 +381,8 @@ class Policies:
         stable = policy.spec.stable
         if goes_on and before is not None and before.stable in policy.names:
             stable = before.stable
+        if policy.spec.kill.get(stable):
+            raise Conflict(f"spec.kill: {stable!r} has been promoted; `policy rollback` goes back to a former stable")
         shadow = policy.spec.shadow
         record = PolicyRecord(
             document=document,

@@ -6,7 +6,7 @@ It is made of the record in the store, so every node shows the same, whichever o
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.control.documents import Kept
+from gateway.control.documents import Kept, killed_in
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import totals
 from gateway.control.signals import signs_of
@@ -33,7 +33,7 @@ def weights(kept: Kept, zeroed_here: bool = False) -> dict[str, dict[str, float]
     record, names = kept.record, kept.policy.names
     table = tables.from_text(record.slots, names)
     in_force = {name: table.count(index) / SLOTS for index, name in enumerate(names)}
-    taken_out = {*record.killed, *(name for name, killed in kept.policy.spec.kill.items() if killed)}
+    taken_out = {*killed_in(record, kept.policy)}
     if record.canary and (record.withheld or zeroed_here):
         taken_out.add(record.canary)
     for name in taken_out & {*names} - {record.stable}:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from gateway.control.documents import killed_in
 from gateway.control.record import PolicyRecord
 from router import slots as tables
 from router.compiled import compile_policy
@@ -140,7 +141,7 @@ def _epoch(record: PolicyRecord, policy: TrafficPolicy, now_ms: int) -> Epoch:
     lanes = tuple(Lane(rule=one.rule, randomised=one.randomised, shares=one.shares) for one in compiled.strata)
     digests = tuple(pin.digest for pin in record.variants)
     spec = policy.spec
-    killed = sorted({*record.killed, *(name for name, dead in spec.kill.items() if dead)})
+    killed = sorted(killed_in(record, policy))
     text = msgspec.json.encode([record.slots, digests, lanes, spec.rules, killed, policy.salt], order="deterministic")
     key = hashlib.sha256(text).hexdigest()[:12]
     revision = record.revision

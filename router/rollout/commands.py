@@ -118,6 +118,8 @@ def _promote(turn: Turn, command: Command) -> Result:
         return False, "no rollout runs"
     if spec.four_eyes and command.actor == turn.observed.applied_by:
         return False, f"{command.actor} applied the policy, and fourEyes asks for somebody else"
+    if turn.observed.killed:
+        return False, "the canary is killed; let it in again first"
     tripped = [name for name, verdict in verdicts_of(status, turn.observed).items() if verdict.tripped]
     if tripped and spec.on_failure.do != "warn":
         return False, f"guardrail {tripped[0]} has tripped; abort it"

@@ -104,7 +104,7 @@ def _draft(turn: Turn) -> None:
     latch = next((one for one in status.latches if one.identity == status.identity), None)
     if latch is not None:
         turn.move("ROLLED_BACK", f"rolled back before by {latch.actor}: {latch.reason}; `retry` starts it again")
-    elif status.stables and spec.canary_digest == status.stables[-1]:
+    elif status.stables and spec.canary_digest == status.stables[-1] and not turn.observed.killed:
         turn.set(force=Force("auto:stable", turn.now_ms, "it is the stable already", True))
         turn.promoted("it is the stable already", "auto:stable")
     elif not turn.latches_full():

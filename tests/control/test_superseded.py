@@ -17,6 +17,7 @@ from router.policy import TrafficPolicy, parse
 from router.rollout.machine import advance
 from router.rollout.observed import Observed
 from router.rollout.spec import identity
+from runtimes.errors import Conflict
 from tests.control.test_policies_lost import opened
 
 VARIANTS = [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}]
@@ -80,6 +81,22 @@ def test_a_document_without_a_rollout_takes_nothing_from_its_stable(
         assert (record.status.phase, record.canary, record.zeroed) == ("IDLE", "", False)
         assert (record.slots, state.shadow_slots) == (slots, shadow_slots)
         assert (state.canary, state.zeroed) == (-1, False)
+        await policies.store.close()
+
+    asyncio.run(story())
+
+
+def test_what_has_been_promoted_is_not_killed_by_a_document(tmp_path: Path) -> None:
+    """The former stable, which the document still calls stable, may be out of memory."""
+
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        rollout = {"to": "canary", "steps": [{"setWeight": 10000}], "analysis": {"guardrails": []}}
+        kept, _ = await policies.apply(document(rollout=rollout), actor="ada")
+        kept = await ticks(policies, kept, 12, 0)
+        assert (kept.record.status.phase, kept.record.stable) == ("PROMOTED", "canary")
+        with pytest.raises(Conflict, match="'canary' has been promoted"):
+            await policies.apply(document(rollout=rollout, kill={"canary": True}), actor="ada")
         await policies.store.close()
 
     asyncio.run(story())

@@ -285,3 +285,29 @@ def test_an_abort_right_after_a_document_means_what_the_document_asks_for(end: s
     for _ in range(20):
         tower.tick()
     assert (tower.status.phase, tower.slots) == ("ROLLED_BACK", 0)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_nothing_promotes_a_canary_that_somebody_has_killed(at: int) -> None:
+    """It gets no request, whatever else is said; a rollback would have to be asked for."""
+    tower = Tower().until("DECIDING", at=at)
+    slots = tower.slots
+    for _ in range(3):
+        tower.tick(command("approve"), killed=True)
+    assert (tower.status.phase, tower.slots) == ("DECIDING", slots)
+    assert "the canary is killed; whoever lets it in again lets this go on" in tower.status.waits
+    answer = asked(tower, command("promote", "bob"), killed=True)
+    assert (answer.ok, answer.text) == (False, "the canary is killed; let it in again first")
+    tower.tick(command("approve"))
+    tower.tick()
+    assert tower.slots > slots
+
+
+def test_a_canary_killed_at_all_users_is_not_promoted() -> None:
+    tower = Tower().until("PROMOTING")
+    for _ in range(5):
+        tower.tick(killed=True)
+    assert tower.status.phase == "PROMOTING"
+    tower.tick()
+    tower.tick()
+    assert tower.status.phase == "PROMOTED"
