@@ -140,16 +140,19 @@ def _by(actor: object) -> str:
 
 
 def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
-    last = next((one for one in reversed(found["records"]) if one["record"]["what"] in _ENDS), None)
-    if last is None:
-        yield "<div class=verdict><b>Under way.</b> The rollout has not ended.</div>"
+    last = next((one for one in reversed(found["records"]) if one["record"]["what"] in {*_ENDS, "retry"}), None)
+    if last is None or last["record"]["what"] == "retry":
+        known = [slots for slots in map(_canary_slots, found["records"]) if slots is not None]
+        again = "" if last is None else f" It was rolled back and started again {_by(last['record']['actor'])}."
+        share = f" The canary has {known[-1] / 100:g} % of the traffic." if known else ""
+        yield f"<div class=verdict><b>Under way.</b> The rollout has not ended.{again}{share}</div>"
     else:
         said = last["record"]
         word, meaning = _ENDS[said["what"]]
         mood = {"promoted": "good", "rolled back": "bad"}.get(word, "")
         yield f"<div class='verdict {mood}'><b>Outcome: {word}</b>, {_by(said['actor'])}, {_when(last)}. {meaning}"
         yield f"<br><span class=soft>Reason given: {escape(said['reason'] or 'none')}</span>"
-        for one in next((one["record"]["exposed"] for one in found["records"] if "exposed" in one["record"]), ()):
+        for one in said.get("exposed", ()):
             yield f"<br><span class=soft>May have had the canary's answers: {escape(in_words(one))}.</span>"
         yield "</div>"
     wrong = [one["id"] for one in found["records"] if not one["replay"]["same"]]
@@ -241,17 +244,20 @@ def _canary_slots(record: Record) -> int | None:
 
 
 def _numbers(records: Sequence[Record]) -> Iterator[str]:
-    """Requests per variant over the whole rollout, of the last record that has evidence."""
-    last = next((one for one in reversed(records) if one["record"].get("evidence")), None)
-    if last is None:
+    """Requests per variant over the whole rollout: of each attempt the last record that has evidence."""
+    attempts: list[Record | None] = [None]
+    for record in records:
+        if record["record"]["what"] == "retry":
+            attempts.append(None)
+        elif record["record"].get("evidence"):
+            attempts[-1] = record
+    counted = [one for one in attempts if one is not None]
+    if not counted:
         return
+    last, sums = counted[-1], dict[str, list[int]]()
     evidence = json.loads(last["record"]["evidence"])
-    sums: dict[str, list[int]] = {}
-    for key, counts in evidence["counts"].items():
-        place, variant = key.rsplit("|", 1)
-        if 0 < evidence.get("shares", {}).get(place, 0) < 1:
-            before = sums.setdefault(variant, [0] * len(counts))
-            sums[variant] = [a + b for a, b in zip(before, counts, strict=True)]
+    for one in counted:
+        _add(sums, json.loads(one["record"]["evidence"]))
     yield "<h2>Requests that were randomised</h2><table>"
     yield "<tr><th>variant<th>routed<th>answered<th>failed<th>share that failed</tr>"
     for variant, counts in sorted(sums.items(), reverse=True):
@@ -261,12 +267,24 @@ def _numbers(records: Sequence[Record]) -> Iterator[str]:
         yield f"<tr><td><b>{escape(variant)}</b>{cells}</tr>"
     chance = evidence["alpha"] / evidence["guardrails"]
     yield (
-        f"</table><p class=soft>As of {_when(last)}. Both variants were asked at the same time, by users drawn by "
-        "chance. "
+        f"</table><p class=soft>As of {_when(last)}{_of_attempts(len(attempts))}. Both variants were asked at the same "
+        "time, by users drawn by chance. "
         f"The chance that a guardrail rolls back a version that is no worse is at most {chance:.2%}, however often "
         "anybody looked; the chance that one that is worse than allowed is promoted by the rules is at most "
         f"{evidence['beta']:.0%}.</p>"
     )
+
+
+def _of_attempts(number: int) -> str:
+    return f", of {number} attempts together, each of which began its evidence anew" if number > 1 else ""
+
+
+def _add(sums: dict[str, list[int]], evidence: Mapping[str, Any]) -> None:
+    for key, counts in evidence["counts"].items():
+        place, variant = key.rsplit("|", 1)
+        if 0 < evidence.get("shares", {}).get(place, 0) < 1:
+            before = sums.setdefault(variant, [0] * len(counts))
+            sums[variant] = [a + b for a, b in zip(before, counts, strict=True)]
 
 
 # ---- the timeline ----

@@ -68,7 +68,7 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
     for at, text in enumerate(rollout.window.not_before):
         try:
             ZoneInfo(read_weekly(text).zone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder of zones, such as Europe
             found.append(f"spec.rollout.window.notBefore[{at}]: unknown time zone in {text[:80]!r}")
     return found
 

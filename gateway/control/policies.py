@@ -407,6 +407,7 @@ class Policies:
             evidence=before.evidence if before else {},
             answers=before.answers if before else {},
             lineage=before.lineage if before else (),
+            exposures=before.exposures if before else (),
         )
         return weighed(record, policy)
 

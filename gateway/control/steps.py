@@ -97,6 +97,7 @@ def audit_of(actions: Iterable[Action], record: PolicyRecord, before: Kept) -> d
     found["evidence"] = fitting(last.evidence)
     names = tuple(pin.variant for pin in record.variants)
     old = before.record
+    taken = (record.zeroed and not old.zeroed) or last.what == "superseded"
     return {
         **{key: value for key, value in found.items() if key not in ("type", "revision")},
         "kind_of": "rollout",
@@ -108,7 +109,7 @@ def audit_of(actions: Iterable[Action], record: PolicyRecord, before: Kept) -> d
         "revision_after": record.revision,
         "shares_before": shares_of(old.slots, names),
         "shares_after": shares_of(record.slots, names),
-        **(_exposed(record, last.canary_digest, before.policy) if record.zeroed and not old.zeroed else {}),
+        **(_exposed(record, last.canary_digest, before.policy) if taken else {}),
     }
 
 

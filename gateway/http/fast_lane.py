@@ -14,6 +14,7 @@ from gateway.http.compression import COMPRESS_BYTES, choose, compress
 from gateway.http.door import REQUEST_ID
 from gateway.http.heads import VERSIONS
 from gateway.http.meanings import (
+    BLANKS,
     CONNECTION,
     ENCODING,
     HOST,
@@ -152,7 +153,7 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
             lower = name.lower()
             if lower in read:
                 return None
-            read[lower] = value
+            read[lower] = value.rstrip(BLANKS)
             meaning -= READ
             if meaning == NOTHING:
                 continue

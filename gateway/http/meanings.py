@@ -5,6 +5,8 @@ from typing import Final
 NOTHING, LENGTH, HOST, ID, JSON_LENGTH, TIMEOUT, TRACE, SLOWS, ENCODING, CONNECTION, KEY = range(11)
 READ: Final = 16
 """Flag: a policy reads this header."""
+BLANKS: Final = b" \t"
+"""Around a value, and no part of it (RFC 9110, 5.5); the parser takes away those before."""
 _NAMES_KEPT: Final = 4096
 _MEANING: Final = {
     b"content-length": LENGTH,

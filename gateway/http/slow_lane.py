@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from gateway.exchange import Exchange
+from gateway.http.meanings import BLANKS
 from gateway.http.reply import Reply
 
 
@@ -20,10 +21,11 @@ class SlowExchange(Exchange):
         self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def read(self, request: Request, names: frozenset[bytes]) -> None:
-        """Keep what policies read of a request; of a repeated header the first counts."""
+        """Keep what policies read of a request; of a repeated header the first counts, cookies are one list."""
         if names:
-            found = [(name, value) for name, value in request.scope["headers"] if name in names]
-            self.headers = dict(reversed(found))
+            found = [(name, value.strip(BLANKS)) for name, value in request.scope["headers"] if name in names]
+            cookies = b"; ".join(value for name, value in found if name == b"cookie")
+            self.headers = {**dict(reversed(found)), **({b"cookie": cookies} if cookies else {})}
         self.query = request.scope["query_string"]
 
     def respond(self, status: int, content_type: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:

@@ -14,7 +14,7 @@ from gateway.control.messages import Route
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
 from gateway.store.sqlite import open_sqlite
-from runtimes.errors import Conflict
+from runtimes.errors import Conflict, InvalidInput
 from tests.control.test_policies_lost import DOCUMENT, Models
 
 EDITED = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "split": {"stable": 8_000, "canary": 2_000}}}
@@ -138,3 +138,17 @@ def test_a_name_of_which_nothing_is_ready_is_refused() -> None:
     service: Any = SimpleNamespace(look_at=look_at, snapshot=SimpleNamespace(routes={"m": Route(None, (), {})}))
     with pytest.raises(Conflict, match="no version of 'm' is ready"):
         asyncio.run(Pinning(service).pin("m", "m"))
+
+
+@pytest.mark.parametrize("zone", ["Europe", "America/Argentina", "Nowhere", "../UTC", "Europe/Berlin/"])
+def test_a_time_zone_that_there_is_not_is_refused_in_words(tmp_path: Path, zone: str) -> None:
+    """Some are folders of zones."""
+
+    async def tell(policies: Policies, models: Meanwhile) -> None:
+        rollout = {"to": "canary", "steps": [{"setWeight": 1000}, {"setWeight": 10000}]}
+        rollout["window"] = {"notBefore": [f"Mon 09:00-10:00 {zone}"]}
+        spec = {**DOCUMENT["spec"], "split": {"stable": 10_000}, "rollout": rollout}
+        with pytest.raises(InvalidInput, match=r"window.notBefore\[0\]: "):
+            await policies.apply({**DOCUMENT, "spec": spec}, actor="bob")
+
+    story(tmp_path, tell)

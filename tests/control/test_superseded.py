@@ -86,6 +86,23 @@ def test_a_document_without_a_rollout_takes_nothing_from_its_stable(
     asyncio.run(story())
 
 
+def test_whom_a_canary_reached_is_known_after_an_edit_of_its_rollout(tmp_path: Path) -> None:
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        kept, _ = await policies.apply(document(rollout=STEPS), actor="ada")
+        kept = await ticks(policies, kept, 6, 0)
+        known = kept.record.exposures
+        assert [one.slots for one in known] == [((9000, 9999),)]
+        fewer = STEPS | {"steps": [{"setWeight": 500}, {"setWeight": 10000}]}
+        kept, _ = await policies.apply(document(rollout=fewer), actor="ada")
+        assert kept.record.exposures == known
+        kept = await ticks(policies, kept, 6, 10_000)
+        assert (kept.record.status.slots, kept.record.exposures) == (500, known)
+        await policies.store.close()
+
+    asyncio.run(story())
+
+
 def test_what_has_been_promoted_is_not_killed_by_a_document(tmp_path: Path) -> None:
     """The former stable, which the document still calls stable, may be out of memory."""
 

@@ -95,6 +95,22 @@ def test_a_user_keeps_the_variant_on_both_lanes(tree: Tree, caller: Caller, cook
     assert set(fast) == {"stable", "canary"}
 
 
+@pytest.mark.parametrize("path", ["", QUERY + "slow=1"], ids=["fast", "slow"])
+def test_blanks_around_a_header_are_no_part_of_it(tree: Tree, caller: Caller, path: str) -> None:
+    unit = {"from": [{"header": "x-user-id"}]}
+    apply(tree, policy("table", unit=unit, split={"stable": "50%", "canary": "50%"}))
+    plain = [caller.ask(BODY, f"x-user-id: u{n}\r\n", path).variant for n in range(64)]
+    assert [caller.ask(BODY, f"x-user-id: \t u{n} \t\r\n", path).variant for n in range(64)] == plain
+
+
+def test_cookies_in_two_lines_are_one_list(tree: Tree, caller: Caller) -> None:
+    """As proxies write what came in several fields of HTTP/2 (RFC 9113, 8.2.3)."""
+    apply(tree, policy("table", unit={"from": [{"cookie": "uid"}]}, split={"stable": "50%", "canary": "50%"}))
+    one = [caller.ask(BODY, f"cookie: a=b; uid=u{n}\r\n").variant for n in range(64)]
+    assert [caller.ask(BODY, f"cookie: a=b\r\ncookie: uid=u{n}\r\n").variant for n in range(64)] == one
+    assert set(one) == {"stable", "canary"}
+
+
 def test_what_a_request_without_a_unit_gets(tree: Tree, caller: Caller) -> None:
     half = {"stable": 5000, "canary": 5000}
     unit = {"from": [{"header": "x-user-id"}]}
