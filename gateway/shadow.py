@@ -96,15 +96,14 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
             continue
         x, y = _numbers(a, signature, index, rows), _numbers(b, signature, index, rows)
         if wanted.atol is not None or wanted.rtol is not None:
-            close = np.isclose(x, y, rtol=wanted.rtol or 0.0, atol=wanted.atol or 0.0, equal_nan=True)
-            tolerance |= ~close.all(axis=1)
+            tolerance |= ~_close(x, y, wanted).all(axis=1)
         if wanted.argmax and x.shape[1] > 1:
             argmax |= x.argmax(axis=1) != y.argmax(axis=1)
         if 0 < wanted.topk < x.shape[1]:
-            topk |= _other_top(x, y, wanted.topk)
+            topk |= _other_top(_floats(x), _floats(y), wanted.topk)
         if index == 0 and x.shape[1]:
             with np.errstate(invalid="ignore"):
-                shifts = np.nan_to_num(x[:, -1] - y[:, -1], nan=0.0, posinf=1.0, neginf=-1.0)
+                shifts = np.nan_to_num(_floats(x[:, -1]) - _floats(y[:, -1]), nan=0.0, posinf=1.0, neginf=-1.0)
     return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts)
 
 
@@ -112,10 +111,28 @@ def _alike(a: Array, b: Array) -> bool:
     return a.shape == b.shape and (a.dtype == object) == (b.dtype == object)
 
 
-def _numbers(array: Array, signature: Signature, index: int, rows: int) -> Floats:
+def _numbers(array: Array, signature: Signature, index: int, rows: int) -> Array:
+    """Rows of numbers; whole ones as they are, for float64 does not tell those above 2^53 apart."""
     if signature.outputs[index].datatype.name == "BF16":
         array = f32_from_bf16(array.view(np.uint16))
-    return np.asarray(array, dtype=np.float64).reshape(rows, -1)
+    return (array if array.dtype.kind in "iu" else _floats(array)).reshape(rows, -1)
+
+
+def _floats(array: Array) -> Floats:
+    return np.asarray(array, dtype=np.float64)
+
+
+def _close(x: Array, y: Array, wanted: Comparison) -> Array:
+    rtol, atol = wanted.rtol or 0.0, wanted.atol or 0.0
+    found: Array
+    if x.dtype != y.dtype or x.dtype.kind not in "iu":
+        found = np.isclose(_floats(x), _floats(y), rtol=rtol, atol=atol, equal_nan=True)
+        return found
+    wide = np.dtype(np.int64 if x.dtype.kind == "i" else np.uint64)
+    high, low = (one(x, y).astype(wide).view(np.uint64) for one in (np.maximum, np.minimum))
+    # Modulo 2^64, so it is exact.
+    found = high - low <= atol + rtol * np.abs(_floats(y))
+    return found
 
 
 def _unequal(a: Array, b: Array, rows: int) -> Array:

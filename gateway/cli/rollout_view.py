@@ -94,6 +94,8 @@ def _notes(shown: dict[str, Any], trouble: str) -> Iterator[str]:
         yield f"no news: {trouble}"
     if shown["store_away"]:
         yield f"the store is away, nothing is decided: {shown['store_away']}"
+    if shown["pending_abort"]:
+        yield _said("aborted", shown["pending_abort"]) + "; it is written when the store is back"
     if shown["paused"]:
         yield _said("paused", shown["paused"])
     if shown["killed"]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control import showing
-from gateway.control.documents import Kept, StalePolicy
+from gateway.control.documents import Kept, StalePolicy, killed_in
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
 from gateway.control.planning import absent_inputs, difference, plan
@@ -28,6 +28,7 @@ from gateway.http.reply import Reply, json_reply, request_id_of
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
 from router.policy import parse
+from router.rollout.machine import STORE_AWAY
 from router.rollout.observed import Command, CommandKind
 from router.rollout.status import RolloutStatus
 from router.schema import schema
@@ -216,7 +217,7 @@ class PolicyEndpoints:
             "guardrails": showing.guardrails(kept),
             "units": showing.units(kept),
             "signals": showing.signals(kept),
-            "killed": list(record.killed),
+            "killed": sorted(killed_in(record, kept.policy)),
             "exposed": described(record.exposures, status.canary_digest, kept.policy),
             "counts": {
                 place: dict(zip(FIELDS, counts, strict=True))
@@ -226,6 +227,9 @@ class PolicyEndpoints:
             "leads": self._rollouts.leads,
             "store_away": self._policies.away,
         }
+        if self._policies.away and STORE_AWAY not in shown["waits"]:
+            # What the controller would write is not in the store.
+            shown["waits"] = [STORE_AWAY, *shown["waits"]]
         return shown
 
     async def command(self, request: Request) -> Reply:

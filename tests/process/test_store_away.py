@@ -73,6 +73,8 @@ def test_an_abort_reaches_either_node_without_the_store(tmp_path: Path, redis: R
         status, answer = command(other, "table", "abort", reason="storm")
         assert (status, answer["in_force_everywhere"], len(answer["nodes_behind"])) == (200, False, 1)
         assert share(other) == 0
+        waits = shown(other, "table")["waits"]
+        assert waits[0] == "the store is away: nothing is decided until it is back", waits
         redis.send(signal.SIGCONT)
         for one in (a, b):
             until(one, "table", "ROLLED_BACK")

@@ -38,6 +38,39 @@ def test_infinite_and_missing_numbers() -> None:
     assert (found.tolerance, np.isfinite(found.shifts).all()) == (1, True)
 
 
+WHOLE = [
+    (np.int64, [2**60], [2**60 + 1], 0.0, 1),
+    (np.int64, [2**60], [2**60 + 1], 1.0, 0),
+    (np.int64, [2**60], [2**60 + 100], 99.0, 1),
+    (np.int64, [-(2**63)], [2**63 - 1], 1e9, 1),
+    (np.uint64, [2**64 - 1], [2**64 - 2], 0.0, 1),
+    (np.uint64, [0], [2**64 - 1], 1e9, 1),
+    (np.int8, [-128], [127], 254.0, 1),
+    (np.int8, [-128], [127], 255.0, 0),
+]
+
+
+@pytest.mark.parametrize(("kind", "one", "other", "atol", "differ"), WHOLE)
+def test_whole_numbers_are_compared_exactly(
+    kind: type, one: list[int], other: list[int], atol: float, differ: int
+) -> None:
+    """float64 does not tell those above 2^53 apart."""
+    arrays = [np.array([one], kind)], [np.array([other], kind)]
+    for theirs, ours in (arrays, arrays[::-1]):
+        found = compare(theirs, ours, signature("INT64"), Comparison(argmax=False, atol=atol, rtol=0.0))
+        assert (found.tolerance, np.isfinite(found.shifts).all()) == (differ, True)
+
+
+def test_the_largest_of_whole_numbers_is_found_exactly() -> None:
+    ours, theirs = np.array([[2**60, 2**60 + 1]]), np.array([[2**60 + 1, 2**60]])
+    assert compare([theirs], [ours], signature("INT64"), Comparison(argmax=True)).argmax == 1
+
+
+def test_whole_numbers_beside_fractions_are_numbers() -> None:
+    found = compare([np.array([[3]])], rows([3.0]), signature(), Comparison(argmax=False, atol=0.0, rtol=0.0))
+    assert not found.disagrees
+
+
 def test_another_shape_disagrees_wholly() -> None:
     found = compare(rows([1.0, 2.0, 3.0]), rows([1.0, 2.0]), signature(), Comparison())
     assert (found.rows, found.argmax, found.tolerance) == (1, 1, 1)
