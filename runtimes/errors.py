@@ -115,7 +115,7 @@ class LoadFailed(ServingError):
     """A version could not be loaded.
 
     Attributes:
-        stage: one of fetch, check, parse, session, warmup.
+        stage: one of fetch, check, parse, session, golden, warmup.
     """
 
     code = "load_failed"

@@ -2,8 +2,8 @@
 
     python -I -m runtimes.execution.probe_child PARENT SECONDS DIRECTORY FILE
 
-It limits itself before anything of the model is read, and writes two lines of JSON: one when loading begins, one with
-its end. The parent does the rest: it watches time and memory, and judges.
+It limits itself before anything of the model is read, asks the golden requests that come with it, and writes two lines
+of JSON: one when loading begins, one with its end. The parent does the rest: it watches time and memory, and judges.
 """
 
 import ctypes
@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> None:
     out = _own_output()
     offline = _limit(int(parent), float(seconds))
     # Only now, in a process that can do little: this starts threads, and unshare wants none.
-    from runtimes.execution.session import OnnxSession  # noqa: PLC0415
+    from runtimes.execution import golden, session  # noqa: PLC0415
 
     _limit_memory()
     base_bytes = _status_bytes("VmRSS")
     _say(out, {"base_rss_bytes": base_bytes, "offline": offline})
     started_s = time.perf_counter()
-    answer = _load(OnnxSession, os.path.join(directory, file))
+    answer = _load(session, golden, directory, file)
     grown = max(0, _status_bytes("VmHWM") - base_bytes)
     _say(out, answer | {"seconds": time.perf_counter() - started_s, "rss_bytes": grown})
     # Nothing of the model runs any more, not even what it would do at its end.
@@ -61,14 +61,18 @@ def what_it_is(head: bytes) -> str:
     return next((kind for magic, kind in _KINDS if start.startswith(magic)), "")
 
 
-def _load(session_class: Any, path: str) -> dict[str, Any]:
+def _load(session: Any, golden: Any, directory: str, file: str) -> dict[str, Any]:
     from runtimes.errors import LoadFailed  # noqa: PLC0415
 
+    path = os.path.join(directory, file)
     try:
-        signature = session_class(path, intra_op_threads=1).signature
+        made, control = session.OnnxSession(path, intra_op_threads=1), session.RunControl()
+        signature = made.signature
+        golden.check(directory, signature, lambda inputs: made.run(inputs, control))
     except LoadFailed as error:
         reason = error.message.removeprefix(f"{error.stage}: ")
-        return {"ok": False, "stage": error.stage, "reason": _explained(reason, path)}
+        reason = _explained(reason, path) if error.stage != golden.STAGE else reason
+        return {"ok": False, "stage": error.stage, "reason": reason}
     except MemoryError:
         return {"ok": False, "stage": "session", "reason": "there is not enough memory to load it"}
     ends = {"inputs": signature.inputs, "outputs": signature.outputs}
