@@ -117,6 +117,32 @@ def test_a_broken_version_takes_nothing_away(tree: Tree, folder: Path) -> None:
     assert b'tidegate_model_state{model="affine",state="UNAVAILABLE",version="2"} 1.0' in tree.get("/metrics")[1]
 
 
+def test_a_version_that_answers_its_golden_requests_otherwise_gets_no_traffic(tree: Tree, folder: Path) -> None:
+    def golden(version: int, answer: float) -> None:
+        ends = [{"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1, value]} for name, value in
+                (("x", 3), ("y", answer))]  # fmt: skip
+        line = {"request": {"inputs": ends[:1]}, "response": {"outputs": [ends[1] | {"data": [version, answer]}]}}
+        staging = folder / f".tidegate-golden-{version}"
+        staging.mkdir()
+        (staging / "model.onnx").write_bytes(models.affine(scale=float(version)))
+        (staging / "golden.jsonl").write_text(json.dumps(line))
+        for path in staging.iterdir():
+            os.utime(path, (1, 1))
+        staging.rename(folder / "affine" / str(version))
+
+    golden(2, 7.0)
+    tree.until("the reason", lambda: reasons(tree).get("2", "").startswith("UNAVAILABLE"))
+    assert "golden.jsonl, line 1: output 'y': 1 of 2 values differ; value 1 is 6.0, expected 7.0" in reasons(tree)["2"]
+    assert tree.infer("affine", [1, 3])["model_version"] == "1"
+    names = [{"name": name, "model": f"affine:{version}"} for version, name in enumerate(("stable", "canary"), 1)]
+    spec = {"variants": names, "split": {"stable": 5000, "canary": 5000}}
+    document = {"apiVersion": "tidegate/v1", "kind": "TrafficPolicy", "metadata": {"name": "affine"}, "spec": spec}
+    status, body = tree.call("PUT", "/admin/v1/policies/affine", document, admin=True)
+    assert (status, b"golden.jsonl, line 1" in body) == (409, True), body
+    golden(3, 9.0)
+    tree.until("version 3", lambda: tree.infer("affine", [1, 3])["model_version"] == "3")
+
+
 def test_other_bytes_under_the_same_version_are_refused(tree: Tree, folder: Path) -> None:
     (folder / "affine/1/model.onnx").write_bytes(models.affine(scale=50.0))
     tree.until("the conflict", lambda: "changed" in reasons(tree)["1"])
