@@ -1,7 +1,8 @@
 """From reports of totals to what is new: exact however often a report comes, in whatever order nodes send theirs. Pure.
 
 Per node and run the last totals and, per worker, the number of the next note are kept; they are stored with the
-evidence that was made of them, so a controller that takes over neither misses nor repeats anything.
+evidence that was made of them, so a controller that takes over neither misses nor repeats anything. Below the floor,
+the oldest revision that is remembered, nothing is new: reports go on telling what is known no longer.
 """
 
 from collections.abc import Mapping
@@ -45,16 +46,10 @@ class Intake:
         """What this report adds to those before it."""
         kept = self._nodes.get(report.node)
         if kept is None or kept["run"] != report.run:
-            kept = self._nodes[report.node] = {"run": report.run, "counts": {}, "shadow": {}, "cursors": {}, "lost": []}
+            kept = {"run": report.run, "counts": {}, "shadow": {}, "cursors": {}, "lost": [], "floor": self._floor}
+            self._nodes[report.node] = kept
         found = Delta()
-        for revision, stratum, variant, totals in report.counts:
-            added = _added(kept["counts"], f"{revision}|{stratum}|{variant}", totals)
-            if any(added):
-                found.counts[revision, stratum, variant] = added
-        for revision, variant, totals in report.shadow:
-            added = _added(kept["shadow"], f"{revision}|{variant}", totals)
-            if any(added):
-                found.shadow[revision, variant] = added
+        self._take_counts(kept, report, found)
         if report.executions:
             # A state of before there were any has none.
             kept["executions"] = _take_executions(kept.get("executions", {}), report, found)
@@ -65,6 +60,22 @@ class Intake:
                 place = (lost.revision, lost.stratum, lost.variant)
                 found.lost[place] = found.lost.get(place, 0) + lost.requests
         return found
+
+    @property
+    def _floor(self) -> int:
+        return max((kept.get("floor", 0) for kept in self._nodes.values()), default=0)
+
+    @staticmethod
+    def _take_counts(kept: dict[str, Any], report: NodeReport, found: Delta) -> None:
+        floor = kept.get("floor", 0)
+        for revision, stratum, variant, totals in report.counts:
+            added = _added(kept["counts"], f"{revision}|{stratum}|{variant}", totals) if revision >= floor else ()
+            if any(added):
+                found.counts[revision, stratum, variant] = added
+        for revision, variant, totals in report.shadow:
+            added = _added(kept["shadow"], f"{revision}|{variant}", totals) if revision >= floor else ()
+            if any(added):
+                found.shadow[revision, variant] = added
 
     @staticmethod
     def _take_notes(cursors: dict[str, int], report: NodeReport, found: Delta) -> None:
@@ -78,10 +89,12 @@ class Intake:
             del cursors[next(iter(cursors))]
 
     def forget(self, revisions: Mapping[str, object]) -> None:
-        """Drop totals of revisions that are not known any more, so that the state stays small."""
+        """Drop totals of revisions older than these, so that the state stays small; what is told of them is not new."""
+        floor = max(self._floor, min(map(int, revisions), default=0))
         for kept in self._nodes.values():
+            kept["floor"] = floor
             for name in ("counts", "shadow"):
-                kept[name] = {key: total for key, total in kept[name].items() if key.split("|", 1)[0] in revisions}
+                kept[name] = {key: total for key, total in kept[name].items() if _revision_of(key) >= floor}
 
     def state(self) -> dict[str, Any]:
         """Everything."""

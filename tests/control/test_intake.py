@@ -90,3 +90,30 @@ def test_old_revisions_are_forgotten() -> None:
     intake.take(report(ok=5))
     intake.forget({"5": {}})
     assert intake.state()["a"]["counts"] == {}
+
+
+def test_what_is_told_of_forgotten_revisions_is_not_new() -> None:
+    """Pages of workers have it until they end: after a delete, or more than 256 revisions later."""
+    old, new = (3, "", "canary", (5, 5, 0, 0, 0, 0)), (9, "", "canary", (7, 7, 0, 0, 0, 0))
+    shadow = ((3, "canary", (4, 4, 0, 0)), (9, "canary", (1, 1, 0, 0)))
+    told = NodeReport(node="a", run="r", counts=(old, new), shadow=shadow)
+    intake = Intake()
+    intake.take(told)
+    intake.forget({"9": {}, "10": {}})
+    for again in (intake, Intake(json.loads(json.dumps(intake.state())))):
+        for report_of_run in (
+            told,
+            NodeReport(node="a", run="s", counts=(old,)),
+            NodeReport(node="b", run="r", counts=(old,)),
+        ):
+            delta = again.take(report_of_run)
+            assert (delta.counts, delta.shadow) == ({}, {})
+            again.forget({"9": {}, "10": {}})
+
+
+def test_a_revision_that_is_newer_than_all_that_are_known_is_kept() -> None:
+    """Another node may act on it before the leader has read it."""
+    intake = Intake()
+    assert intake.take(report(ok=5)).counts == {PLACE: (5, 5, 0, 0, 0, 0)}
+    intake.forget({"3": {}})
+    assert intake.take(report(ok=7)).counts == {PLACE: (2, 2, 0, 0, 0, 0)}
