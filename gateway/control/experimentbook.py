@@ -1,8 +1,9 @@
 """All experiments of this node: kept in the store, fed by reports and rewards, read as reports.
 
 Rewards come through the store's stream `rewards/NAME`, so that every node has those of all; who leads also has what
-nodes count, and saves both: first the shards that have changed, then the main document with the cursor. A reward stands
-under its prediction, so what a crash in between leaves to be read again changes nothing.
+nodes count, and saves both, by its lease: first the shards that have changed, then the main document with the cursor. A
+reward stands under its prediction, so what a crash in between leaves to be read again changes nothing. Who leads no
+longer, and has not noticed, writes neither.
 
     document experiment NAME        the study, health, marks, cursor; by compare-and-set
     document rewards NAME/0..15     the rewards of every sixteenth unit
@@ -23,7 +24,7 @@ from gateway.control.health import Health
 from gateway.control.record import NodeReport, PolicyRecord
 from gateway.control.rewards import SHARDS, Reward, Rewards
 from gateway.control.study import Study, study_of
-from gateway.store.base import Stale, Store, StoreAway
+from gateway.store.base import Fenced, Lease, Stale, Store, StoreAway
 from gateway.tally import NOTED_UNIT
 from router.policy import TrafficPolicy
 from runtimes.errors import ServingError
@@ -75,6 +76,7 @@ class Held:
         revision: of the main document, for the next compare-and-set.
         cursor: in the stream; missed: entries that the store dropped before they were read.
         moved: something is to be saved.
+        whole: no reward was passed over, for the store had dropped it or its epoch was not known here yet.
     """
 
     study: Study
@@ -85,6 +87,7 @@ class Held:
     cursor: int = 0
     missed: int = 0
     moved: bool = True
+    whole: bool = True
     saved_ms: int = 0
 
 
@@ -96,7 +99,7 @@ class Experiments:
     """The experiments.
 
     Args:
-        leads: whether this node decides, and saves.
+        lease: by which this node decides, and saves; None = another node leads.
         latency: study -> quantiles per variant, for display.
 
     Attributes:
@@ -108,17 +111,17 @@ class Experiments:
         store: Store,
         *,
         now_ms: Callable[[], int],
-        leads: Callable[[], bool],
+        lease: Callable[[], Lease | None],
         latency: Callable[[Study], Sequence[Mapping[str, Any]]],
     ) -> None:
         self.loaded = False
         self._store = store
         self._now_ms = now_ms
-        self._leads = leads
+        self._lease = lease
         self._latency = latency
         self._held: dict[str, Held] = {}
         self._early: dict[str, tuple[PolicyRecord, TrafficPolicy]] = {}
-        self._led = False
+        self._led_by: Lease | None = None
         self._waiting: deque[tuple[str, NodeReport]] = deque(maxlen=_WAITING)
         self._busy = asyncio.Lock()
 
@@ -152,7 +155,7 @@ class Experiments:
 
     def heard(self, name: str, report: NodeReport) -> None:
         """The leader hears what a node has counted; what it hears before it has read the store waits for that."""
-        if not self._led:
+        if self._led_by is None:
             self._waiting.append((name, report))
             return
         held = self._held.get(name)
@@ -173,11 +176,11 @@ class Experiments:
     async def tick(self) -> None:
         """One round: load what there is, read new rewards, save what has changed."""
         async with self._busy:
-            if not self.loaded or self._leads() != self._led:
+            if not self.loaded or _token(self._lease()) != _token(self._led_by):
                 await self._load()
             for name, held in list(self._held.items()):
                 await self._read(name, held)
-                if self._led and held.moved and self._now_ms() - held.saved_ms >= SAVE_MS:
+                if self._led_by is not None and held.moved and self._now_ms() - held.saved_ms >= SAVE_MS:
                     await self._save(name, held)
 
     async def close(self) -> None:
@@ -185,14 +188,14 @@ class Experiments:
         try:
             async with self._busy:
                 for name, held in self._held.items():
-                    if self._led and held.moved:
+                    if self._led_by is not None and held.moved:
                         await self._save(name, held)
         except ServingError as error:
             _log.warning("experiments_not_saved", extra={"facts": {"reason": error.message}})
 
     async def _load(self) -> None:
         """Everything from the store; who begins to lead goes on where the leader before was."""
-        leads = self._leads()
+        lease = self._lease()
         for document in await self._store.list(KIND):
             try:
                 saved = msgspec.msgpack.decode(document.body, type=Saved)
@@ -202,29 +205,33 @@ class Experiments:
                 )
                 continue
             await self._restore(document.name, document.revision, saved)
-        self.loaded, self._led = True, leads
+        self.loaded, self._led_by = True, lease
         early, self._early = self._early, {}
         for name, (record, policy) in early.items():
             self.taken(name, record, policy)
         waiting, self._waiting = self._waiting, deque(maxlen=_WAITING)
-        for name, report in waiting if leads else ():
+        for name, report in waiting if lease is not None else ():
             self.heard(name, report)
 
     async def _restore(self, name: str, revision: int, saved: Saved) -> None:
-        held = self._held.get(name)
-        if held is not None and held.study.identity == saved.study.identity:
-            # What is here in memory is at least as new, but for what only the leader knows.
-            study = msgspec.structs.replace(
-                held.study,
-                epochs={**saved.study.epochs, **held.study.epochs},
-                revisions={**saved.study.revisions, **held.study.revisions},
-            )
-            held.study, held.revision, held.health = study, revision, Health(saved.health)
-            held.marks = Marks(dict(saved.min_p), dict(saved.history))
-            return
-        if held is not None:
+        held, study = self._held.get(name), saved.study
+        if held is not None and held.study.identity != study.identity:
             held.revision = revision
             return
+        if held is not None:
+            study = msgspec.structs.replace(
+                held.study,
+                epochs={**study.epochs, **held.study.epochs},
+                revisions={**study.revisions, **held.study.revisions},
+            )
+        if held is None or not held.whole or held.cursor < saved.cursor:
+            held = self._held[name] = await self._restored(name, saved)
+        # Else what is here in memory is at least as new, but for what only the leader knows.
+        held.study, held.revision, held.health = study, revision, Health(saved.health)
+        held.marks = Marks(dict(saved.min_p), dict(saved.history))
+
+    async def _restored(self, name: str, saved: Saved) -> Held:
+        """What was saved, with its rewards."""
         rewards = Rewards(_proportions(saved.study))
         shards = []
         for number in range(SHARDS):
@@ -233,16 +240,7 @@ class Experiments:
             if shard is not None and shard.identity == saved.study.identity:
                 shards.append(shard.rows)
         rewards.restore(shards, saved.doublings, saved.overfull, saved.delays)
-        self._held[name] = Held(
-            saved.study,
-            rewards,
-            Health(saved.health),
-            Marks(dict(saved.min_p), dict(saved.history)),
-            revision=revision,
-            cursor=saved.cursor,
-            missed=saved.missed,
-            moved=False,
-        )
+        return Held(saved.study, rewards, cursor=saved.cursor, missed=saved.missed, moved=False)
 
     async def _read(self, name: str, held: Held) -> None:
         """New rewards."""
@@ -250,33 +248,35 @@ class Experiments:
             stream = f"rewards/{name}"
             page = await self._store.stream_read(stream, held.cursor, _PAGE)
             held.missed += page.missed
+            held.whole &= not page.missed
             for entry in page.entries:
                 for reward in read_entry(entry, stream, _rewards_in) or ():
                     if reward.epoch in held.study.epochs:
                         held.moved |= held.rewards.take(reward)
+                    else:
+                        held.whole = False
             held.moved |= bool(page.entries)
             held.cursor = page.cursor
             if len(page.entries) < _PAGE:
                 return
 
     async def _save(self, name: str, held: Held) -> None:
+        """Write what has changed; where another node leads by now, what it wrote is read at the next round."""
         held.marks.look(self._report(held))
-        identity = held.study.identity
         changed, held.rewards.changed = held.rewards.changed, set()
+        held.moved, held.saved_ms = False, self._now_ms()
         try:
             for number in sorted(changed):
-                body = msgspec.msgpack.encode(Shard(identity, held.rewards.shard(number)))
-                await self._store.put(REWARDS, f"{name}/{number}", body, expected=None)
-            held.moved, held.saved_ms = False, self._now_ms()
-            document = await self._store.put(KIND, name, self._encoded(held), expected=held.revision)
-        except StoreAway:
+                body = msgspec.msgpack.encode(Shard(held.study.identity, held.rewards.shard(number)))
+                await self._store.put(REWARDS, f"{name}/{number}", body, expected=None, fence=self._led_by)
+            body = self._encoded(held)
+            document = await self._store.put(KIND, name, body, expected=held.revision, fence=self._led_by)
+        except (StoreAway, Stale, Fenced) as error:
             held.rewards.changed |= changed
             held.moved = True
-            raise
-        except Stale as error:
-            # Another node leads by now, or led a moment ago: what it wrote is read at the next round.
-            held.revision, held.moved = (error.current.revision if error.current else 0), True
-            self._led = not self._leads()
+            if isinstance(error, StoreAway):
+                raise
+            self._led_by = None
             return
         held.revision = document.revision
 
@@ -314,7 +314,7 @@ class Experiments:
             raise UnknownExperiment(f"no experiment {name[:128]!r}: no policy of this name has spec.experiment")
         try:
             async with self._busy:
-                if not self._led:
+                if self._led_by is None:
                     await self._load()
                 await self._read(name, held)
         except StoreAway as error:
@@ -349,6 +349,10 @@ class Experiments:
             if found:
                 await self._save(name, held)
         return found
+
+
+def _token(lease: Lease | None) -> int:
+    return 0 if lease is None else lease.token
 
 
 def _proportions(study: Study) -> frozenset[str]:

@@ -299,6 +299,7 @@ class Control:
         if self.traffic is not None and self.traffic.monitoring is not None:
             await self.traffic.monitoring.monitors.finish()
         if self.traffic is not None:
+            await self.traffic.experiments.close()  # by the lease, which another node may have after this
             with suppress(StoreAway):
                 await self.traffic.rollouts.leave()
 

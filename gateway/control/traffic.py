@@ -100,7 +100,7 @@ class Traffic:
         self.experiments = Experiments(
             store,
             now_ms=_now_ms,
-            leads=lambda: self.rollouts.leads,
+            lease=lambda: self.rollouts.lease,
             latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
         )
         self.data.forgetters.append(self.experiments.forget)
@@ -182,7 +182,6 @@ class Traffic:
 
     async def close(self) -> None:
         """Let go of the store."""
-        await self.experiments.close()
         if self.monitoring is not None:
             self.monitoring.told.close()
         await self.store.close()

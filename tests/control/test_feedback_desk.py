@@ -14,13 +14,14 @@ from gateway.control.feedback import KEEP_MS, FeedbackDesk
 from gateway.control.labelnotes import notes_in
 from gateway.control.messages import VariantPin
 from gateway.control.record import PolicyRecord
-from gateway.store.base import StoreAway
+from gateway.store.base import Document, Lease, StoreAway
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from router import slots as tables
 from router.policy import parse
 from tests.control.test_study import document
 
 NOW_MS = 1_000_000_000
+LEASE = Lease("rollouts", "n", 1, 0)
 DIGESTS = ("sha256:" + "a1" * 32, "sha256:" + "b2" * 32)
 
 
@@ -38,13 +39,16 @@ def fact(number: int, value: float = 1.0, **changes: Any) -> dict[str, Any]:
 class Node:
     """Everything of control that feedback meets, on one store."""
 
-    def __init__(self, store: SqliteStore, leads: bool = True) -> None:
+    def __init__(self, store: SqliteStore, lease: Lease | None = LEASE, name: str = "n") -> None:
         self.now_ms = NOW_MS
         self.store = store
         self.policies: Any = SimpleNamespace(kept={})
-        self.experiments = Experiments(store, now_ms=lambda: self.now_ms, leads=lambda: leads, latency=lambda study: [])
+        self.lease = lease
+        self.experiments = Experiments(
+            store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, latency=lambda study: []
+        )
         self.desk = FeedbackDesk(
-            store, self.policies, self.experiments, node="n", now_ms=lambda: self.now_ms, loaded=lambda: []
+            store, self.policies, self.experiments, node=name, now_ms=lambda: self.now_ms, loaded=lambda: []
         )
 
     def apply(self, name: str = "fraud", revision: int = 1, **changes: Any) -> None:
@@ -163,7 +167,7 @@ def test_a_node_that_starts_anew_has_everything_saved_or_not(tmp_path: Path):
         again.apply()
         await again.experiments.tick()
         assert await again.paid() == before
-        follower = Node(store, leads=False)
+        follower = Node(store, None)
         await follower.experiments.tick()
         assert await follower.paid() == before
 
@@ -246,6 +250,79 @@ def test_before_the_store_was_read_nothing_is_acknowledged(tmp_path: Path):
             await node.experiments.report("fraud")
         await node.experiments.tick()
         assert await node.take(fact(0)) == ["new"]
+
+    on_a_store(tmp_path, work)
+
+
+class StandsStill:
+    """A store whose caller stands still at its next write, until it goes on."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.stands, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.goes_on.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def put(self, *what: Any, **how: Any) -> Document:
+        self.stands.set()
+        await self.goes_on.wait()
+        return await self._store.put(*what, **how)
+
+
+def test_a_leader_that_stood_still_writes_nothing_over_what_the_next_one_saved(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        still: Any = StandsStill(store)
+        lease = await store.lease_acquire("rollouts", "one", 5)
+        assert lease is not None
+        one = Node(still, lease)
+        one.apply()
+        await one.experiments.tick()
+        await one.take(fact(0))
+        one.now_ms += 10_000
+        still.stands.clear()
+        still.goes_on.clear()
+        saving = asyncio.create_task(one.experiments.tick())
+        await still.stands.wait()
+        await store.lease_release(lease)
+        two = Node(store, await store.lease_acquire("rollouts", "two", 5), "two")
+        two.apply()
+        await two.experiments.tick()
+        await two.take(fact(16))  # of the same shard
+        two.now_ms += 20_000
+        await two.experiments.tick()
+        still.goes_on.set()
+        await saving
+        again = Node(store, None)
+        await again.experiments.tick()
+        assert (await again.paid())["old"] == (2, 1.0)
+        one.lease = None
+        assert await one.paid() == await again.paid()
+
+    on_a_store(tmp_path, work)
+
+
+def test_who_missed_rewards_takes_what_was_saved_before_it_leads(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        one, two = Node(store), Node(store, None, "two")
+        one.apply()
+        await one.experiments.tick()
+        await two.experiments.tick()
+        one.apply(revision=2, split={"old": 9_000, "new": 1_000})  # two has not heard of it
+        await one.take(fact(0, revision=2))
+        one.now_ms += 10_000
+        await one.experiments.tick()
+        await two.experiments.tick()
+        two.apply(revision=2, split={"old": 9_000, "new": 1_000})
+        two.lease = Lease("rollouts", "two", 2, 0)
+        await two.experiments.tick()
+        await two.take(fact(16, revision=2))
+        two.now_ms += 20_000
+        await two.experiments.tick()
+        again = Node(store, None)
+        await again.experiments.tick()
+        assert (await again.paid())["old"][0] == 2
 
     on_a_store(tmp_path, work)
 

@@ -144,6 +144,23 @@ def test_feedback_joins_its_prediction_and_survives_control(tree: Tree):
     assert client.kept(item(asked[1][0], 1.0)) == ["duplicate"]
 
 
+def test_counts_of_the_last_seconds_outlive_the_server(tmp_path: Path):
+    found, data = repository(tmp_path / "models"), ("--data-dir", str(tmp_path / "data"))
+    with serve(found, *data, models__quiet_period_ms=0) as tree:
+        apply(tree)
+        for user in range(20):
+            Client(tree).infer(f"u{user}")
+        tree.until("all are counted", lambda: _requests(tree) == 20)
+        assert tree.stop() == 0
+    with serve(found, *data, models__quiet_period_ms=0) as tree:
+        tree.until("the experiment", lambda: tree.get("/admin/v1/experiments/fraud", admin=True)[0] == 200)
+        assert _requests(tree) == 20
+
+
+def _requests(tree: Tree) -> int:
+    return sum(int(arm["requests"]) for arm in report(tree)["health"]["arms"])
+
+
 def _arms_or_none(tree: Tree) -> Any:
     return arms(tree) if tree.get("/admin/v1/experiments/fraud", admin=True)[0] == 200 else None
 
