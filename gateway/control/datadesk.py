@@ -20,7 +20,8 @@ _PAGE: Final = 200
 KEEPS: Final = (
     "the audit trail: it names actors and counts, never a unit",
     "the evidence of a rollout step under way: salted hashes of a sample of units, dropped when the step ends",
-    "streams between nodes in a Redis: salted hashes of erring units, dropped by their bound",
+    "streams in the store, of rewards and between nodes: salted hashes, dropped by their bound",
+    "requests of the last second, and feedback that comes later: experiments may count them; erase again",
     "backups of the store made before now",
     "files of the decision log on other nodes: ask each of them",
     "lines of the decision log that wait on a node that cannot reach the store: erase again when it is back",

@@ -5,12 +5,16 @@ nodes count, and saves both, by its lease: first the shards that have changed, t
 reward stands under its prediction, so what a crash in between leaves to be read again changes nothing. Who leads no
 longer, and has not noticed, writes neither.
 
+An erasure is an entry of the same stream, so that every node applies it after the rewards that came before it, also one
+that reads from an old cursor. It is acknowledged once the document of who leads says that it was saved with it.
+
     document experiment NAME        the study, health, marks, cursor; by compare-and-set
     document rewards NAME/0..15     the rewards of every sixteenth unit
 """
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +40,10 @@ SAVE_MS: Final = 5_000
 """A crash costs so much of what nodes noted; counts and rewards are read again."""
 PER_ENTRY: Final = 300
 """Rewards in one entry of the stream, of at most 64 KiB."""
+PATIENCE_S: Final = 10.0
+"""For an erasure: whoever leads reads it within a second, another leads after five."""
+MOST_ERASED: Final = 1_000
+"""Erasures that are remembered; each is saved at once."""
 _PAGE: Final = 200
 _WAITING: Final = 256
 _log: Final = logging.getLogger(__name__)
@@ -45,6 +53,19 @@ class UnknownExperiment(ServingError):
     """No policy of this name has or had an experiment."""
 
     code = "unknown_experiment"
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """An entry of the stream: nothing of this unit is kept. `mark` is its name."""
+
+    unit: int
+    mark: str
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """Of the main document: the marks of the last erasures that it was saved with."""
+
+    erased: tuple[str, ...] = ()
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +80,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     delays: dict[int, list[int]]
     min_p: dict[str, float]
     history: dict[str, list[list[float]]]
+    erased: tuple[str, ...] = ()
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -76,6 +98,7 @@ class Held:
         revision: of the main document, for the next compare-and-set.
         cursor: in the stream; missed: entries that the store dropped before they were read.
         moved: something is to be saved.
+        erased: marks of the last erasures.
         whole: no reward was passed over, for the store had dropped it or its epoch was not known here yet.
     """
 
@@ -87,12 +110,33 @@ class Held:
     cursor: int = 0
     missed: int = 0
     moved: bool = True
+    erased: tuple[str, ...] = ()
     whole: bool = True
     saved_ms: int = 0
 
+    def holds(self, unit: int) -> bool:
+        """Whether there is anything of a unit."""
+        return self.rewards.holds(unit) or any(unit in units for units in self.health.seen.values())
 
-def _rewards_in(body: bytes) -> tuple[Reward, ...]:
-    return msgspec.msgpack.decode(body, type=tuple[Reward, ...])
+    def take(self, rewards: Sequence[Reward]) -> None:
+        """Rewards from the stream."""
+        for reward in rewards:
+            if reward.epoch in self.study.epochs:
+                self.moved |= self.rewards.take(reward)
+            else:
+                self.whole = False
+
+    def erase(self, erasure: Erasure) -> None:
+        """Keep nothing of a unit; that is saved with the next round."""
+        self.rewards.forget(erasure.unit)
+        for units in self.health.seen.values():
+            units.pop(erasure.unit, None)
+        self.erased = (*self.erased, erasure.mark)[-MOST_ERASED:]
+        self.moved, self.saved_ms = True, 0
+
+
+def _read_in(body: bytes) -> tuple[Reward, ...] | Erasure:
+    return msgspec.msgpack.decode(body, type=tuple[Reward, ...] | Erasure)
 
 
 class Experiments:
@@ -124,6 +168,7 @@ class Experiments:
         self._led_by: Lease | None = None
         self._waiting: deque[tuple[str, NodeReport]] = deque(maxlen=_WAITING)
         self._busy = asyncio.Lock()
+        self._ticked = asyncio.Event()
 
     def study(self, name: str) -> Study | None:
         """The experiment of a policy, also one that has ended."""
@@ -148,7 +193,8 @@ class Experiments:
         if held is None or held.study.identity != study.identity:
             fresh = Held(study, Rewards(_proportions(study)), revision=held.revision if held else 0)
             fresh.rewards.changed = set(range(SHARDS))
-            fresh.cursor = held.cursor if held else 0
+            if held is not None:
+                fresh.cursor, fresh.erased = held.cursor, held.erased
             self._held[name] = fresh
         else:
             held.study, held.moved, held.saved_ms = study, True, 0
@@ -182,6 +228,8 @@ class Experiments:
                 await self._read(name, held)
                 if self._led_by is not None and held.moved and self._now_ms() - held.saved_ms >= SAVE_MS:
                     await self._save(name, held)
+        self._ticked.set()
+        self._ticked = asyncio.Event()
 
     async def close(self) -> None:
         """Save once more, where that can be done."""
@@ -240,7 +288,7 @@ class Experiments:
             if shard is not None and shard.identity == saved.study.identity:
                 shards.append(shard.rows)
         rewards.restore(shards, saved.doublings, saved.overfull, saved.delays)
-        return Held(saved.study, rewards, cursor=saved.cursor, missed=saved.missed, moved=False)
+        return Held(saved.study, rewards, cursor=saved.cursor, missed=saved.missed, moved=False, erased=saved.erased)
 
     async def _read(self, name: str, held: Held) -> None:
         """New rewards."""
@@ -250,11 +298,11 @@ class Experiments:
             held.missed += page.missed
             held.whole &= not page.missed
             for entry in page.entries:
-                for reward in read_entry(entry, stream, _rewards_in) or ():
-                    if reward.epoch in held.study.epochs:
-                        held.moved |= held.rewards.take(reward)
-                    else:
-                        held.whole = False
+                found = read_entry(entry, stream, _read_in)
+                if isinstance(found, Erasure):
+                    held.erase(found)
+                else:
+                    held.take(found or ())
             held.moved |= bool(page.entries)
             held.cursor = page.cursor
             if len(page.entries) < _PAGE:
@@ -273,7 +321,7 @@ class Experiments:
             document = await self._store.put(KIND, name, body, expected=held.revision, fence=self._led_by)
         except (StoreAway, Stale, Fenced) as error:
             held.rewards.changed |= changed
-            held.moved = True
+            held.moved, held.saved_ms = True, 0
             if isinstance(error, StoreAway):
                 raise
             self._led_by = None
@@ -293,6 +341,7 @@ class Experiments:
             delays=rewards.delays,
             min_p=held.marks.min_p,
             history=held.marks.history,
+            erased=held.erased,
         )
         return msgspec.msgpack.encode(saved)
 
@@ -309,14 +358,13 @@ class Experiments:
 
     async def report(self, name: str) -> dict[str, Any]:
         """The report as of now. Raises UnknownExperiment."""
-        held = self._held.get(name)
-        if held is None:
+        if name not in self._held:
             raise UnknownExperiment(f"no experiment {name[:128]!r}: no policy of this name has spec.experiment")
         try:
             async with self._busy:
                 if self._led_by is None:
                     await self._load()
-                await self._read(name, held)
+                await self._read(name, self._held[name])
         except StoreAway as error:
             _log.warning("report_without_store", extra={"facts": {"reason": error.message}})
         return self._report(self._held[name])
@@ -332,23 +380,50 @@ class Experiments:
             now_ms=self._now_ms(),
         )
 
-    async def forget(self, name: str, unit: int) -> bool:
-        """Erase a unit's rewards and requests, here and in what is saved; whether there were any. Raises StoreAway.
+    async def forget(
+        self, name: str, unit: int, append: Callable[[str, bytes], Any], patience_s: float = PATIENCE_S
+    ) -> bool:
+        """Erase a unit's rewards and requests, on every node and in what is saved; whether any were known here.
 
         Args:
             unit: all 64 bits of its hash.
+            append: as in `put`.
+
+        Raises:
+            StoreAway: nobody has saved it in time. It is in the stream, or nowhere; asking again is harmless.
         """
-        held, unit = self._held.get(name), unit & NOTED_UNIT
-        if held is None:
-            return False
+        erasure = Erasure(unit & NOTED_UNIT, os.urandom(8).hex())
         async with self._busy:
+            if self._led_by is None or name not in self._held:
+                await self._load()  # another node may have begun it
+            held = self._held.get(name)
+            if held is None:
+                await self._check_unknown(name)
+                return False
             await self._read(name, held)
-            found = held.rewards.forget(unit)
-            for units in held.health.seen.values():
-                found |= units.pop(unit, None) is not None
-            if found:
+            known = held.holds(erasure.unit)
+            await append(f"rewards/{name}", msgspec.msgpack.encode(erasure))
+            await self._read(name, held)
+            if self._led_by is not None:
                 await self._save(name, held)
-        return found
+        await self._until_saved(name, erasure, patience_s)
+        return known
+
+    async def _check_unknown(self, name: str) -> None:
+        """Raises StoreAway: there is something that this node cannot read."""
+        if await self._store.get(KIND, name) is not None:
+            raise StoreAway("this node cannot read what is saved of the experiment: ask another")
+
+    async def _until_saved(self, name: str, erasure: Erasure, patience_s: float) -> None:
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    document = await self._store.get(KIND, name)
+                    if document and erasure.mark in msgspec.msgpack.decode(document.body, type=Erased).erased:
+                        return
+                    await self._ticked.wait()
+        except TimeoutError as error:
+            raise StoreAway("no node that leads has saved the erasure yet: ask again") from error
 
 
 def _token(lease: Lease | None) -> int:

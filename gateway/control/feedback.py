@@ -136,11 +136,12 @@ class FeedbackDesk:
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]
-            await self._experiments.put(name, list(_rewards(study, kept, self._now_ms())), self._append)
+            await self._experiments.put(name, list(_rewards(study, kept, self._now_ms())), self.append)
         await self._tell(name, rows, told, actor)
         return _by_item(items, told)
 
-    async def _append(self, stream: str, body: bytes) -> None:
+    async def append(self, stream: str, body: bytes) -> None:
+        """An entry of this node's in a stream. Raises StoreAway."""
         self._sequence += 1
         await self._store.stream_append(stream, self._node, self._epoch, self._sequence, body)
 

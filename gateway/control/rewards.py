@@ -173,12 +173,16 @@ class Rewards:
         for shard in self._shards:
             yield from shard.items()
 
+    def holds(self, unit: int) -> bool:
+        """Whether there is a reward of a unit."""
+        return any(unit in units for units in self._shards[unit % SHARDS].values())
+
     def forget(self, unit: int) -> bool:
-        """Erase a unit; whether there was anything of it."""
+        """Erase a unit; whether there was anything of it. Its shard is saved anew: the one in the store may have it."""
+        self.changed.add(unit % SHARDS)
         found = [units.pop(unit, None) for units in self._shards[unit % SHARDS].values()]
         if not any(found):
             return False
-        self.changed.add(unit % SHARDS)
         self._sum_up()
         return True
 

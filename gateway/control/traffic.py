@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,12 +104,12 @@ class Traffic:
             lease=lambda: self.rollouts.lease,
             latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
         )
-        self.data.forgetters.append(self.experiments.forget)
         self.monitoring: Monitoring | None = None
         self._watcher = {"node": node, "run": run, "secret": secret, "totals": totals}
         self.feedback = FeedbackDesk(
             store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded, watched=None
         )
+        self.data.forgetters.append(partial(self.experiments.forget, append=self.feedback.append))
         self.policies.taken = self.experiments.taken
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
