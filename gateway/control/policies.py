@@ -163,7 +163,7 @@ class Policies:
         before = self.signing, self.unit_key
         await self._load_secrets(before)
         if (self.signing, self.unit_key) != before:
-            self._in_force()
+            await self._in_force()
 
     async def returned(self) -> None:
         """The store answers again: read everything, and give back what it has lost. Raises StoreAway."""
@@ -171,7 +171,7 @@ class Policies:
         for name in list(self.kept):
             await self.reload(name)
         self.away = ""
-        self._in_force()
+        await self._in_force()
 
     async def reload(self, name: str) -> None:
         """Read one policy anew. What the store has lost since this node knew it goes back."""
@@ -189,7 +189,7 @@ class Policies:
             return  # what this node has written itself
         else:
             self._take(name, document.revision, document.body)
-        self._in_force()
+        await self._in_force()
 
     async def _put_back(self, known: Kept, found: Document | None) -> None:
         """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so."""
@@ -213,20 +213,23 @@ class Policies:
         except (msgspec.DecodeError, PolicyError) as error:  # what is in force stays
             _log.error("policy_unreadable", extra={"facts": {"policy": name, "reason": str(error)[:500]}})
 
-    def carry(self, name: str, status: RolloutStatus) -> None:
+    async def carry(self, name: str, status: RolloutStatus) -> None:
         """Hold a rollback that waits for the store, here and beside it: a start of this node goes on with it."""
         if status.pending_abort != self.kept[name].record.status.pending_abort:
             self.kept[name] = holding(self.kept[name], status.pending_abort)
-            self._in_force()
+            await self._in_force()
 
     async def _load_secrets(self, known: Secrets) -> None:
         self.signing, self.unit_key = await from_store(self.store, known, self._random_bytes)
 
-    def _in_force(self) -> None:
-        """Tell workers, then keep what is known beside the store: latches and shares survive a start without it."""
+    async def _in_force(self) -> None:
+        """Tell workers, then keep what is known beside the store: latches and shares survive a start without it.
+
+        Whoever acknowledges something waits for this first.
+        """
         self._changed()
         records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
-        self._cache.write(Remembered(self.signing, records, self.unit_key))
+        await self._cache.write(Remembered(self.signing, records, self.unit_key))
 
     def _recall(self) -> None:
         """Start from what this node knew last."""
@@ -295,8 +298,9 @@ class Policies:
         if audit is not None:
             self.told(name, document.revision, audit)
         self._take(name, document.revision, document.body)
-        self._in_force()
-        return self.kept[name]
+        kept = self.kept[name]
+        await self._in_force()
+        return kept
 
     async def apply(
         self,
@@ -421,7 +425,7 @@ class Policies:
         await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
         self.told(name, kept.revision + 1, audit)
         self._forget(name)
-        self._in_force()
+        await self._in_force()
 
     def _forget(self, name: str) -> None:
         """It was deleted. Another one of this name goes on from its revision: workers know that they have had that."""

@@ -1,7 +1,9 @@
 """What this node knows of its policies, kept beside the store: a start without the store goes on from it."""
 
+import asyncio
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +30,23 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PolicyCache:
-    """A file of the data folder, replaced in one step; nobody but its owner reads it."""
+    """A file of the data folder, replaced in one step; nobody but its owner reads it.
+
+    One thread writes, so states come into the file in the order of the calls, and the loop waits for no disk.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policies")
 
-    def write(self, state: Remembered) -> None:
-        """Replace it; a folder that cannot be written is logged, and what serves goes on."""
+    async def write(self, state: Remembered) -> None:
+        """Replace it; when this returns, the state is on the disk. Cancel: it is written all the same.
+
+        A folder that cannot be written is logged, and what serves goes on.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._replace, state)
+
+    def _replace(self, state: Remembered) -> None:
         temporary = self._path.with_suffix(".new")
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -2,7 +2,8 @@
 
 Four times a second. One node leads, by a lease with a fencing token; the others send it what their workers have
 counted, through the store's streams. Whoever leads writes status, shares and evidence in one compare-and-set, at every
-change and at least each second, so that the next leader goes on where this one was.
+change and at least each second, so that the next leader goes on where this one was. A rollout that has ended is counted
+on: that decides nothing, and is written each minute.
 """
 
 import asyncio
@@ -34,11 +35,12 @@ from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, Answer, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
 from router.rollout.observed import Command
-from router.rollout.status import ACTIVE
+from router.rollout.status import ACTIVE, AT_REST
 from runtimes.errors import ServingError
 
 TICK_S: Final = 0.25
 SAVE_MS: Final = 1_000
+REST_MS: Final = 60_000
 LEASE_S: Final = 5.0
 RENEW_MS: Final = 1_500
 HAND_OVER_MS: Final = 2_000
@@ -419,7 +421,7 @@ class Rollouts:
     ) -> bool:
         """Write what was decided; do the rest only after that has succeeded. False = nothing of it is done."""
         if not store:
-            self._policies.carry(name, status)
+            await self._policies.carry(name, status)
             self._act_without_store(name, actions)
             return True
         routed = any(isinstance(action, ROUTING) for action in actions)
@@ -452,7 +454,7 @@ class Rollouts:
             return True
         if place_of(after) != place_of(before):
             return True
-        if now_ms - run.saved_ms < SAVE_MS:
+        if 0 <= now_ms - run.saved_ms < (REST_MS if after.status.phase in AT_REST else SAVE_MS):
             return False
         return run.moved or (after.status.phase in ACTIVE and after.status != before.status)
 

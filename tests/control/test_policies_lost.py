@@ -122,7 +122,7 @@ def test_a_rollback_that_waits_for_the_store_survives_a_start_of_this_node(tmp_p
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)
         kept = await running(one)
-        one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
+        await one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
         again = await opened(tmp_path / "one.db", tmp_path)
         assert again.kept["m"].record.status.pending_abort == HARM
         assert again.kept["m"].revision == kept.revision
@@ -136,7 +136,7 @@ def test_it_holds_while_the_rollout_runs_and_no_longer(tmp_path: Path) -> None:
     async def story() -> None:
         one = await opened(tmp_path / "one.db", tmp_path)
         kept = await running(one)
-        one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
+        await one.carry("m", msgspec.structs.replace(kept.record.status, pending_abort=HARM))
         other = await opened(tmp_path / "one.db", tmp_path / "other")
         assert other.kept["m"].record.status.pending_abort is None
         kept = await saved(other, other.kept["m"], msgspec.structs.replace(kept.record.status, step=1))
