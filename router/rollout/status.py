@@ -118,8 +118,13 @@ class Unloading(Struct, frozen=True):
     at_ms: int
 
 
-class RolloutStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RolloutStatus(Struct, frozen=True, kw_only=True):
     """The whole status. Times are ms of the controller's clock.
+
+    While nodes are replaced one by one, an older one reads what a newer one wrote: fields that it does not know are
+    passed over, for refusing them would keep it from following an abort, and from rolling back where it leads. What it
+    writes then is without them, as a status of before: so a new field's default must be safe. A phase that it does not
+    know is refused.
 
     Attributes:
         identity: of the rollout in hand (`spec.identity`), with its two digests; "" = none.
@@ -219,7 +224,7 @@ def decode(data: bytes) -> RolloutStatus:
     """From JSON.
 
     Raises:
-        msgspec.ValidationError: not a status of this version.
+        msgspec.ValidationError: not a status, or with values that this version does not know.
     """
     return msgspec.json.decode(data, type=RolloutStatus)
 

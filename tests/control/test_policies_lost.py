@@ -12,7 +12,7 @@ import pytest
 from gateway.control.documents import Kept
 from gateway.control.messages import SigningKey
 from gateway.control.policies import Policies
-from gateway.control.record import PolicyRecord, decode_record
+from gateway.control.record import PolicyRecord, decode_record, encode
 from gateway.store.base import StoreAway
 from gateway.store.sqlite import open_sqlite
 from router.rollout.status import ACTIVE, Latch, RolloutStatus, Said
@@ -101,6 +101,24 @@ def test_what_was_deleted_stays_so_whatever_was_written_of_that_name_since(tmp_p
             await each.store.close()
 
     (tmp_path / "other").mkdir()
+    asyncio.run(story())
+
+
+def test_an_abort_that_a_newer_release_wrote_is_followed(tmp_path: Path) -> None:
+    async def story() -> None:
+        older = await opened(tmp_path / "one.db", tmp_path)
+        kept, _ = await older.apply(DOCUMENT, actor="ada")
+        record = msgspec.json.decode(encode(kept.record))
+        record |= {"zeroed": True, "revision": 2, "mood": "good"}
+        record["status"] |= {"phase": "ABORTING", "mood": {"of": "the canary"}}
+        body = msgspec.json.encode(record)
+        document = await older.store.put("policy", "m", body, expected=kept.revision)
+        await older.reload("m")
+        now = older.kept["m"]
+        assert (now.revision, now.record.zeroed, now.record.status.phase) == (document.revision, True, "ABORTING")
+        await older.save("m", now.record, expected=now.revision)
+        await older.store.close()
+
     asyncio.run(story())
 
 
