@@ -152,6 +152,8 @@ def _print_server(server: dict[str, Any] | None, where: str) -> None:
         + (", EPHEMERAL state" if server["ephemeral"] else "")
         + (", asks for a key" if server["auth"] == "keys" else ", NOBODY IS ASKED FOR A KEY")
     )
+    for line in server["warnings"]:
+        print(f"  {line}")
     for line in server["waits_for"]:
         print(f"  waits for {line}")
     for line in server["passed_over"]:

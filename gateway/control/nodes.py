@@ -4,6 +4,7 @@ A node speaks each second, and when its workers act on something new. One whose 
 forgotten: its workers may go on with what they had. One that has left says so.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -22,6 +23,11 @@ _GAP_MS: Final = 2_000
 """Between two looks; a longer one, or a clock that is set, makes nobody silent."""
 _FIRST: Final = 1_000
 """Entries that a node looks back when it begins."""
+TWIN: Final = (
+    "another gateway speaks under this node's name, because its data folder was copied: each takes the lead from the "
+    "other and counts nothing of it; stop one, remove `node.id` from its data folder and start it again"
+)
+_log: Final = logging.getLogger(__name__)
 
 
 class Word(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +54,7 @@ class Nodes:
 
     Attributes:
         left: those that said goodbye, and have not come back.
+        twin_ms: when another process tree last spoke under this node's name; None = none has.
         gone: this node has said goodbye, and says nothing more.
     """
 
@@ -64,6 +71,13 @@ class Nodes:
         self._heard: dict[str, Word] = {}
         self.left: set[str] = set()
         self.gone = False
+        self.twin_ms: int | None = None
+        self._twin_told_ms = 0
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether another process tree has this node's name, and lives."""
+        return self.twin_ms is not None and self._now_ms() - self.twin_ms < GONE_MS
 
     async def look(self) -> None:
         """Hear what the others have said. Raises StoreAway."""
@@ -77,7 +91,10 @@ class Nodes:
         self._pass_over(now_ms)
         for entry in page.entries:
             word = read_entry(entry, STREAM, lambda body: msgspec.msgpack.decode(body, type=Word))
-            if word is not None and entry.replica != self._name:
+            if word is not None and entry.replica == self._name:
+                if not first and entry.epoch != self._epoch and not word.leaves:
+                    self._meet_twin(now_ms)
+            elif word is not None:
                 # Of what was said before this node began, only the other's clock tells how long ago.
                 self._hear(entry.replica, word, min(word.at_ms, now_ms) if first else now_ms)
         self._heard = {node: word for node, word in self._heard.items() if now_ms - word.at_ms < GONE_MS}
@@ -89,6 +106,13 @@ class Nodes:
         else:
             self._heard[node] = Word(at_ms, word.acked, word.workers)
             self.left.discard(node)
+
+    def _meet_twin(self, now_ms: int) -> None:
+        """It is said at once and then each minute: who reads the log must not miss it."""
+        self.twin_ms = now_ms
+        if not 0 <= now_ms - self._twin_told_ms < GONE_MS:
+            self._twin_told_ms = now_ms
+            _log.error("node_name_twice", extra={"facts": {"node": self._name, "reason": TWIN}})
 
     async def speak(self, acked: dict[str, int], workers: int) -> None:
         """Say what the workers of this node act on, if it is new or time. Raises StoreAway."""

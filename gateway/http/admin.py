@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.keys import KeyDesk
+from gateway.control.nodes import TWIN
 from gateway.control.service import Service
 from gateway.control.traffic import Traffic
 from gateway.http.access import Guard, actor_of, admin_needs, guarded
@@ -30,8 +31,11 @@ from runtimes.errors import InvalidInput, UnknownModel
 class Admin:
     """The endpoints."""
 
-    def __init__(self, service: Service, keys: KeyDesk, facts: dict[str, Any], body_bytes: int) -> None:
+    def __init__(
+        self, service: Service, traffic: Traffic, keys: KeyDesk, facts: dict[str, Any], body_bytes: int
+    ) -> None:
         self._service = service
+        self._traffic = traffic
         self._keys = keys
         self._facts = facts
         self._body_bytes = body_bytes
@@ -46,6 +50,7 @@ class Admin:
                 "ready": snapshot.ready,
                 "waits_for": self._service.waits_for(),
                 "passed_over": list(self._service.catalogue.problems),
+                "warnings": [TWIN] if self._traffic.rollouts.nodes.has_twin else [],
             }
         )
 
@@ -130,7 +135,7 @@ def build_admin(
         facts: shown at `/admin/v1/server`.
         body_bytes: bound of a body without a length; one with a length was judged before it comes here.
     """
-    admin = Admin(service, keys, facts, body_bytes)
+    admin = Admin(service, traffic, keys, facts, body_bytes)
     model = "/admin/v1/models/{name}"
     routes = [
         Route("/admin/v1/server", admin.server),

@@ -77,6 +77,35 @@ def test_while_nobody_could_be_heard_nobody_grows_silent(own_redis: RedisServer,
     asyncio.run(story())
 
 
+def test_a_second_node_of_the_same_name_is_seen_by_both_and_said_each_minute(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        store, clock = await open_redis(own_redis.url), Clock()
+        before = Nodes(store, "a", clock)
+        await before.look()
+        await before.speak({"m": 3}, 1)
+        clock.ms += 1_000
+        one = Nodes(store, "a", clock)
+        await passes(clock, 3_000, one)
+        assert not one.has_twin, "its own start before, which is over"
+        copy = Nodes(store, "a", clock)
+        await copy.look()
+        for seconds in range(GONE_MS // 1_000 + 2):
+            clock.ms += 1_000
+            for node in (one, copy):
+                await node.speak({"m": seconds}, 1)
+                await node.look()
+        assert (one.has_twin, copy.has_twin) == (True, True)
+        assert [record.message for record in caplog.records] == ["node_name_twice"] * 4, "each twice"
+        await copy.leave()
+        await passes(clock, GONE_MS + 1_000, one)
+        assert not one.has_twin
+        await store.close()
+
+    asyncio.run(story())
+
+
 def test_nobody_waits_for_a_node_without_workers(own_redis: RedisServer) -> None:
     async def story() -> None:
         store, clock = await open_redis(own_redis.url), Clock()
