@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import models
+from tests.store.places import RedisServer
 from tests.tree import PATIENCE_S, TIDEGATE, Tree, serve
 
 pytestmark = pytest.mark.process
@@ -155,6 +156,31 @@ def test_counts_of_the_last_seconds_outlive_the_server(tmp_path: Path):
     with serve(found, *data, models__quiet_period_ms=0) as tree:
         tree.until("the experiment", lambda: tree.get("/admin/v1/experiments/fraud", admin=True)[0] == 200)
         assert _requests(tree) == 20
+
+
+def test_a_user_is_erased_at_whichever_gateway_is_asked(tmp_path: Path, redis: RedisServer):
+    settings = {"store__url": redis.url, "models__quiet_period_ms": 0}
+    found = repository(tmp_path / "models")
+    with serve(found, **settings) as one, serve(found, **settings) as two:
+        apply(one)
+        two.until("the experiment", lambda: two.get("/admin/v1/experiments/fraud", admin=True)[0] == 200)
+        client = Client(one)
+        asked = [client.infer(f"u{user}")[0] for user in range(6)]
+        assert client.kept([item(prediction) for prediction in asked]) == ["new"] * 6
+        for tree in (one, two):
+            tree.until("all are counted", lambda t=tree: _units(t) == (6, 6))
+        for left, tree in ((5, one), (4, two)):
+            body = {"unit": f"u{left}", "model": "fraud"}
+            status, told = tree.call("POST", "/admin/v1/data/forget", body, admin=True)
+            assert (status, json.loads(told)["erased"]["experiment_entries"]) == (200, 1), told
+            for other in (one, two):
+                assert _units(other) == (left, left)
+
+
+def _units(tree: Tree) -> tuple[int, int]:
+    """With rewards, and with requests."""
+    found = report(tree)
+    return sum(units for units, _ in arms(tree).values()), sum(arm["units"] for arm in found["health"]["arms"])
 
 
 def _requests(tree: Tree) -> int:
