@@ -13,6 +13,7 @@ import msgspec
 from gateway.control.experimentbook import Experiments
 from gateway.control.labelnotes import note_of
 from gateway.control.policies import Policies
+from gateway.control.revisions import Revisions
 from gateway.control.rewards import Reward, row_key
 from gateway.control.study import Study, place_of, same_digest
 from gateway.feedback import LABEL_SLOT, REWARD_SLOT
@@ -56,6 +57,7 @@ class FeedbackDesk:
         self._store = store
         self._policies = policies
         self._experiments = experiments
+        self._revisions = Revisions(store, policies)
         self._node = node
         self._now_ms = now_ms
         self._loaded = loaded
@@ -129,16 +131,21 @@ class FeedbackDesk:
             raise StoreAway("what experiments and monitors there are is not known yet")
         rows = [(item, slot, value) for item in items for slot, value in item["slots"].items()]
         told: list[FeedbackOutcome] = []
-        noted_s = self._now_ms() / 1_000 if watched else None
         for at in range(0, len(rows), _ROWS):
-            part = [_row(*row, noted_s) for row in rows[at : at + _ROWS]]
-            told += await self._store.feedback_put(name, part, notes=f"labels/{name}" if noted_s is not None else "")
+            part = [_row(*row, await self._note(name, *row) if watched else b"") for row in rows[at : at + _ROWS]]
+            told += await self._store.feedback_put(name, part, notes=f"labels/{name}" if watched else "")
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]
             await self._experiments.put(name, list(_rewards(study, kept, self._now_ms())), self.append)
         await self._tell(name, rows, told, actor)
         return _by_item(items, told)
+
+    async def _note(self, name: str, item: Facts, slot: str, value: Any) -> bytes:
+        """What the monitor is told of a label; b"" = it is none."""
+        if slot != LABEL_SLOT:
+            return b""
+        return note_of(item, await self._revisions.variant(name, item), value, self._now_ms() / 1_000)
 
     async def append(self, stream: str, body: bytes) -> None:
         """An entry of this node's in a stream. Raises StoreAway."""
@@ -171,10 +178,9 @@ def _id_of(item: Facts) -> str:
     return item["id"] if item["row"] is None else f"{item['id']}/{item['row']}"
 
 
-def _row(item: Facts, slot: str, value: Any, noted_s: float | None) -> Feedback:
+def _row(item: Facts, slot: str, value: Any, note: bytes) -> Feedback:
     body = {"value": value} if item["at_s"] is None else {"value": value, "at_s": item["at_s"]}
     expires_ms = item["time_s"] * 1_000 + KEEP_MS
-    note = note_of(item, value, noted_s) if noted_s is not None and slot == LABEL_SLOT else b""
     return Feedback(_id_of(item), slot, unit_text(item["unit"]), msgspec.json.encode(body), expires_ms, note)
 
 

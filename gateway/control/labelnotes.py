@@ -5,9 +5,14 @@ that was kept is heard once, whatever became of the answer to its caller. No pre
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+NOBODY: Final = "-"
+"""Variant of what no policy decided,"""
+UNKNOWN: Final = ""
+"""and of what was decided by a document that nobody knows any more."""
 
 
 class LabelNote(msgspec.Struct, frozen=True, array_like=True):
@@ -15,14 +20,14 @@ class LabelNote(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         digest: of the version, its first hexadecimal digits, as the prediction id has them.
-        variant: index in the policy's order, as the id has it.
+        variant: name of the one that answered, or NOBODY, or UNKNOWN.
         predicted_s, observed_s: Unix times of the prediction and of the label.
         group, decision, score_bin: of the prediction; None = its id does not say.
         value: as the caller gave it.
     """
 
     digest: str
-    variant: int
+    variant: str
     predicted_s: float
     observed_s: float
     group: int | None
@@ -35,11 +40,11 @@ class _Replaced(msgspec.Struct, frozen=True):
     value: Any
 
 
-def note_of(facts: Mapping[str, Any], value: Any, now_s: float) -> bytes:
-    """A note for the ledger's row. Args: facts: of the prediction id."""
+def note_of(facts: Mapping[str, Any], variant: str, value: Any, now_s: float) -> bytes:
+    """A note for the ledger's row. Args: facts: of the prediction id; variant: as of `LabelNote`."""
     observed_s = now_s if facts["at_s"] is None else facts["at_s"]
     place = facts["group"], facts["decision"], facts["score_bin"]
-    return msgspec.json.encode(LabelNote(facts["digest"], facts["variant"], facts["time_s"], observed_s, *place, value))
+    return msgspec.json.encode(LabelNote(facts["digest"], variant, facts["time_s"], observed_s, *place, value))
 
 
 def notes_in(entry: bytes) -> list[tuple[LabelNote, Any]]:

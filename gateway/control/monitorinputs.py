@@ -16,7 +16,6 @@ from gateway.monitor.counting import Counts
 from gateway.monitor.labelwords import label_of
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Labelled
-from gateway.predictions import NO_POLICY
 
 PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
@@ -154,18 +153,16 @@ def buckets_of(values: Counts) -> list[int]:
     return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
 
 
-def labelled(note: LabelNote, before: Any, variants: Sequence[str], positive: str) -> Labelled:
+def labelled(note: LabelNote, before: Any, positive: str) -> Labelled:
     """A label as the monitor counts it; one that says nothing only takes back what stood there.
 
     Args:
         before: the value that it replaced; None = none.
-        variants: names, in the policy's order.
     """
-    index = note.variant
     return Labelled(
         predicted_s=note.predicted_s,
         observed_s=note.observed_s,
-        variant="-" if index == NO_POLICY or index >= len(variants) else variants[index],
+        variant=note.variant,
         group=-1 if note.group is None else note.group,
         decision=note.decision,
         bin=note.score_bin,

@@ -1,11 +1,10 @@
 """Who is champion and who canary of a model now, as its policy says. Pure."""
 
 from gateway.control.documents import Kept
+from gateway.control.labelnotes import NOBODY
 from gateway.control.messages import Route
 from gateway.monitor.book import Roles
 from router.rollout.status import ACTIVE
-
-NO_POLICY = "-"
 
 
 def roles_of(kept: Kept | None, route: Route | None, changed_s: float) -> Roles:
@@ -15,10 +14,10 @@ def roles_of(kept: Kept | None, route: Route | None, changed_s: float) -> Roles:
         kept: the policy; None = there is none, and the default version answers alone.
         changed_s: when the split was last changed, Unix time.
     """
-    plain = frozenset((str(version), NO_POLICY) for version in (route.versions if route is not None else ()))
+    plain = frozenset((str(version), NOBODY) for version in (route.versions if route is not None else ()))
     if kept is None:
         default = str(route.default) if route is not None and route.default is not None else ""
-        return Roles(champion=(default, NO_POLICY), changed_s=changed_s, live=plain)
+        return Roles(champion=(default, NOBODY), changed_s=changed_s, live=plain)
     record = kept.record
     versions = {pin.variant: str(pin.version) for pin in record.variants}
     # Who gets nothing has no windows that could ever be clean: its alarms end with its traffic.

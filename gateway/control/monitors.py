@@ -413,8 +413,6 @@ class Monitors:
         return None if any(model.name == name for model in self._service.snapshot.models) else False
 
     async def _labels(self, name: str, held: Held, now_ms: int) -> None:
-        kept = self._policies.kept.get(name)
-        variants = [pin.variant for pin in kept.record.variants] if kept is not None else []
         served = [model for model in self._service.snapshot.models if model.name == name]
         versions = {model.digest.removeprefix("sha256:"): str(model.version) for model in served}
         while versions:  # before models are known nobody's labels are passed over
@@ -429,7 +427,7 @@ class Monitors:
                 for note, before in notes:
                     found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
                     if found:
-                        label = labelled(note, before, variants, held.spec.labels.positive)
+                        label = labelled(note, before, held.spec.labels.positive)
                         held.monitor.label(found[0], label, now_ms)
             held.moved = held.moved or bool(page.entries)
             if len(page.entries) < PAGE:

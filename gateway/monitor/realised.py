@@ -48,6 +48,7 @@ class Labelled(msgspec.Struct, frozen=True):
 
     Attributes:
         predicted_s, observed_s: Unix times of the prediction and of the label.
+        variant: that answered; "" = nobody knows any more.
         group: index in the plan's groups; the last one = not known.
         decision, bin: of the prediction; None = its id does not say.
         label: 1 = the positive class; None = not known any more, or still not: then nothing is counted.
@@ -158,7 +159,7 @@ class Cohorts:
 
     Attributes:
         too_late: labels for cohorts that are gone, or of no time.
-        unplaced: labels of predictions whose decision or bin is not known, or of no group here.
+        unplaced: labels of predictions whose variant, decision or bin is not known, or of no group here.
         crowded: predictions and labels of more than MOST_VARIANTS variants.
     """
 
@@ -205,7 +206,7 @@ class Cohorts:
         """Add a label, put it in the place of the one before, or take that one out."""
         if item.label is None and item.before is None:
             return
-        known = item.decision in (0, 1) and item.bin is not None and 0 <= item.bin < LABEL_BINS
+        known = item.variant and item.decision in (0, 1) and item.bin is not None and 0 <= item.bin < LABEL_BINS
         if not known or not 0 <= item.group < self.groups or item.label not in (0, 1, None):
             self.unplaced += 1
             return

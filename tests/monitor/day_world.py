@@ -261,7 +261,7 @@ class World:
                 before = 1 - label if self._rng.random() < 0.05 else None
                 when = self.now_s - delay_s
                 group = int(self._rng.integers(len(GROUPS) + 1))
-                self.late.append((LabelNote("1", 0, when, self.now_s, group, decision, place, label), before))
+                self.late.append((LabelNote("1", "stable", when, self.now_s, group, decision, place, label), before))
 
 
 def _tail(before: int | None) -> bytes:
@@ -312,7 +312,7 @@ class Bare(World):
         deltas = taken(held, vectors, "a")
         hear_answers(held, {key: one for key, one in answers.items() if key[2] in held.monitor.versions}, now_ms)
         for note, before in self.late:
-            held.monitor.label("1", labelled(note, before, ["stable"], "1"), now_ms)
+            held.monitor.label("1", labelled(note, before, "1"), now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=1)
         if outcome.lease is not None:
             held.acted(outcome.lease)

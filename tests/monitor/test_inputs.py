@@ -28,7 +28,6 @@ from gateway.monitor.latencies import slow_of
 from gateway.monitor.plan import CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.realised import Cohorts
 from gateway.monitor.reference import Binding, Reference, identified
-from gateway.predictions import NO_POLICY
 
 PLACE = ("m", "1", "-", "0123456789abcdef")
 
@@ -112,7 +111,6 @@ def facts(**more: Any) -> dict[str, Any]:
         "time_s": 100,
         "at_s": None,
         "row": None,
-        "variant": 1,
         "group": 0,
         "decision": 1,
         "score_bin": 9,
@@ -121,12 +119,12 @@ def facts(**more: Any) -> dict[str, Any]:
 
 def test_a_note_says_of_a_label_what_its_id_says_and_what_it_replaced() -> None:
     rows = [
-        (facts(), 1, b""),
-        (facts(variant=NO_POLICY, score_bin=None, decision=None), 1, b'\t{"value":0}'),
-        (facts(row=3, at_s=150.0), "no", b'\t{"value":"1","at_s":3}'),
+        (facts(), "canary", 1, b""),
+        (facts(score_bin=None, decision=None), "-", 1, b'\t{"value":0}'),
+        (facts(row=3, at_s=150.0), "canary", "no", b'\t{"value":"1","at_s":3}'),
     ]
-    entry = b"\n".join(note_of(one, value, 200.0) + before for one, value, before in rows)
-    found = [labelled(note, before, ["stable", "canary"], "1") for note, before in notes_in(entry)]
+    entry = b"\n".join(note_of(one, variant, value, 200.0) + before for one, variant, value, before in rows)
+    found = [labelled(note, before, "1") for note, before in notes_in(entry)]
     assert [(one.variant, one.label, one.before) for one in found] == [
         ("canary", 1, None),
         ("-", 1, 0),
@@ -143,8 +141,8 @@ def test_a_label_that_says_nothing_is_not_counted_and_takes_back_what_stood_ther
     cohorts.advance(100.0)
 
     def tell(value: Any, before: Any) -> list[int]:
-        ((note, _),) = notes_in(note_of(facts(), value, 200.0))
-        cohorts.label(labelled(note, before, ["stable", "canary"], "1"))
+        ((note, _),) = notes_in(note_of(facts(), "canary", value, 200.0))
+        cohorts.label(labelled(note, before, "1"))
         cohort = cohorts.find(0, "canary")
         return [] if cohort is None else [int(cohort.labels.sum()), int(cohort.errors.sum()), int(cohort.delays.sum())]
 
@@ -154,7 +152,7 @@ def test_a_label_that_says_nothing_is_not_counted_and_takes_back_what_stood_ther
     assert cohorts.unplaced == 0
 
 
-@pytest.mark.parametrize("entry", [b"", b"\xff", b"[]", b"{}\t{}", b'["ab",0,1,2,null,null,null,1]\t{}'])
+@pytest.mark.parametrize("entry", [b"", b"\xff", b"[]", b"{}\t{}", b'["ab","-",1,2,null,null,null,1]\t{}'])
 def test_what_is_no_note_is_refused(entry: bytes) -> None:
     with pytest.raises(UNREADABLE):
         notes_in(entry)

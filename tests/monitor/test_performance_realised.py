@@ -303,9 +303,10 @@ def test_memory_and_strangers_are_bounded_and_counted() -> None:
         Labelled(NOW, NOW, "a", 0, 1, 255, 1),
         Labelled(NOW, NOW, "a", 1, 1, 1, 1),
         Labelled(NOW, NOW, "a", 0, 1, 1, 2),
+        Labelled(NOW, NOW, "", 0, 1, 1, 1),
     ):
         cohorts.label(item)
-    assert cohorts.unplaced == 6
+    assert cohorts.unplaced == 7
     for k in range(MOST_VARIANTS + 3):
         cohorts.predict(NOW, f"v{k}", np.array([[1, 1]]))
     assert len(cohorts.variants) == MOST_VARIANTS

@@ -59,8 +59,8 @@ def counted(rows: list[Row]) -> Cohorts:
         cohorts.predict(NOW, VARIANTS[row.variant], one)
         facts = facts_of(item_of({"prediction_id": row.id, "label": row.truth}), {1: KEY})
         assert facts is not None
-        ((note, before),) = notes_in(note_of(facts, row.truth, NOW + 60.0))
-        cohorts.label(labelled(note, before, VARIANTS, "1"))
+        ((note, before),) = notes_in(note_of(facts, VARIANTS[row.variant], row.truth, NOW + 60.0))
+        cohorts.label(labelled(note, before, "1"))
     return cohorts
 
 

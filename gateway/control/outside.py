@@ -1,0 +1,116 @@
+"""How this node asks anybody outside: no proxies of the environment, no redirects, a time limit, a bounded answer."""
+
+import http.client
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+TIMEOUT_S: Final = 5.0
+"""Without a byte."""
+WHOLE_S: Final = 15.0
+"""For all of a call: an answer may come byte by byte."""
+MOST_ANSWER: Final = 1024 * 1024
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A signed event, or a token, goes where it was meant to, or nowhere: not even the new address is read."""
+
+    def _no(self, *_: Any) -> None:
+        """The answer stays as it came."""
+
+    http_error_301: Any = _no
+    http_error_302: Any = _no
+    http_error_303: Any = _no
+    http_error_307: Any = _no
+    http_error_308: Any = _no
+
+
+class _Ended(threading.Timer):
+    """Ends the connections of one call when its time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, self._end)
+        self.daemon = True
+        self.sockets: list[socket.socket] = []
+        self.over = False
+
+    def _end(self) -> None:
+        self.over = True
+        for one in self.sockets:
+            with suppress(OSError):
+                # Not the method of a TLS socket, which would say goodbye first.
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def __init__(self, ended: _Ended) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Connect."""
+        return self.do_open(_noting(http.client.HTTPConnection, self._ended), req)
+
+
+class _Secure(urllib.request.HTTPSHandler):
+    def __init__(self, ended: _Ended) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Connect."""
+        return self.do_open(_noting(http.client.HTTPSConnection, self._ended), req)
+
+
+def _noting(kind: type[http.client.HTTPConnection], ended: _Ended) -> Any:
+    """Connections of this kind, whose socket is noted."""
+
+    class Connection(kind):  # type: ignore[valid-type,misc]
+        def connect(self) -> None:
+            super().connect()
+            ended.sockets.append(self.sock)
+            if ended.over:
+                raise TimeoutError("connected too late")
+
+    return Connection
+
+
+def call(
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    most: int = MOST_ANSWER,
+    whole_s: float = WHOLE_S,
+) -> tuple[int, bytes]:
+    """Ask; gives the status and at most so many bytes of a good answer. Blocks: call it in a thread. Raises OSError."""
+    request = urllib.request.Request(url, body, dict(headers), method=method)
+    ended = _Ended(whole_s)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects, _Plain(ended), _Secure(ended))
+    ended.start()
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            text = answer.read(most)
+            if ended.over or (len(text) < most and answer.length):
+                raise OSError("the answer was cut")
+            return int(answer.status), text
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+    except (http.client.HTTPException, ValueError, OSError) as error:
+        if ended.over:
+            raise TimeoutError(f"no whole answer in {whole_s:g} s") from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"no HTTP answer: {type(error).__name__}") from error
+    finally:
+        ended.cancel()
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Send; gives the status. As `call`."""
+    return call("POST", url, body, headers, 0)[0]
