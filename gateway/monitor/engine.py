@@ -171,11 +171,16 @@ class Engine:
         series = self._series.get(variant)
         return None if series is None or self.rule.time_ms is None else series.windows.opened_ms + self.rule.time_ms
 
+    @property
+    def sharing(self) -> int:
+        """Series that share the allowed false alarms of the model; at least 1."""
+        return max(1, len(self._series) + self.others)
+
     def alphas(self, duration_ms: int) -> dict[str, float]:
         """The level of each family in a window that lasted so long."""
         distance = self.spec.false_alarms.at_most_one_per_ms / DAY_MS
-        series = max(1, len(self._series) + self.others)
-        return {name: window_alpha(SHARES[name] / series, duration_ms / DAY_MS, distance) for name in FAMILIES}
+        shares = {name: SHARES[name] / self.sharing for name in FAMILIES}
+        return {name: window_alpha(share, duration_ms / DAY_MS, distance) for name, share in shares.items()}
 
     def _at(self, variant: str, now_ms: int) -> _Series | None:
         series = self._series.get(variant)

@@ -209,8 +209,8 @@ class FairnessWatch:
         """One more closed window.
 
         Args:
-            alpha: of this window: `families.window_alpha` with share 1/2 of fairness' own distance between alarms; the
-                other half is that of gaps, or of decisions.
+            alpha: of this window: `families.window_alpha` with share 1/2 of fairness' own distance between alarms,
+                divided among the series; the other half is that of gaps, or of decisions.
         """
         return self._family.close(list(self._keys(window)), alpha)
 

@@ -144,8 +144,9 @@ class Watching:
         return self._of_fairness(result.variant, span)
 
     def _fairness_alpha(self, span_ms: int) -> float:
-        """Level of a window or a cohort: decisions and labels share the distance that fairness has for itself."""
-        return window_alpha(0.5, max(1, span_ms) / DAY_MS, self.spec.false_alarms.at_most_one_per_ms / DAY_MS)
+        """Level of a window or a cohort: decisions and labels of all series share the distance that fairness has."""
+        distance = self.spec.false_alarms.at_most_one_per_ms / DAY_MS
+        return window_alpha(0.5 / self.engine.sharing, max(1, span_ms) / DAY_MS, distance)
 
     def _of_fairness(self, variant: str, span: Mapping[str, Any]) -> Finding:
         """What decisions and labels say together: the worse of the two."""
