@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.control.messages import Collected, WantedModel
-from gateway.control.monitorheld import Progress
+from gateway.control.monitorheld import Progress, in_words
 from gateway.control.references import as_asked, sha256_of
 from gateway.monitor.firstrows import FirstRows
 from gateway.monitor.firsttap import read
@@ -231,6 +231,8 @@ def _fitted(rows: FirstRows, file: Path, choices: Choices) -> Fitted | str:
         return rows.fitted(sha256_of(file), choices)
     except (ReferenceRefused, OSError) as error:
         return str(error)
+    except Exception as error:  # rows are anybody's, and this model's monitor is not the only one
+        return in_words(error)
 
 
 def _body(made: dict[tuple[str, int], Made], served: set[tuple[str, int]]) -> bytes:

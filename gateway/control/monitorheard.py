@@ -6,10 +6,12 @@ from typing import Final
 
 import msgspec
 
+from gateway.control.labelnotes import notes_in
 from gateway.control.monitorheld import Held
-from gateway.control.monitorinputs import Answers, Series, Totals, joined
+from gateway.control.monitorinputs import Answers, Series, Totals, joined, labelled
 from gateway.monitor.counting import Counts
 from gateway.monitor.plan import ROWS, SKIPPED
+from gateway.store.base import StreamPage
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError)
 """What reading somebody else's entry may raise."""
@@ -95,6 +97,22 @@ def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[in
         grown = [now - before for now, before in zip(buckets, seen, strict=True)]
         if sum(grown) >= 0:
             held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
+
+
+def hear_labels(name: str, held: Held, page: StreamPage, versions: Mapping[str, str], now_ms: int) -> None:
+    """Labels of predictions of this model. Args: versions: digest without its name -> version."""
+    held.labels_cursor, held.missed = page.cursor, held.missed + page.missed
+    held.moved = held.moved or bool(page.entries)
+    for entry in page.entries:
+        try:
+            notes = notes_in(entry.body)
+        except UNREADABLE as error:
+            unreadable(held, name, "labels", entry.replica, error)
+            continue
+        for note, before in notes:
+            found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
+            if found:
+                held.monitor.label(found[0], labelled(note, before, held.spec.labels.positive), now_ms)
 
 
 def told_rows(counts: Counts) -> int:

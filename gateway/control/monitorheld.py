@@ -16,6 +16,7 @@ from gateway.monitor.windows import dense, sparse
 
 ACTIONS: Final = 100
 """Kinds of leases that are counted; the oldest go first."""
+_PLAIN: Final = ("cursor", "labels_cursor", "missed", "duplicated", "over")
 
 
 class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ class Held:
         gone: (node, run) -> series that it told of and that were forgotten; None = too many to tell them apart.
         heard: node -> when it told something last. Not kept across restarts.
         problems: version -> why it is not watched.
+        failed: what its last turn ended with; "" = it went well.
         first: version -> how far its reference from the first rows is, or was made.
         state_revision: of the saved state, for the next compare-and-set.
         parts: of vectors that have not come whole.
@@ -71,6 +73,7 @@ class Held:
     generation: int = 0
     record: MonitorRecord | None = None
     problems: dict[str, str] = field(default_factory=dict)
+    failed: str = ""
     first: dict[str, Progress] = field(default_factory=dict)
     seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
     answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
@@ -113,25 +116,37 @@ def encoded_state(held: Held) -> bytes:
         "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
         "gone": [[*start, None if gone is None else list(gone)] for start, gone in held.gone.items()],
         "answers": [[*key, buckets] for key, buckets in held.answers.items()],
-        "cursor": held.cursor,
-        "labels_cursor": held.labels_cursor,
-        "missed": held.missed,
-        "duplicated": held.duplicated,
-        "over": held.over,
+        **{name: getattr(held, name) for name in _PLAIN},
     }
     return zlib.compress(msgspec.msgpack.encode(state), 1)
 
 
 def restore_state(held: Held, body: bytes) -> str:
-    """Go on where `encoded_state` was taken; why that cannot be, or ""."""
+    """Begin anew, and go on where `encoded_state` was taken; why that cannot be, or ""."""
+    held.monitor = monitor = _anew(held)
     try:
         state = msgspec.msgpack.decode(zlib.decompress(body))
-        held.monitor.restore(state["monitor"])
-        held.seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
-        held.gone = {(n, r): None if gone is None else {Series(*s) for s in gone} for n, r, gone in state["gone"]}
-        held.answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
-        held.cursor, held.labels_cursor = state["cursor"], state["labels_cursor"]
-        held.missed, held.duplicated, held.over = state["missed"], state["duplicated"], state["over"]
-    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, zlib.error) as error:
-        return str(error)[:200] or type(error).__name__
+        plain = {name: state[name] for name in _PLAIN}
+        seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
+        gone = {(n, r): None if gone is None else {Series(*s) for s in gone} for n, r, gone in state["gone"]}
+        answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
+        monitor.restore(state["monitor"])
+    except Exception as error:  # a damaged state, or one of another build, may raise anything
+        held.monitor = _anew(held)
+        return in_words(error)
+    held.seen, held.gone, held.answers = seen, gone, answers
+    for name, value in plain.items():
+        setattr(held, name, value)
     return ""
+
+
+def _anew(held: Held) -> ModelMonitor:
+    """A monitor of the same versions that has seen nothing."""
+    monitor = ModelMonitor(held.monitor.name, held.spec)
+    monitor.watch({version: one.reference for version, one in held.monitor.versions.items()})
+    return monitor
+
+
+def in_words(error: Exception) -> str:
+    """An error that nobody expected."""
+    return f"{type(error).__name__}: {error}"[:200]

@@ -11,11 +11,14 @@ import msgspec
 import numpy as np
 
 from gateway.control.labelnotes import LabelNote
+from gateway.control.messages import WantedModel, Watched
 from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, REQUEST_DURATION, CounterPage
 from gateway.monitor.counting import Counts
 from gateway.monitor.labelwords import label_of
-from gateway.monitor.plan import ROWS, SKIPPED
+from gateway.monitor.plan import ROWS, SKIPPED, encoded
 from gateway.monitor.realised import Labelled
+from gateway.monitor.reference import Reference
+from gateway.monitor.settings import Spec
 
 PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
@@ -62,6 +65,12 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
     version: str
     variant: str
     buckets: list[int]
+
+
+def watched(model: WantedModel, reference: Reference, spec: Spec) -> Watched:
+    """What workers are to count of a version."""
+    header = spec.groups.header.lower() if spec.groups is not None and reference.plan.groups else ""
+    return Watched(model.name, model.version, model.digest, encoded(reference.plan), header, spec.labels.ids)
 
 
 def totals_of(pages: Iterable[CounterPage], served: Set[tuple[str, ...]] | None = None) -> dict[Series, Counts]:

@@ -12,20 +12,20 @@ document monitor-state MODEL   windows, incidents, leases, and the totals that a
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Final, Literal
 
 import msgspec
 
+from gateway.control import monitorheard as heard
 from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.firstreferences import FirstReferences
-from gateway.control.labelnotes import notes_in
 from gateway.control.messages import WantedModel, Watched
-from gateway.control.monitorheard import UNREADABLE, forget, hear, hear_answers, taken, told_rows, unreadable
-from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, restore_state
-from gateway.control.monitorinputs import Answers, Series, buckets_of, labelled, settled_totals, split
+from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, in_words, restore_state
+from gateway.control.monitorinputs import Answers, Series, buckets_of, settled_totals, split, watched
 from gateway.control.monitorroles import roles_of
 from gateway.control.monitortold import Told
 from gateway.control.plans import NOTHING_KNOWN, Drift
@@ -37,7 +37,6 @@ from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease as Granted
 from gateway.monitor.leases import Level
-from gateway.monitor.plan import encoded
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
 from gateway.store.base import Fenced, Lease, Stale, Store, StoreAway
@@ -108,6 +107,8 @@ class Monitors:
         self._epoch = now_ms()
         self._led = self._speaks = False
         self._seen: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._failed_before: Mapping[str, str] = {}
         self._sent: dict[Series, int] = {}
         self._sent_answers: dict[tuple[str, str, str], list[int]] = {}
         self._busy = asyncio.Lock()
@@ -138,6 +139,7 @@ class Monitors:
     async def tick(self) -> None:
         """One round."""
         async with self._busy:
+            self._failed, self._failed_before = {}, self._failed
             await self._documents()
             if not self.loaded:
                 return  # By the defaults workers might count other groups: they go on as the last control told them.
@@ -157,13 +159,22 @@ class Monitors:
                 mine = {series: counts for series, counts in totals.items() if series.model == name}
                 spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
                 spoken = {place: buckets for place, buckets in spoken.items() if place[0] in held.monitor.versions}
-                try:
+                with self._apart(name):
                     await (self._lead(name, held, mine, spoken) if leads else self._send(name, held, mine, spoken))
-                except ServingError:
-                    raise
-                except Exception:
-                    # One model's monitor must not end that of the others, nor control with its rollouts.
-                    _log.exception("monitor_failed", extra={"facts": {"model": name}})
+            for name, held in self.held.items():
+                held.failed = self._failed.get(name, "")
+
+    @contextmanager
+    def _apart(self, name: str) -> Iterator[None]:
+        """One model's monitor must not end that of the others, nor control with its rollouts."""
+        try:
+            yield
+        except ServingError:
+            raise
+        except Exception as error:
+            why = self._failed[name] = in_words(error)
+            if self._failed_before.get(name) != why:
+                _log.exception("monitor_failed", extra={"facts": {"model": name, "reason": why}})
 
     # ---- documents and references ----
 
@@ -185,7 +196,8 @@ class Monitors:
             except (msgspec.MsgspecError, ValueError) as error:
                 _log.error("monitor_unreadable", extra={"facts": {"name": name, "reason": str(error)[:200]}})
                 continue
-            self._put(name, spec, document.revision, record)
+            with self._apart(name):
+                self._put(name, spec, document.revision, record)
         for name, held in self.held.items():
             if held.revision and name not in found:
                 self._put(name, Spec(), 0, None)
@@ -208,32 +220,38 @@ class Monitors:
 
     async def _watch(self) -> None:
         """Find references; let workers count what has one."""
-        models = [model for model in self._service.snapshot.models if model.digest]
-        watched: list[Watched] = []
+        wanted: list[Watched] = []
         by_name: dict[str, list[WantedModel]] = {}
-        for model in models:
-            by_name.setdefault(model.name, []).append(model)
+        for model in self._service.snapshot.models:
+            if model.digest:
+                by_name.setdefault(model.name, []).append(model)
         for name, mine in by_name.items():
-            held = self.held.get(name)
-            spec = held.spec if held is not None else Spec()
-            found = {one.version: await self._reference(one, spec) for one in mine}
-            references = {str(version): one for version, (one, _) in found.items() if one is not None}
-            if held is None and not references and not any(problem for _, problem in found.values()):
-                continue
-            if held is None:
-                held = self.held[name] = Held(spec, ModelMonitor(name, spec))
-                if self._led:
-                    await self._restore(name, held, references)
-            held.monitor.watch(references)
-            held.first = self.firsts.progress(name)
-            self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
-            watched += [self._watched(one, found[one.version][0], spec) for one in mine if found[one.version][0]]
+            with self._apart(name):
+                wanted += await self._watch_one(name, mine)
         self._references.settle()
         for name in set(self.held) - set(by_name):
             self._let_go(name, self.held[name])
         self._seen |= set(by_name)
-        watched.sort(key=lambda one: (one.name, one.version))
-        self._service.set_watched(tuple(watched), self.firsts.collected())
+        wanted.sort(key=lambda one: (one.name, one.version))
+        self._service.set_watched(tuple(wanted), self.firsts.collected())
+
+    async def _watch_one(self, name: str, mine: Sequence[WantedModel]) -> list[Watched]:
+        """The same of one model. Args: mine: its versions."""
+        held = self.held.get(name)
+        spec = held.spec if held is not None else Spec()
+        found = {one.version: await self._reference(one, spec) for one in mine}
+        references = {str(version): one for version, (one, _) in found.items() if one is not None}
+        if held is None and not references and not any(problem for _, problem in found.values()):
+            return []
+        if held is None:
+            held = self.held[name] = Held(spec, ModelMonitor(name, spec))
+            held.monitor.watch(references)
+            if self._led:
+                await self._restore(name, held)
+        held.monitor.watch(references)
+        held.first = self.firsts.progress(name)
+        self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
+        return [watched(one, references[str(one.version)], spec) for one in mine if str(one.version) in references]
 
     def _let_go(self, name: str, held: Held) -> None:
         """A model is not served: it is forgotten, once saved, if nobody wrote it a document and nothing alarms."""
@@ -253,12 +271,6 @@ class Monitors:
         return await self.firsts.find(model, spec)
 
     @staticmethod
-    def _watched(model: WantedModel, reference: Reference | None, spec: Spec) -> Watched:
-        assert reference is not None, "asked before"
-        header = spec.groups.header.lower() if spec.groups is not None and reference.plan.groups else ""
-        return Watched(model.name, model.version, model.digest, encoded(reference.plan), header, spec.labels.ids)
-
-    @staticmethod
     def _note_problems(name: str, held: Held, found: dict[str, str]) -> None:
         for version, problem in found.items():
             if problem and held.problems.get(version) != problem:
@@ -271,16 +283,15 @@ class Monitors:
     async def _take_over(self) -> None:
         """This node begins to lead: go on where the one before was."""
         for name, held in self.held.items():
-            await self._restore(name, held, {v: one.reference for v, one in held.monitor.versions.items()})
+            with self._apart(name):
+                await self._restore(name, held)
 
-    async def _restore(self, name: str, held: Held, references: Mapping[str, Reference]) -> None:
+    async def _restore(self, name: str, held: Held) -> None:
         document = await self._store.get(STATE, name)
         if document is None:
             held.state_revision = 0
             return
         held.state_revision = document.revision
-        held.monitor = ModelMonitor(name, held.spec)
-        held.monitor.watch(references)
         problem = restore_state(held, document.body)
         if problem:
             # Counting anew is better than not counting; the incident, if there was one, opens again.
@@ -303,9 +314,9 @@ class Monitors:
             await self._labels(name, held, now_ms)
         except StoreAway as error:
             self.away = error.message
-        forget(held, (*(key[0] for key in vectors), *(key[0] for key in answers)), self._node, now_ms)
-        deltas = taken(held, vectors, self._node)
-        hear_answers(held, answers, now_ms)
+        heard.forget(held, (*(key[0] for key in vectors), *(key[0] for key in answers)), self._node, now_ms)
+        deltas = heard.taken(held, vectors, self._node)
+        heard.hear_answers(held, answers, now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
@@ -348,9 +359,9 @@ class Monitors:
                 if entry.replica == self._node:
                     continue
                 try:
-                    hear(name, held, entry.body, vectors, answers)
-                except UNREADABLE as error:
-                    unreadable(held, name, "drift", entry.replica, error)
+                    heard.hear(name, held, entry.body, vectors, answers)
+                except heard.UNREADABLE as error:
+                    heard.unreadable(held, name, "drift", entry.replica, error)
             if len(page.entries) < PAGE:
                 return
 
@@ -391,11 +402,11 @@ class Monitors:
         # One that comes back is told of at once, so that who leads knows where it goes on from.
         self._sent = {series: rows for series, rows in self._sent.items() if series.model != name or series in known}
         for series, counts in known.items():
-            if self._sent.get(series) == told_rows(counts):
+            if self._sent.get(series) == heard.told_rows(counts):
                 continue
             for part in split(self._node, self._run, series, counts):
                 await self._append(f"drift/{name}", msgspec.msgpack.encode(part))
-            self._sent[series] = told_rows(counts)
+            self._sent[series] = heard.told_rows(counts)
         sent = self._sent_answers
         self._sent_answers = {key: buckets for key, buckets in sent.items() if key[0] != name or key[1:] in spoken}
         for (version, variant), buckets in spoken.items():
@@ -417,19 +428,7 @@ class Monitors:
         versions = {model.digest.removeprefix("sha256:"): str(model.version) for model in served}
         while versions:  # before models are known nobody's labels are passed over
             page = await self._store.stream_read(f"labels/{name}", held.labels_cursor, PAGE)
-            held.labels_cursor, held.missed = page.cursor, held.missed + page.missed
-            for entry in page.entries:
-                try:
-                    notes = notes_in(entry.body)
-                except UNREADABLE as error:
-                    unreadable(held, name, "labels", entry.replica, error)
-                    continue
-                for note, before in notes:
-                    found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
-                    if found:
-                        label = labelled(note, before, held.spec.labels.positive)
-                        held.monitor.label(found[0], label, now_ms)
-            held.moved = held.moved or bool(page.entries)
+            heard.hear_labels(name, held, page, versions, now_ms)
             if len(page.entries) < PAGE:
                 return
 
@@ -452,7 +451,7 @@ class Monitors:
             return held
         shown = copy(held)
         try:
-            await self._restore(name, shown, {v: one.reference for v, one in held.monitor.versions.items()})
+            await self._restore(name, shown)
         except StoreAway:
             return held
         shown.roles = self._roles(name, shown, self._now_ms())

@@ -37,7 +37,7 @@ def in_short(name: str, held: Held, now_ms: int, file_problem: str = "") -> dict
                                                    "opened_s": incident.opened_s},
         "verdict": held.monitor.attribution.verdict,
         "rows": sum(int(counts[ROWS]) for counts in held.seen.values()),
-        "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "problems": problems(held),
         "collecting": collecting(held),
         "file_problem": file_problem,
         "blind": blind(held, now_ms),
@@ -53,6 +53,12 @@ def worst_states(held: Held) -> dict[str, str]:
         if known is None or order.index(one.state) < order.index(known):
             found[one.signal] = one.state
     return found
+
+
+def problems(held: Held) -> dict[str, str]:
+    """Version -> why it is not watched; "*" -> why the model is not."""
+    found = {version: problem for version, problem in held.problems.items() if problem}
+    return found | ({"*": held.failed} if held.failed else {})
 
 
 def collecting(held: Held) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) 
             for version, watching in held.monitor.versions.items()
             if version in explained
         },
-        "problems": {version: problem for version, problem in held.problems.items() if problem},
+        "problems": problems(held),
         "collecting": collecting(held),
         "attribution": msgspec.to_builtins(held.monitor.attribution),
         "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in held.monitor.held],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.control.messages import WantedModel
+from gateway.control.monitorheld import in_words
 from gateway.monitor.fit import regrouped
 from gateway.monitor.reference import FILE_NAME, MAX_BYTES, Reference, ReferenceRefused, loaded
 from gateway.monitor.settings import Spec
@@ -53,6 +54,8 @@ class References:
             return None, f"reference: cannot be read: {error.strerror}"
         except ReferenceRefused as error:
             return None, f"reference: {error}"
+        except Exception as error:  # files and their names are anybody's: other models are watched all the same
+            return None, f"reference: {in_words(error)}"
         if reference.binding.digest != digest:
             return None, (
                 f"reference: it was made for the model with sha256 {reference.binding.digest[:12]}..., this one has "
@@ -80,7 +83,7 @@ def _content(path: Path) -> bytes:
 def _stamp(path: Path) -> str:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # it is not there, or nothing can have such a name
         return ""
     return f"{found.st_mtime_ns}/{found.st_size}"
 

@@ -140,8 +140,14 @@ class ModelMonitor:
 
     def _resume(self, version: str, saved: Mapping[str, Any] | None) -> None:
         watching = self.versions[version]
-        if saved is not None and watching.reference.id == saved["reference"]:
+        if saved is None or watching.reference.id != saved["reference"]:
+            return
+        try:
             watching.restore(saved["state"])
+        except BaseException:
+            # Half of it would be worse than nothing: who saw this error goes on with a version that has seen nothing.
+            self.versions[version] = Watching(version, watching.reference, self.spec)
+            raise
 
     def awaits(self, version: str) -> bool:
         """Whether windows of a version that is not served yet are kept for it."""
