@@ -1,6 +1,6 @@
 """What people and programs see of a monitor: plain values for the admin port, families for the metrics page. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Cohort, performance
 from gateway.monitor.results import Compared, WindowResult
 from gateway.monitor.watching import Watching
-from gateway.monitor.words import SEVERITIES
+from gateway.monitor.words import SEVERITIES, Finding
 
 COHORTS_SHOWN: Final = 40
 WINDOWS_SHOWN: Final = 20
@@ -48,11 +48,17 @@ def worst_states(held: Held) -> dict[str, str]:
     """Signal -> the worst state of all series."""
     order = ("firing", "pending", "resolved", "ok", "unknown", "insufficient")
     found: dict[str, str] = {}
-    for one in held.monitor.board.latest:
+    for one in latest(held):
         known = found.get(one.signal)
         if known is None or order.index(one.state) < order.index(known):
             found[one.signal] = one.state
     return found
+
+
+def latest(held: Held) -> Iterator[Finding]:
+    """The last word on each signal of each series; of a version without a reference nothing is known any more."""
+    for one in held.monitor.board.latest:
+        yield one if one.version in held.monitor.versions else msgspec.structs.replace(one, state="unknown")
 
 
 def problems(held: Held) -> dict[str, str]:
@@ -262,7 +268,7 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
     raised = {(alarm, severity): 0 for alarm in worst_states(held) for severity in SEVERITIES[1:]} | dict(alerts)
     for (signal, severity), count in raised.items():
         into.add("alerts", name, "-", "-", signal, severity, count)
-    for one in monitor.board.latest:
+    for one in latest(held):
         into.add("drift_state", name, one.version, one.variant, one.signal, STATES.index(one.state))
     for version, watching in monitor.versions.items():
         dark = watching.engine.blind(now_ms)

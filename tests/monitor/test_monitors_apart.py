@@ -18,10 +18,11 @@ from gateway.control.messages import Route, WantedModel
 from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitors import KIND, STATE, Monitors
 from gateway.control.monitortold import Told
-from gateway.control.monitorviews import view
+from gateway.control.monitorviews import facts, view, worst_states
 from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, CounterPage
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.counting import Counts
+from gateway.monitor.facts import STATES
 from gateway.monitor.reference import FILE_NAME, Binding, Reference, Tensor, dumped, identified
 from gateway.monitor.settings import Spec, parse
 from gateway.store.base import Lease
@@ -99,6 +100,14 @@ class World:
 
     def rows(self, name: str) -> int:
         return sum(int(one[0]) for one in self.monitors.held[name].seen.values())
+
+    def states(self, name: str) -> set[str]:
+        """Of all signals, as views and the metrics page say alike."""
+        held = self.monitors.held
+        shown = facts(held, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=self.now_ms).drift_state
+        found = {STATES[int(one[-1])] for one in shown if one[0] == name}
+        assert set(worst_states(held[name]).values()) == found
+        return found
 
     def problems(self, name: str) -> dict[str, str]:
         held = self.monitors.held[name]
@@ -184,6 +193,19 @@ def test_windows_kept_for_a_version_that_comes_later_are_its_own_problem(tmp_pat
         await world.rounds(1)
         assert (world.watched, world.problems("bad")) == (NAMES, {})
         assert world.monitors.held["bad"].monitor.versions["1"].engine.variants == ("-",)
+
+    in_a_world(tmp_path, work)
+
+
+def test_of_a_version_whose_reference_is_gone_nothing_is_known_any_more(tmp_path: Path):
+    async def work(world: World) -> None:
+        await world.write("bad", {"window": {"rows": 200}})
+        await world.rounds(5)
+        assert world.states("bad") == {"ok", "unknown"}, "there are no labels to estimate by"
+        await world.write("bad", {"window": {"rows": 200}, "reference": {"file": "gone.npz"}})
+        await world.rounds(1)
+        assert world.problems("bad") == {"1": "reference: gone.npz is not there"}
+        assert world.states("bad") == {"unknown"}
 
     in_a_world(tmp_path, work)
 
