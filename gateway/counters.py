@@ -12,7 +12,6 @@ finds its old block.
 """
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
@@ -92,11 +91,6 @@ WORKER_FIELDS: Final[tuple[str, ...]] = (
     "decisions_dropped_total", "decisions_waiting", "monitor_ns_total",
 )  # fmt: skip
 WORKER_INDEX: Final = {name: i for i, name in enumerate(WORKER_FIELDS)}
-
-
-def duration_bucket(duration_ns: int) -> int:
-    """Index of the bucket that a duration falls into; the last one is +Inf."""
-    return bisect_left(DURATION_BOUNDS_NS, duration_ns)
 
 
 # ---- layout of a "running" block; labels are (digest, model, version) ----

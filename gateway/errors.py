@@ -16,7 +16,6 @@ STATUS: Final[dict[str, int]] = {
     "overloaded": 429,
     "deadline_exceeded": 504,
     "draining": 503,
-    "cancelled": 499,
     "execution_failed": 500,
     "non_finite_output": 500,
     "load_failed": 400,

@@ -11,7 +11,6 @@ Nothing here knows HTTP; `gateway.errors` maps the codes to statuses in one tabl
       QueueFull                overloaded               a bound or the estimated wait refused it
       DeadlineExceeded         deadline_exceeded        expired before, in, or during execution
       Draining                 draining
-      Cancelled                cancelled                the caller has gone; never sent
       ExecutionFailed          execution_failed         our or the model's failure while running
       NonFiniteOutput          non_finite_output
       LoadFailed               load_failed              with the stage that failed
@@ -91,12 +90,6 @@ class Draining(ServingError):
     """The runtime or the server is stopping and takes nothing new."""
 
     code = "draining"
-
-
-class Cancelled(ServingError):
-    """The caller has gone."""
-
-    code = "cancelled"
 
 
 class ExecutionFailed(ServingError):

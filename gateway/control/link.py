@@ -159,11 +159,6 @@ class ControlEnd:
         self._handler = handler
         self._peers: dict[str, _Frames] = {}
 
-    @property
-    def start_ids(self) -> list[str]:
-        """The workers that have said hello and are still linked."""
-        return list(self._peers)
-
     async def attach(self, sock: socket.socket) -> None:
         """Take over control's end of a link; the worker is known once its hello has come."""
         peer = _Peer(self._handler, self._peers)
@@ -266,11 +261,6 @@ class WorkerEnd:
         self._frames: _Frames | None = None
         self._last_id = 0
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-
-    @property
-    def attached(self) -> bool:
-        """Whether there is a control to talk to."""
-        return self._frames is not None
 
     async def attach(self, sock: socket.socket) -> None:
         """Take over a worker's end of a new link; one that was there is closed."""

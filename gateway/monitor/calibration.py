@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.monitor.confusion import Counts, Floats
+from gateway.monitor.confusion import Floats
 from gateway.monitor.isotonic import Points, applied, fit
 
 IDENTITY: Final[Points] = ((0.0, 0.0), (1.0, 1.0))
@@ -121,22 +121,3 @@ def ece(
     cuts = [*range(0, bins * width, width), len(p)]
     off = p[order] - y[order]
     return sum(abs(float(off[a:b].sum())) for a, b in pairwise(cuts)) / len(p)
-
-
-def ece_of_labels(labels: Counts, points: Points, bins: int = BINS) -> float:
-    """Expected calibration error of labels that came: whether the calibration still holds. 0 without labels.
-
-    A score counts as the middle of its bin. Score bins are joined to tenths of about equal count.
-
-    Args:
-        labels: [..., bin, label], as cohorts count them.
-    """
-    by_bin = labels.reshape(-1, *labels.shape[-2:]).sum(axis=0)
-    rows, came = by_bin.sum(axis=1), by_bin[:, 1]
-    whole = int(rows.sum())
-    if not whole:
-        return 0.0
-    expected = rows * applied(points, (np.arange(len(rows)) + 0.5) / len(rows))
-    # A score bin belongs to the tenth in which its middle row lies.
-    tenth = np.minimum((np.cumsum(rows) - rows / 2) * bins / whole, bins - 1).astype(np.intp)
-    return float(np.abs(np.bincount(tenth, expected - came, bins)).sum()) / whole

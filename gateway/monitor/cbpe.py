@@ -10,19 +10,17 @@ the calibration has never seen. So an estimate is never called accuracy without 
 cannot be trusted, and acts on no traffic.
 
 Precision against the form that keeps every row: accuracy and all shares 1e-9 (a row's probability is rounded to 2^-32);
-ROC AUC is at most `auc_gap` too low: below 1e-6 for scores spread over [0, 1], more where they crowd into few bins
-(base rate 20 %: 3e-6; 2 %: 1e-4), which is far below its standard error.
+ROC AUC is too low by what the order within bins adds: below 1e-6 for scores spread over [0, 1], more where they crowd
+into few bins (base rate 20 %: 3e-6; 2 %: 1e-4), which is far below its standard error.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from gateway.monitor import isotonic
-from gateway.monitor.confusion import Counts, Floats, Table, metrics, standard_errors
+from gateway.monitor.confusion import Counts, Table, metrics, standard_errors
 from gateway.monitor.plan import (
     ABOVE,
     BELOW,
@@ -141,35 +139,3 @@ def outside_scores(counts: Counts, calibration: Points) -> float:
     edges = np.arange(SCORE_BINS + 1) / SCORE_BINS
     known = (edges[1:] >= calibration[0][0]) & (edges[:-1] <= calibration[-1][0])
     return int(counts[..., ~known].sum()) / rows
-
-
-def sums_of_centres(counts: Counts, calibration: Points) -> Counts:
-    """Calibrated sums where only counts are known: each row taken for the middle of its bin. Units of 2^-32, to 1e-5.
-
-    Shape [..., bin] -> the same.
-    """
-    middle = (np.arange(SCORE_BINS) + 0.5) / SCORE_BINS
-    unit = np.rint(isotonic.applied(calibration, middle) / CALIBRATED_UNIT).astype(np.int64)
-    return np.asarray(counts * unit, np.int64)
-
-
-def auc_gap(counts: Counts, sums: Counts, calibration: Points) -> float:
-    """By how much at most the ROC AUC of every single row exceeds that of the bins. Shapes [..., decision, bin].
-
-    Within a bin of n rows the order is lost. Calibrated probabilities rise with the score and differ within the bin by
-    at most d, so the area lost is between 0 (all equal) and n^2 d / 8 (half of them at each end).
-    """
-    table = expected(counts, sums)
-    masses = float(table.positives.sum()) * float(table.negatives.sum())
-    if masses <= 0.0:
-        return 0.0
-    rows = (table.positives + table.negatives).sum(axis=0)
-    return float(np.dot(rows**2, _rise(calibration))) / (8.0 * masses)
-
-
-def _rise(calibration: Points) -> Floats:
-    """By how much calibrated probabilities differ within each score bin, rounding at its edges included."""
-    edges = np.arange(SCORE_BINS + 1) / SCORE_BINS
-    near = 1e-12
-    ends: npt.NDArray[Any] = isotonic.applied(calibration, np.stack([edges[:-1] - near, edges[1:] + near]))
-    return np.asarray(ends[1] - ends[0], np.float64)

@@ -27,7 +27,6 @@ import numpy as np
 from gateway.monitor.cbpe import expected
 from gateway.monitor.confusion import LEAST_MASS, Counts, Table, counted
 from gateway.monitor.families import FamilyState, FamilyVerdict, Key
-from gateway.monitor.plan import SCORE_BINS
 from gateway.monitor.realised import Cohort, class_weights
 from router.evidence.special import log_normal_below
 
@@ -36,7 +35,6 @@ GAP: Final = 0.1
 """Gaps of TPR or FPR under this do not alarm."""
 MIN_SIZE: Final = 100
 LEAST_SHOWN: Final = 30
-PSI_BINS: Final = 10
 GapBasis = Literal["none", "estimated", "realised"]
 
 
@@ -172,14 +170,6 @@ def two_proportions(a: float, n: float, b: float, m: float) -> float:
         return 1.0
     z = abs(a - b) / math.sqrt(pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m))
     return min(1.0, 2.0 * math.exp(log_normal_below(-z)))
-
-
-def group_scores(counts: Counts) -> Counts:
-    """Scores of each group in 10 equal bins, for a PSI against the same group of the reference.
-
-    Shape [group, decision, bin] -> [group, 10]: the bins are nested in the score's.
-    """
-    return np.asarray(counts.sum(axis=1).reshape(len(counts), PSI_BINS, SCORE_BINS // PSI_BINS).sum(axis=2), np.int64)
 
 
 class FairnessWatch:

@@ -3,7 +3,7 @@
 A cohort is what one variant answered in one span of time. It knows how many predictions there were per (group,
 decision), and counts labels per (group, decision, bin, label). A label that comes late is added to the cohort of its
 prediction, sealed or not; one that is replaced is taken out again and the new one added: so counts depend on which
-labels stand in the end and not on their order, and cohorts of nodes add.
+labels stand in the end and not on their order.
 
 Labels are rarely missing at random: a loan that was refused never shows whether it would have been repaid. So the
 performance of all rows is published only if enough of *each* decision class has its label. Then each class weighs what
@@ -36,11 +36,6 @@ SLICES: Final = 60
 """Parts of a cohort's span by which its errors are in order."""
 DELAY_EDGES_S: Final = log_edges(1.0, 90 * 86_400.0, 1.25)
 QUANTILES: Final = (0.5, 0.9, 0.99)
-
-
-def label_bin(score_bin: int) -> int:
-    """The bin of a label from one of SCORE_BINS."""
-    return score_bin * LABEL_BINS // SCORE_BINS
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -105,12 +100,6 @@ class Cohort:
             for n, m in zip(self.labels[chosen].sum(axis=(0, 2, 3)).tolist(), predicted, strict=True)
         )
         return no, yes
-
-    def add(self, other: "Cohort") -> None:
-        """Add what another node knows of the same cohort."""
-        for name in ("predicted", "labels", "errors", "delays"):
-            getattr(self, name)[...] += getattr(other, name)
-        self.told |= other.told
 
 
 class ErrorRun(msgspec.Struct, frozen=True):
@@ -300,17 +289,6 @@ class Cohorts:
         return {q: quantile_of_histogram(counts, DELAY_EDGES_S, q) for q in QUANTILES} if sum(counts) else {}
 
     # ---- keeping ----
-
-    def merge(self, other: "Cohorts") -> None:
-        """Add what another node knows."""
-        assert (self.groups, self.span_s) == (other.groups, other.span_s), "cohorts of one plan and span add"
-        self.advance(other._now)
-        for name in ("too_late", "unplaced", "crowded"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for start, variant, cohort in other.items():
-            mine = self._at(start, variant, int(cohort.labels.sum()))
-            if mine is not None:
-                mine.add(cohort)
 
     def plain(self) -> dict[str, Any]:
         """All of it in plain values (msgpack). What has not changed since the last call is not looked at again."""

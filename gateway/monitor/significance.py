@@ -167,16 +167,6 @@ def rate_rise(k: int, n: int, k_ref: int, m: int) -> float:
 # ---- what can be seen ----
 
 
-def psi_p_value(psi: float, n: int, m: int, groups: int) -> float:
-    """P(PSI this large without drift), by its chi-square law; n, m > 0 rows, groups of bins compared."""
-    return chi_square_above(psi / (1.0 / n + 1.0 / m), groups - 1) if groups > 1 else 1.0
-
-
-def psi_critical(n: int, m: int, groups: int, alpha: float) -> float:
-    """The PSI that is exceeded with probability alpha without drift; 0 if there is nothing to compare."""
-    return chi_square_quantile(alpha, groups - 1) * (1.0 / n + 1.0 / m) if groups > 1 else 0.0
-
-
 def smallest_psi(n: int, m: int, bins: int, alpha: float, power: float = 0.8) -> float:
     """The PSI that a test of level alpha finds with the given power.
 
@@ -233,11 +223,6 @@ def noncentral_above(x: float, degrees: int, noncentrality: float) -> float:
         above += math.exp(a * math.log(half) - half - math.lgamma(a + 1.0)) if half else 0.0
         a += 1.0
     return min(1.0, total)
-
-
-def reference_rows_needed(n: int) -> int:
-    """Rows of reference for windows of n rows."""
-    return REFERENCE_PER_WINDOW * n
 
 
 def largest_window(m: int) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from bisect import bisect_left
 
 import numpy as np
 import pytest
@@ -23,13 +24,13 @@ from gateway.control.thresholds import Thresholds, thresholds_of
 from gateway.counters import (
     BATCH_BOUNDS,
     BATCH_BUCKETS,
+    DURATION_BOUNDS_NS,
     EXECUTIONS_JUDGED,
     MODEL_VALUES,
     QUEUE_DURATION,
     REQUEST_DURATION,
     RUN_BOUNDS_NS,
     CounterPage,
-    duration_bucket,
 )
 from gateway.tally import Executions
 from router.evidence.executions import ExecutionShare
@@ -225,15 +226,15 @@ def test_what_nobody_judges_is_not_counted() -> None:
 
 def test_how_long_stable_waits_is_its_own_quantile() -> None:
     values = np.zeros(MODEL_VALUES, np.int64)
-    values[QUEUE_DURATION + duration_bucket(300_000)] = LEAST
-    values[REQUEST_DURATION + duration_bucket(7_000_000)] = LEAST
+    values[QUEUE_DURATION + bisect_left(DURATION_BOUNDS_NS, 300_000)] = LEAST
+    values[REQUEST_DURATION + bisect_left(DURATION_BOUNDS_NS, 7_000_000)] = LEAST
     totals = Totals({("m", "1", "stable"): values}, np.zeros(0, np.int64), np.zeros(0, np.int64))
     of = policy({"metric": "queue_wait", "quantile": 0.95}, {"metric": "latency", "quantile": 0.9})
     slow = thresholds_of(kept(of), "APPLYING", StableLatency(lambda: totals), {}, routed=True)
     assert 200_000 < slow.wait_ns < 500_000 < 5_000_000 < slow.slow_ns < 10_000_000
     frozen = kept(of, wait_ns=slow.wait_ns)
     assert state_of("m", 1, frozen, zeroed_here=False).wait_ns == slow.wait_ns
-    values[QUEUE_DURATION + duration_bucket(30_000_000)] = 100 * LEAST
+    values[QUEUE_DURATION + bisect_left(DURATION_BOUNDS_NS, 30_000_000)] = 100 * LEAST
     later = StableLatency(lambda: totals)
     assert thresholds_of(frozen, "BAKING", later, {}, routed=False).wait_ns == slow.wait_ns
     assert thresholds_of(frozen, "APPLYING", later, {}, routed=True).wait_ns > 20_000_000

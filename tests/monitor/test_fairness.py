@@ -14,13 +14,12 @@ from gateway.monitor.fairness import (
     FairnessWatch,
     exported,
     fairness,
-    group_scores,
     realised_fairness,
     two_proportions,
 )
 from gateway.monitor.plan import SCORE_BINS
 from gateway.monitor.realised import LABEL_BINS, Cohort
-from tests.monitor.performance_rows import counted_rows
+from tests.monitor.performance_rows import counted_rows, sums_of_centres
 
 IDENTITY = ((0.0, 0.0), (1.0, 1.0))
 TWO = ("female", "male")
@@ -188,13 +187,6 @@ def test_a_a_windows_hit_no_more_often_than_alpha(groups: int, size: int) -> Non
     assert fired <= expected + 3.1 * math.sqrt(expected)
 
 
-def test_scores_of_groups_in_ten_bins() -> None:
-    counts = decided((3, 4), (5, 6))
-    found = group_scores(counts)
-    assert found.shape == (3, 10)
-    assert found[0].tolist() == [0, 3, 0, 0, 0, 0, 0, 0, 0, 4]
-
-
 def test_people_in_massachusetts_year_by_year() -> None:
     """A calibration of 2015 for all, and three years of both sexes: expected gaps and those that came true."""
     path = Path(__file__).parent / "data" / "employment_counts.json"
@@ -206,7 +198,7 @@ def test_people_in_massachusetts_year_by_year() -> None:
     for year, people in years.items():
         counts = np.zeros((3, 2, SCORE_BINS), np.int64)
         counts[:, :, 2::4] = people.labels.sum(axis=3)
-        likely = fairness(counts, ("male", "female"), sums=cbpe.sums_of_centres(counts, points)).groups[1]
+        likely = fairness(counts, ("male", "female"), sums=sums_of_centres(counts, points)).groups[1]
         real = realised_fairness(people, ("male", "female"), min_coverage=0.6).groups[1]
         # Both sexes are selected alike, and yet unemployed women are taken for employed far more often than men.
         assert likely.disparate_impact > 0.98, year

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from gateway.monitor import calibration, isotonic
-from gateway.monitor.calibration import IDENTITY, chosen, ece, ece_of_labels
-from tests.monitor.performance_rows import labels_counted
+from gateway.monitor.calibration import chosen, ece
 from tests.monitor.test_performance_carloan import DATA, fitted
 
 
@@ -74,12 +73,3 @@ def test_ece() -> None:
     assert ece([0.1, 0.2, 0.3, 0.4, 1.0], [0, 0, 0, 0, 1]) == pytest.approx(1.0 / 5)
     with pytest.raises(ValueError, match="at least 4"):
         ece([0.1], [0])
-
-
-def test_labels_that_come_tell_whether_the_calibration_holds() -> None:
-    scores, labels = drawn(30_000)
-    still = ece_of_labels(labels_counted(scores, labels), IDENTITY)
-    assert still == pytest.approx(ece(scores, labels), abs=2e-3)
-    bent = ece_of_labels(labels_counted(*drawn(30_000, bend=2.0)), IDENTITY)
-    assert still < 0.01 < 0.1 < bent
-    assert ece_of_labels(np.zeros((2, 250, 2), np.int64), IDENTITY) == 0.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.monitor import cbpe, confusion, isotonic
 from gateway.monitor.plan import HEAD, SCORE_BINS, CountPlan, FeaturePlan, ScorePlan
-from tests.monitor.performance_rows import by_rows, counted_rows, labels_counted
+from tests.monitor.performance_rows import auc_gap, by_rows, counted_rows, labels_counted, sums_of_centres
 
 STEPS = ((0.0, 0.01), (0.2, 0.05), (0.2001, 0.3), (0.7, 0.8), (1.0, 0.97))
 IDENTITY = ((0.0, 0.0), (1.0, 1.0))
@@ -36,7 +36,7 @@ def test_counts_against_rows(
         # Each row is off by at most 2^-33, and a share of k rows by that much of k rows.
         assert found.values[name] == pytest.approx(exact[name], abs=1e-9)
     gap = exact["roc_auc"] - found.values["roc_auc"]
-    assert -1e-9 <= gap <= cbpe.auc_gap(counts, sums, points) + 1e-9
+    assert -1e-9 <= gap <= auc_gap(counts, sums, points) + 1e-9
     assert abs(exact["average_precision"] - found.values["average_precision"]) <= 2e-4
 
 
@@ -49,7 +49,7 @@ def test_auc_of_spread_scores_to_1e_6(a: float, b: float, rows: int) -> None:
     table = cbpe.expected(counts, sums)
     assert confusion.metrics(table)["roc_auc"] == pytest.approx(exact["roc_auc"], abs=1e-6)
     # Without the sums, from the middle of each bin.
-    rough = confusion.metrics(cbpe.expected(counts, cbpe.sums_of_centres(counts, IDENTITY)))
+    rough = confusion.metrics(cbpe.expected(counts, sums_of_centres(counts, IDENTITY)))
     assert rough["roc_auc"] == pytest.approx(exact["roc_auc"], abs=3e-5)
     assert rough["accuracy"] == pytest.approx(exact["accuracy"], abs=3e-5)
 
@@ -59,7 +59,7 @@ def test_scores_crowded_into_few_bins_lose_area_and_the_gap_says_so() -> None:
         scores = np.random.default_rng(6).beta(a, b, 20_000)
         counts, sums = counted_rows(scores, IDENTITY, 0.01)
         found = confusion.metrics(cbpe.expected(counts, sums))["roc_auc"]
-        assert 1e-6 < by_rows(scores, scores, 0.01)["roc_auc"] - found < cbpe.auc_gap(counts, sums, IDENTITY) < most
+        assert 1e-6 < by_rows(scores, scores, 0.01)["roc_auc"] - found < auc_gap(counts, sums, IDENTITY) < most
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5))

@@ -19,7 +19,6 @@ from gateway.monitor.realised import (
     Cohorts,
     ErrorRun,
     Labelled,
-    label_bin,
     performance,
     reference_performance,
 )
@@ -74,27 +73,22 @@ def state_of(cohorts: Cohorts, parts: Iterable[str] = ("predicted", "labels", "e
 PUTS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1)), max_size=80)
 
 
-@given(PUTS, st.randoms(use_true_random=False), st.integers(0, 80))
+@given(PUTS, st.randoms(use_true_random=False))
 def test_any_order_duplicates_and_relabels_give_the_counts_of_the_last_labels(
-    puts: list[tuple[int, int]], random: Any, cut: int
+    puts: list[tuple[int, int]], random: Any
 ) -> None:
     ledger = Ledger()
     items = [ledger.put(*put) for put in puts]
-    straight, shuffled, left, right = (at_work() for _ in range(4))
+    straight, shuffled = at_work(), at_work()
     for item in items:
         straight.label(item)
     random.shuffle(items)
     for item in items:
         shuffled.label(item)
-    for item in items[:cut]:
-        left.label(item)
-    for item in items[cut:]:
-        right.label(item)
-    left.merge(right)
     once = at_work()
     for prediction, label in ledger.rows.items():
         once.label(item_of(prediction, label))
-    assert state_of(straight) == state_of(shuffled) == state_of(left) == state_of(once)
+    assert state_of(straight) == state_of(shuffled) == state_of(once)
     assert (
         straight.plain() == Cohorts.from_plain(msgspec.msgpack.decode(msgspec.msgpack.encode(straight.plain()))).plain()
     )
@@ -237,13 +231,11 @@ def test_what_is_kept_is_what_was_counted_since_it_was_kept_before() -> None:
     assert kept(cohorts).plain() == cohorts.plain()
     cohorts.predict(NOW - 10, "a", np.array([[0, 5]]))
     cohorts.label(Labelled(NOW - 10, NOW, "a", 0, 1, 200, 1))
-    other = filled((5, 5))
-    cohorts.merge(other)
     for found in (kept(cohorts), cohorts):
         [(_, _, cohort)] = found.items()
         assert (int(cohort.predicted.sum()), int(cohort.labels.sum())) == (
-            int(filled((70, 30)).items()[0][2].predicted.sum()) + 5 + int(other.items()[0][2].predicted.sum()),
-            int(filled((70, 30)).items()[0][2].labels.sum()) + 1 + int(other.items()[0][2].labels.sum()),
+            int(filled((70, 30)).items()[0][2].predicted.sum()) + 5,
+            int(filled((70, 30)).items()[0][2].labels.sum()) + 1,
         )
 
 
@@ -334,11 +326,6 @@ def test_delays_by_quantile() -> None:
     assert DELAY_EDGES_S[-1] >= 90 * 86_400
 
 
-def test_label_bins_nest_in_score_bins() -> None:
-    assert [label_bin(k) for k in (0, 3, 4, 999)] == [0, 0, 1, LABEL_BINS - 1]
-    assert LABEL_BINS <= 255
-
-
 def test_one_group_alone() -> None:
     cohorts = at_work()
     cohorts.predict(NOW, "a", np.array([[10, 10], [30, 30]]))
@@ -356,16 +343,7 @@ def test_a_cohort_like_its_reference_has_its_performance() -> None:
     labels = rng.poisson(2.0, (1, 2, 1_000, 2))
     cohort = Cohort.empty(1)
     for score_bin in range(1_000):
-        cohort.labels[:, :, label_bin(score_bin)] += labels[:, :, score_bin]
+        cohort.labels[:, :, score_bin * LABEL_BINS // 1_000] += labels[:, :, score_bin]
     cohort.predicted[:] = cohort.labels.sum(axis=(2, 3))
     assert reference_performance(labels) == performance(cohort)
     assert reference_performance(labels * 0).reason == "few_labels"
-
-
-def test_what_one_node_told_is_not_told_again_after_a_merge() -> None:
-    mine, other = filled((700, 700)), at_work(groups=1)
-    assert mine.due(NOW + HOUR, mature_after_s=0).judged
-    other.merge(mine)
-    later = other.due(NOW + HOUR, mature_after_s=0)
-    assert (later.judged, later.errors) == ([], [])
-    assert state_of(other) == state_of(mine)

@@ -129,7 +129,6 @@ def test_hello_comes_first_then_status_and_a_snapshot_goes_back() -> None:
         control.end.broadcast(Hint(4.5))
         await worker.next()
         assert worker.hints == [Hint(4.5)]
-        assert control.end.start_ids == ["w1"]
 
     run(scenario)
 
@@ -177,7 +176,6 @@ def test_losing_control_fails_waiting_calls_at_once_and_a_new_introduction_heals
             await asyncio.wait_for(call, 5)
         with pytest.raises(ControlAway):
             await worker.end.call("echo", {}, 5)
-        assert not worker.end.attached
         successor = Control()
         await introduce(successor, worker)
         assert await worker.end.call("echo", {"again": 1}, 5) == {"again": 1}
@@ -197,7 +195,6 @@ def test_losing_a_worker_is_told_once_and_cancels_its_calls() -> None:
             await call
         await asyncio.wait_for(control.cancelled.wait(), 5)
         assert control.seen.count(("lost", "w1")) == 1
-        assert control.end.start_ids == []
 
     run(scenario)
 
@@ -209,7 +206,6 @@ def test_a_second_introduction_replaces_the_first() -> None:
         await introduce(successor, worker)
         await asyncio.wait_for(control.lost.wait(), 5)
         assert await worker.end.call("echo", {"n": 1}, 5) == {"n": 1}
-        assert successor.end.start_ids == ["w1"]
 
     run(scenario)
 
