@@ -96,6 +96,8 @@ def _notes(shown: dict[str, Any], trouble: str) -> Iterator[str]:
         yield f"the store is away, nothing is decided: {shown['store_away']}"
     if shown["pending_abort"]:
         yield _said("aborted", shown["pending_abort"]) + "; it is written when the store is back"
+    if shown.get("failed"):
+        yield f"its last turn failed on this node (see its log): {shown['failed']}"
     if shown["paused"]:
         yield _said("paused", shown["paused"])
     if shown["killed"]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.control.intake import Delta
+from gateway.control.rails import NOTES, Rail
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
 from gateway.control.signals import COMPUTE_TIME, Sign
-from gateway.control.trail import Trail
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
@@ -21,8 +21,6 @@ from gateway.tally import (
     BAD,
     NOTE_BAD,
     NOTE_SEEN,
-    NOTE_SLOW,
-    NOTE_WAITED,
     OK,
     REVISION_MASK,
     ROUTED,
@@ -31,99 +29,26 @@ from gateway.tally import (
     happened,
     score_of,
 )
-from router.evidence.eprocess import EventShare, log_threshold
+from router.evidence.eprocess import log_threshold
 from router.evidence.executions import ExecutionShare
 from router.evidence.planning import Guardrail as Plan
 from router.evidence.planning import smallest_detectable
-from router.evidence.promotion import Margin, NonInferiority
-from router.evidence.sequences import Moments, bernoulli_interval
+from router.evidence.sequences import bernoulli_interval
 from router.evidence.srm import SampleRatio
 from router.hashing import evidence_index, in_sample
 from router.rollout.observed import Verdict
-from router.rollout_document import Analysis, Guardrail, Metrics
+from router.rollout_document import Analysis, Guardrail
 
 MOST_NOTES: Final = 2_000
 FEW_NOTES: Final = 600
 """Notes of one report above which the sample's share is halved, and below which it is doubled again: between them a
 tick takes 2 to 6 ms."""
-_NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW, "queue_wait": NOTE_WAITED}
 
 
 Place = tuple[int, str]
 """Routing revision and stratum."""
 Weights = Mapping[str, Mapping[str, float]]
 """Routing revision -> stratum -> the canary's share of the slots that randomise there."""
-
-
-class Rail:
-    """One guardrail on events: is the canary worse, and is it surely no worse?"""
-
-    def __init__(self, rail: Metrics, *, sticky: bool, state: Mapping[str, Any] | None = None) -> None:
-        self.rail = rail
-        self.flag = _NOTES[rail.metric]
-        self.margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
-        self._sticky = sticky
-        if state and state["harm"]["null_ratio"] != rail.ratio:
-            state = None  # a signal's margin was edited, and another margin asks another question
-        self.harm = EventShare.from_state(state["harm"]) if state else EventShare(rail.ratio)
-        self.safety = NonInferiority.from_state(state["safety"]) if state else self._fresh()
-        self.bitmap = Bitmap(state["bitmap"] if state else "")
-        self.step_events = int(state["step_events"]) if state else 0
-        self.events: dict[str, list[int]] = dict(state["events"]) if state else {}
-        self.trail = Trail(state["trail"] if state else None)
-
-    def _fresh(self) -> NonInferiority:
-        return NonInferiority(self.margin, sticky=self._sticky)
-
-    def new_step(self) -> None:
-        """Promotion rests on the data of the last analysed step alone; harm on all of it."""
-        self.safety = self._fresh()
-        self.step_events = 0
-        self.trail.new_step()
-
-    def harmed(self, weight: float, canary: int, every: int) -> None:
-        """Bad events of units that had not erred before."""
-        peak = self.harm.peak_log_e
-        self.harm.add(weight, canary, every)
-        self.step_events += every
-        self.trail.events(weight, canary, every, self.harm, peak)
-
-    def saved(self, weight: float, canary: int, every: int, total: int) -> None:
-        """Evidence that the canary is no worse: as `NonInferiority.add`."""
-        peak = self.safety.peak_log_e
-        self.safety.add(weight, canary, every, total)
-        self.trail.looked(self.safety, peak)
-
-    def units(self, canary: Moments, stable: Moments) -> None:
-        """The same from rates per unit: as `NonInferiority.units`."""
-        peak = self.safety.peak_log_e
-        self.trail.moments(canary, stable)
-        self.safety.units(canary, stable)
-        self.trail.looked(self.safety, peak)
-
-    def state(self) -> dict[str, Any]:
-        """Everything, as JSON holds it exactly."""
-        return {
-            "harm": self.harm.state(),
-            "safety": self.safety.state(),
-            "bitmap": self.bitmap.state(),
-            "step_events": self.step_events,
-            "events": self.events,
-            "trail": self.trail.state(),
-        }
-
-    def evidence(self) -> dict[str, Any]:
-        """What a verdict rests on, without the units: for the audit, where it is computed anew."""
-        return {
-            "metric": self.rail.metric,
-            "harm": self.harm.state(),
-            "safety": self.safety.state(),
-            "events": self.events,
-            "step_events": self.step_events,
-            "trail": self.trail.state(),
-            "erred_units": self.bitmap.ones,
-            "erred_digest": self.bitmap.digest,
-        }
 
 
 class Judge:
@@ -158,10 +83,10 @@ class Judge:
         self._analysis = analysis
         self._sticky = sticky
         self._variants = tuple(variants)
-        rails = [rail for rail in analysis.guardrails if rail.metric in _NOTES]
+        rails = [rail for rail in analysis.guardrails if rail.metric in NOTES]
         kept = usable["rails"] if usable else {}
         self.rails = {rail.label: Rail(rail, sticky=sticky, state=kept.get(rail.label)) for rail in rails}
-        watched = [one for one in analysis.signals if one.metric in _NOTES]
+        watched = [one for one in analysis.signals if one.metric in NOTES]
         kept = usable["signals"] if usable else {}
         self.signal_rails = {one.label: Rail(one, sticky=sticky, state=kept.get(one.label)) for one in watched}
         timed = [one for one in analysis.signals if one.metric == COMPUTE_TIME]
@@ -303,20 +228,23 @@ class Judge:
         if score is not None:
             for shift in self.shifts.values():
                 shift.see(unit, canary, score, weight)
-        first = self.sampled.see(unit, canary, flags)
         # Not by the list: a unit that left it when it was thinned may come back.
-        new = self.seen.add(evidence_index(unit))
+        new, drawn = self.seen.add(evidence_index(unit)), 0.0 < weight < 1.0
         if new:
             name = self.canary if canary else self.stable
             self.first_seen[name] = self.first_seen.get(name, 0) + 1
-        if new and 0.0 < weight < 1.0:
+        if new and drawn:
             self.ratio.add((1.0 - weight, weight), (int(not canary), int(canary)))
-        if not self._sticky or not canary or not (new or first):
+        # A unit whose place another one has taken is not counted, and no error of it is. The place comes from a hash of
+        # the unit alone, so this leaves out units of both variants alike, and those that err as often as the others.
+        counted = new and canary and drawn
+        erred = self.sampled.see(unit, canary, flags, counted=counted)
+        if not self._sticky or not (counted or erred):
             return
         for rail in self.rails.values():
-            bad = int(bool(first & rail.flag))
+            bad = int(bool(erred & rail.flag))
             # Per unit; the ratio of such counts is not read, see `_of_events`.
-            rail.saved(weight, bad, bad, int(new))
+            rail.saved(weight, bad, bad, int(counted))
 
     # ---- verdicts ----
 
@@ -328,7 +256,7 @@ class Judge:
         """
         found = {}
         for rail in self._analysis.guardrails:
-            if rail.metric in _NOTES:
+            if rail.metric in NOTES:
                 verdict = self._of_events(self.rails[rail.label], weight)
             elif rail.metric == OUTPUT_SHIFT:
                 verdict = self.shifts[rail.label].verdict(self._analysis, weight, tripped=rail.label in self.tripped)

@@ -9,7 +9,7 @@ on: that decides nothing, and is written each minute.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,6 @@ from gateway.control.commandqueue import CommandQueue
 from gateway.control.documents import Kept
 from gateway.control.entries import read_entry
 from gateway.control.intake import Intake
-from gateway.control.judge import Judge
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
 from gateway.control.nodes import GONE_MS, SILENT_MS, Nodes
@@ -28,14 +27,15 @@ from gateway.control.plans import NOTHING_KNOWN, Drift
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport, PolicyRecord, Told, encode, parts_of
 from gateway.control.reporter import Reporter
+from gateway.control.runs import Heard, Run, judge_of
 from gateway.control.steps import ROUTING, audit_of, carried_out, identity_wanted, place_of, spec_of
 from gateway.control.thresholds import RunTimes, thresholds_of
 from gateway.counters import CounterPage
 from gateway.store.base import Fenced, Lease, Stale, StoreAway
 from router.rollout.actions import WRITTEN, Action, Answer, ClearLocalZeros, Notify, ZeroHere
 from router.rollout.machine import advance
-from router.rollout.observed import Command
-from router.rollout.status import ACTIVE, AT_REST
+from router.rollout.observed import Command, Observed
+from router.rollout.status import ACTIVE, AT_REST, MAX_TEXT
 from runtimes.errors import ServingError
 
 TICK_S: Final = 0.25
@@ -46,34 +46,6 @@ RENEW_MS: Final = 1_500
 HAND_OVER_MS: Final = 2_000
 _LEASE: Final = "rollouts"
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Heard:
-    """The last report of a node, and when it came."""
-
-    at_ms: int
-    report: NodeReport
-
-
-@dataclass(slots=True)
-class Run:
-    """What the leader holds of one policy between ticks.
-
-    Attributes:
-        revision: of the stored document that this was made from or written with.
-        moved: the statistics have grown since they were saved.
-        cursor: in the stream of other nodes' reports.
-    """
-
-    revision: int
-    identity: str
-    intake: Intake
-    judge: Judge | None
-    cursor: int
-    saved_ms: int = 0
-    moved: bool = False
-    heard: dict[str, Heard] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +65,9 @@ class Rollouts:
     Args:
         now_ms: Unix time in ms; may jump.
         notify: tells people: (policy, kind, reason).
+
+    Attributes:
+        failed: policy -> the fault that ended its last turn on this node.
     """
 
     def __init__(
@@ -121,6 +96,7 @@ class Rollouts:
         self._run_times: RunTimes = {}
         self._answers: dict[str, Told] = {}
         self.zeroed_here: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self.heard: Callable[[str, NodeReport], None] = lambda name, report: None
         self.drift: Callable[[str], Drift] = lambda name: NOTHING_KNOWN
         self.nodes = Nodes(self._store, node.name, now_ms)
@@ -166,13 +142,20 @@ class Rollouts:
             judges = self._lease is not None or not store  # a write may have found that another node leads
             if judges and name in self._behind() - behind:
                 continue  # Written by somebody else just now: the next tick reads its notes once more.
-            report = self._reporter.report(state, reading, statuses, crashes)
-            acked[name] = report.acked
-            if judges:
-                await self._lead(name, kept, report, now_ms, store=store)
-            else:
-                await self._send(name, report)
-                await self._hand_over(name)
+            try:
+                report = self._reporter.report(state, reading, statuses, crashes)
+                acked[name] = report.acked
+                if judges:
+                    await self._lead(name, kept, report, now_ms, store=store)
+                else:
+                    await self._send(name, report)
+                    await self._hand_over(name)
+                self.failed.pop(name, None)
+            except StoreAway:
+                raise
+            except Exception as error:
+                # One policy's fault must not end the others, nor control.
+                self._failed(name, "rollout_failed", error)
         if store:
             await self.nodes.speak(acked, len(living))
         self.ticked.set()
@@ -186,6 +169,14 @@ class Rollouts:
             for name, kept in self._policies.kept.items()
             if name not in runs or runs[name].revision != kept.revision
         }
+
+    def _failed(self, name: str, event: str, error: Exception) -> str:
+        """Log it once, with where it comes from; gives it in words."""
+        text = f"{type(error).__name__}: {error}"[:MAX_TEXT]
+        if self.failed.get(name) != text:
+            _log.error(event, exc_info=error, extra={"facts": {"policy": name, "reason": text}})
+        self.failed[name] = text
+        return text
 
     # ---- the lease ----
 
@@ -316,36 +307,68 @@ class Rollouts:
     async def _lead(self, name: str, kept: Kept, report: NodeReport, now_ms: int, *, store: bool) -> None:
         run = self._run_of(name, kept)
         run.heard[self._node.name] = Heard(now_ms, report)
-        reports = [report]
-        commands = self._commands.take(name)
-        if store:
-            try:
-                reports += await self._others(name, run, now_ms)
-                commands += await self._commands.read(name)
-            except StoreAway as error:
-                self._store_lost(error)
-                store = False
-        for one in reports:
-            self.heard(name, one)
-        moved = [self._take(run, kept, one) for one in reports]
-        run.moved = run.moved or any(moved)
-        spec = spec_of(kept)
-        if spec is None and not kept.record.status.identity:
-            return
-        token = self._lease.token if self._lease is not None else kept.record.status.token
-        observed = observed_by(
-            token, kept, run.judge, self._circle(run, now_ms), commands, self.drift(name), now_ms, store=store
-        )
-        status, actions = advance(spec, kept.record.status, observed, now_ms)
-        if len(status.latches) < len(kept.record.status.latches):
-            # A person wants it tried again: what spoke against it the last time would end it at once.
-            run.judge = self._judge(kept, run.identity, None)
-        done = False
+        commands, done = self._commands.take(name), False
         try:
-            done = await self._act(name, kept, run, status, actions, now_ms, store=store)
+            reports = [report]
+            if store:
+                try:
+                    reports += await self._others(name, run, now_ms)
+                    commands += await self._commands.read(name)
+                except StoreAway as error:
+                    self._store_lost(error)
+                    store = False
+            for one in reports:
+                self.heard(name, one)
+            done = await self._turn(name, kept, run, reports, commands, now_ms, store=store)
         finally:
             if not done:
                 self._commands.again(name, commands)
+
+    async def _turn(
+        self,
+        name: str,
+        kept: Kept,
+        run: Run,
+        reports: list[NodeReport],
+        commands: list[Command],
+        now_ms: int,
+        *,
+        store: bool,
+    ) -> bool:
+        """What follows from the reports and commands. False = nothing of it is done."""
+        observed = self._observed(name, kept, run, reports, commands, now_ms, store=store)
+        spec = spec_of(kept)
+        if spec is None and not kept.record.status.identity:
+            return True
+        status, actions = advance(spec, kept.record.status, observed, now_ms)
+        if len(status.latches) < len(kept.record.status.latches):
+            # A person wants it tried again: what spoke against it the last time would end it at once.
+            run.judge, run.blind = judge_of(kept, run.identity, None), ""
+        return await self._act(name, kept, run, status, actions, now_ms, store=store)
+
+    def _observed(
+        self,
+        name: str,
+        kept: Kept,
+        run: Run,
+        reports: list[NodeReport],
+        commands: list[Command],
+        now_ms: int,
+        *,
+        store: bool,
+    ) -> Observed:
+        """One tick's view. Where the evidence cannot be computed: without it, so that people may still abort."""
+        token = self._lease.token if self._lease is not None else kept.record.status.token
+        circle, drift = self._circle(run, now_ms), self.drift(name)
+        if not run.blind:
+            try:
+                for one in reports:
+                    run.take(kept, one)
+                return observed_by(token, kept, run.judge, circle, commands, drift, now_ms, store=store)
+            except Exception as error:
+                run.blind = self._failed(name, "evidence_failed", error)
+        observed = observed_by(token, kept, None, circle, commands, drift, now_ms, store=store)
+        return msgspec.structs.replace(observed, blind=run.blind)
 
     def _run_of(self, name: str, kept: Kept) -> Run:
         """What is held of a policy; made anew from the store when somebody else wrote, or another rollout began."""
@@ -357,38 +380,13 @@ class Rollouts:
                 kept.revision,
                 identity,
                 Intake(evidence.get("intake")),
-                self._judge(kept, identity, evidence.get("judge")),
+                judge_of(kept, identity, evidence.get("judge")),
                 int(evidence.get("cursor", 0)),
                 heard=run.heard if run is not None else {},
             )
         elif run.identity != identity:
-            run.identity, run.judge = identity, self._judge(kept, identity, None)
+            run.identity, run.judge, run.blind = identity, judge_of(kept, identity, None), ""
         return run
-
-    @staticmethod
-    def _judge(kept: Kept, identity: str, state: Mapping[str, Any] | None) -> Judge | None:
-        rollout, record = kept.policy.spec.rollout, kept.record
-        if rollout is None or not identity:
-            return None
-        return Judge(
-            identity,
-            rollout.analysis,
-            sticky=bool(kept.policy.spec.unit.from_),
-            variants=kept.policy.names,
-            stable=kept.policy.spec.stable,
-            canary=rollout.to,
-            since=record.revision,
-            state=state,
-        )
-
-    def _take(self, run: Run, kept: Kept, report: NodeReport) -> bool:
-        """A report into the statistics; whether it said anything new."""
-        delta = run.intake.take(report)
-        if run.judge is not None:
-            run.judge.begin_step(kept.record.status.visit)
-            strata = ["", *(rule.name for rule in kept.policy.spec.rules)]
-            run.judge.take(delta, kept.record.weights, strata)
-        return bool(delta.counts or delta.shadow or delta.notes or delta.lost or delta.executions)
 
     async def _others(self, name: str, run: Run, now_ms: int) -> list[NodeReport]:
         stream = f"evidence/{name}"
@@ -428,7 +426,8 @@ class Rollouts:
         slow = thresholds_of(kept, status.phase, self._node.latency, self._run_times, routed=routed)
         record = carried_out(kept, status, actions, slow)
         if self._must_save(kept, run, record, actions, now_ms):
-            record = msgspec.structs.replace(record, evidence=self._evidence(run, record))
+            if not run.blind:
+                record = msgspec.structs.replace(record, evidence=run.evidence(record.weights))
             audit = audit_of(actions, record, kept)
             try:
                 saved = await self._policies.save(name, record, expected=kept.revision, audit=audit, fence=self._lease)
@@ -457,16 +456,6 @@ class Rollouts:
         if 0 <= now_ms - run.saved_ms < (REST_MS if after.status.phase in AT_REST else SAVE_MS):
             return False
         return run.moved or (after.status.phase in ACTIVE and after.status != before.status)
-
-    @staticmethod
-    def _evidence(run: Run, record: PolicyRecord) -> dict[str, Any]:
-        run.intake.forget(record.weights)
-        return {
-            "intake": run.intake.state(),
-            "judge": run.judge.state() if run.judge is not None else None,
-            "cursor": run.cursor,
-            "doublings": run.judge.sampled.doublings if run.judge is not None else 0,
-        }
 
     def _act_without_store(self, name: str, actions: list[Action]) -> None:
         self._answers |= {one.command: Told(one.ok, one.text) for one in actions if isinstance(one, Answer)}

@@ -16,6 +16,9 @@ _HALF_FULL: Final = BITMAP_BITS // 2
 MOST_LISTED: Final = 10_000
 """Sampled units remembered one by one, 200 KiB in the store; above it every other one is dropped."""
 _UNIT: Final = struct.Struct("<QBIII")
+_CANARY: Final = 1
+_COUNTED: Final = 2
+"""What the first number of a listed unit says: its variant, and whether it is one of the canary's that were counted."""
 
 
 class Bitmap:
@@ -50,7 +53,7 @@ class Bitmap:
 
 
 class Sampled:
-    """Units of the step that are listed one by one: of each its variant, requests, bad and slow ones.
+    """Units of the step that are listed one by one: of each its marks, requests, bad and slow ones.
 
     A unit is listed when it is in the sample, whose share halves with each doubling.
     """
@@ -60,11 +63,16 @@ class Sampled:
         packed = zlib.decompress(base64.b85decode(state["units"])) if state else b""
         self.units: dict[int, list[int]] = {unit: seen for unit, *seen in _UNIT.iter_unpack(packed)}
 
-    def see(self, unit: int, canary: bool, flags: int) -> int:
-        """A request of a unit: the flags that it has for the first time."""
+    def see(self, unit: int, canary: bool, flags: int, *, counted: bool = False) -> int:
+        """A request of a unit: the flags that it has for the first time, if it is one of those that were counted.
+
+        Args:
+            counted: from here on it is one of the canary's units that promotion counts. One that was counted, left the
+                list and comes back is not counted again, and errs no more.
+        """
         known = self.units.get(unit)
         if known is None:
-            known = self.units[unit] = [int(canary), 0, 0, 0]
+            known = self.units[unit] = [_CANARY * canary | _COUNTED * counted, 0, 0, 0]
         bad, slow = bool(flags & NOTE_BAD), bool(flags & NOTE_SLOW)
         first = (NOTE_BAD if bad and not known[2] else 0) | (NOTE_SLOW if slow and not known[3] else 0)
         known[1] += 1
@@ -72,7 +80,7 @@ class Sampled:
         known[3] += slow
         if len(self.units) > MOST_LISTED:
             self.thin()
-        return first
+        return first if canary and known[0] & _COUNTED else 0
 
     def widen(self) -> None:
         """Twice as many units are listed from here on."""
@@ -87,7 +95,7 @@ class Sampled:
     def moments(self, canary: bool, flag: int) -> Moments:
         """Of the rate of such requests per unit of a variant."""
         column = 2 if flag == NOTE_BAD else 3
-        rates = [seen[column] / seen[1] for seen in self.units.values() if seen[0] == canary]
+        rates = [seen[column] / seen[1] for seen in self.units.values() if (seen[0] & _CANARY) == canary]
         return Moments.of_sums(len(rates), sum(rates), sum(rate * rate for rate in rates))
 
     def state(self) -> dict[str, Any]:
@@ -98,5 +106,5 @@ class Sampled:
 
 def distinct(sampled: Sampled, *, canary: bool, first_seen: int, requests: int) -> int:
     """Distinct units of an arm in a step: an estimate from the sample, where units come again."""
-    listed = sum(1 for seen in sampled.units.values() if seen[0] == canary)
+    listed = sum(1 for seen in sampled.units.values() if (seen[0] & _CANARY) == canary)
     return min(requests, max(first_seen, listed << sampled.doublings))

@@ -226,6 +226,7 @@ class PolicyEndpoints:
             "shadow": _shadow_counts(record),
             "leads": self._rollouts.leads,
             "store_away": self._policies.away,
+            "failed": self._rollouts.failed.get(name, ""),
         }
         if self._policies.away and STORE_AWAY not in shown["waits"]:
             # What the controller would write is not in the store.

@@ -89,7 +89,8 @@ class NonInferiority:
 
         Args:
             weight: as `EventShare.add`; at 0 and 1 nothing was randomised and nothing is counted.
-            canary_bad: bad events of the canary; with sticky units: distinct units of its that erred.
+            canary_bad: bad events of the canary; with sticky units: counted units of its that erred for the first time,
+                in whichever batch they were counted.
             all_bad: those of both variants.
             canary_total: the canary's requests, good and bad; with sticky units: its units seen for the first time.
 
@@ -101,8 +102,7 @@ class NonInferiority:
         self.ratio.add(weight, canary_bad, all_bad)
         if not 0.0 < weight < 1.0:
             return self.log_e
-        self.canary_bad += int(canary_bad)
-        self.canary_total += int(canary_total)
+        self._count(self.canary_bad + int(canary_bad), self.canary_total + int(canary_total))
         if self.margin.absolute is not None:
             self.absolute_log_e = below_log_e(self.canary_bad, self.canary_total, self.margin.absolute)
         return self._look()
@@ -144,11 +144,14 @@ class NonInferiority:
         absolute = None if state["margin_absolute"] is None else number(state, "margin_absolute")
         process = cls(Margin(number(state, "margin_ratio"), absolute), sticky=state["sticky"] is True)
         process.ratio = EventShare.from_state(state["ratio"])
-        process.canary_bad = count(state, "canary_bad")
-        process.canary_total = count(state, "canary_total")
+        process._count(count(state, "canary_bad"), count(state, "canary_total"))
         for name in ("units_log_e", "absolute_log_e", "peak_log_e"):
             setattr(process, name, number(state, name))
         return process
+
+    def _count(self, bad: int, total: int) -> None:
+        """More bad ones than there are, whatever counted them, are taken for all: that speaks against promotion."""
+        self.canary_bad, self.canary_total = bad, max(bad, total)
 
     def _look(self) -> float:
         log_e = self.log_e

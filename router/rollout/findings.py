@@ -97,6 +97,9 @@ def _always(status: RolloutStatus, observed: Observed) -> Iterator[Finding]:
 
 
 def _guardrails(spec: RolloutSpec, status: RolloutStatus, observed: Observed) -> Iterator[Finding]:
+    if observed.blind:
+        text = f"the evidence cannot be computed, so no guardrail can roll back: {observed.blind}"
+        yield Finding("blind", "hold", text, "auto:blind", waivable=True)
     verdicts = verdicts_of(status, observed)
     for guardrail in spec.guardrails:
         verdict = verdicts.get(guardrail.name)

@@ -120,6 +120,8 @@ def _remember(turn: Turn) -> None:
         turn.set(cursors=observed.cursors)
     if observed.identity == status.identity and observed.evidence:
         turn.set(evidence=observed.evidence)
+    elif observed.blind:
+        turn.set(evidence="")  # what was known before is not what is decided on now
     if status.phase not in IN_STEP or (is_acknowledged(status, observed) and not observed.lagging):
         turn.set(lagging_since_ms=None)
     elif status.phase in UNDER_WATCH and status.lagging_since_ms is None:

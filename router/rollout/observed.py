@@ -87,6 +87,7 @@ class Observed(Struct, frozen=True, kw_only=True):
         acked_revision: highest revision that every live worker has applied.
         lagging: live workers that are behind, by name.
         unreachable: nodes that have not been heard of for so long that they do not count as live.
+        blind: why the statistics cannot be computed; "" = they can. Without them there are no verdicts.
         identity: the rollout that `verdicts` are about.
         visit: the stay in a step (`RolloutStatus.visit`) that units, samples, requests and `srm_p` are about.
         canary_units, stable_units: distinct units with randomised requests in this step.
@@ -117,6 +118,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     acked_revision: int = 0
     lagging: tuple[str, ...] = ()
     unreachable: tuple[str, ...] = ()
+    blind: str = ""
     identity: str = ""
     visit: int = 0
     verdicts: dict[str, Verdict] = field(default_factory=dict)

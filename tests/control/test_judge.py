@@ -12,6 +12,7 @@ from gateway.control.units import MOST_LISTED, Bitmap, Sampled
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, NOTE_WAITED, score_flags
+from router.hashing import in_sample
 from router.policy import parse
 from router.rollout_document import Analysis
 
@@ -192,6 +193,44 @@ def test_sticky_users_that_come_again_are_no_new_evidence() -> None:
     assert not one.verdicts(0.1)["error_rate"].passes
     assert one.rails["error_rate"].safety.canary_total == 100
     assert one.units("canary") == 100
+
+
+def test_a_unit_in_the_place_of_another_one_is_neither_counted_nor_has_it_erred() -> None:
+    one = judge(sticky=True)
+    twins = (0x0000000100012345, 0x0000000200012345)  # one place of 2^20
+    one.take(delta(stable=(1, 0), notes=[(NOTE_SEEN, 4, 0, STABLE, twins[0])]), WEIGHTS, [""])
+    again = judge(json.loads(json.dumps(one.state())), sticky=True)
+    again.take(delta(canary=(0, 1), notes=[(NOTE_SEEN | NOTE_BAD, 4, 0, CANARY, twins[1])]), WEIGHTS, [""])
+    safety = again.rails["error_rate"].safety
+    assert (safety.canary_bad, safety.canary_total) == (0, 0)
+    assert again.rails["error_rate"].harm.canary_events == 1
+
+
+def test_a_unit_that_leaves_the_list_and_comes_back_errs_once() -> None:
+    rng, one, doublings = random.Random(3), judge(sticky=True), set()
+    units = [rng.getrandbits(63) for _ in range(MOST_NOTES)]
+    for share in (1, 0.1, 1, 0.1, 0.1, 1, 0.1):
+        notes = [(NOTE_SEEN | NOTE_BAD, 4, 0, CANARY, unit) for unit in units if rng.random() < share]
+        notes += [(NOTE_SEEN, 4, 0, STABLE, rng.getrandbits(63)) for _ in range(300)]
+        here = [in_sample(note[4], one.sampled.doublings) for note in notes]
+        told = [(note[0] & ~(0 if seen else NOTE_SEEN), *note[1:]) for note, seen in zip(notes, here, strict=True)]
+        one.take(delta(canary=(0, len(notes) - 300), stable=(300, 0), notes=told), WEIGHTS, [""])
+        safety = one.rails["error_rate"].safety
+        assert safety.canary_bad == safety.canary_total <= len(units), "all that were counted have erred, once"
+        doublings.add(one.sampled.doublings)
+    assert doublings == {0, 1}, "it was thinned and widened on the way"
+
+
+def test_a_stored_state_with_more_errors_than_units_speaks_against_promotion() -> None:
+    one = judge(sticky=True)
+    one.take(delta(canary=(1, 0), notes=[(NOTE_SEEN, 4, 0, CANARY, 7)]), WEIGHTS, [""])
+    state = one.state()
+    state["rails"]["error_rate"]["safety"]["canary_bad"] = 9
+    again = judge(json.loads(json.dumps(state)), sticky=True)
+    again.take(delta(canary=(1, 0), notes=[(NOTE_SEEN, 4, 0, CANARY, 8)]), WEIGHTS, [""])
+    safety = again.rails["error_rate"].safety
+    assert (safety.canary_bad, safety.canary_total) == (9, 10)
+    assert safety.absolute_log_e < 0
 
 
 def test_requests_lost_with_a_worker_are_failures_of_their_variant() -> None:

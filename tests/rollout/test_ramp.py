@@ -100,6 +100,10 @@ HOLDS: list[tuple[dict[str, Any], str]] = [
         {"verdicts": {"error_rate": Verdict(), "latency": PASSES}},
         "guardrail error_rate would have found no harm at all in this step; minDetect is 3x",
     ),
+    (
+        {"blind": "KeyError: 'harm'", "identity": ""},
+        "the evidence cannot be computed, so no guardrail can roll back: KeyError: 'harm'",
+    ),
     ({"signals": ("queue_wait",)}, "signal queue_wait"),
     ({"signals": ("queue_wait",), "said": {"queue_wait": "they wait"}}, "signal queue_wait: they wait"),
     ({"scarce": ("queue_wait",)}, "signal queue_wait has too little data"),
