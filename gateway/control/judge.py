@@ -213,8 +213,16 @@ class Judge:
             if variant not in (self.canary, self.stable):
                 continue
             place = (revision, strata[stratum_index])
+            weight = weights[str(revision)].get(place[1])
+            if weight is None:
+                self.stale += 1
+                continue
+            if not weight:
+                continue  # nothing was drawn, as in `take`
             if flags & NOTE_SEEN and in_sample(unit, self.sampled.doublings):
-                self._see(unit, variant == self.canary, flags, weights[str(revision)].get(place[1], 0.0))
+                self._see(unit, variant == self.canary, flags, weight)
+            if weight >= 1.0:
+                continue  # What is no evidence must not keep a unit from being evidence once it is drawn.
             what = happened(flags)
             for label, rail in self._every_rail().items():
                 if what & rail.flag and rail.bitmap.add(evidence_index(unit)):

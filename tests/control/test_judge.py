@@ -96,6 +96,27 @@ def test_a_unit_errs_once_per_rollout() -> None:
     assert one.rails["error_rate"].events == {"0.1": [1, 2]}
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_who_erred_while_nothing_was_drawn_is_evidence_later(share: float) -> None:
+    rng, one, weights = random.Random(7), judge(sticky=True), {"3": {"": share}, "4": {"": 0.5}}
+    units = [rng.getrandbits(63) for _ in range(500)]
+    before = [bad(unit, int(share), 3, NOTE_BAD | NOTE_SEEN) for unit in units]
+    one.take(delta(revision=3, notes=before), weights, [""])
+    rail = one.rails["error_rate"]
+    assert (rail.bitmap.ones, rail.harm.all_events, rail.safety.canary_total) == (0, 0, 0)
+    one.take(delta(canary=(0, 500), notes=[bad(unit, CANARY) for unit in units]), weights, [""])
+    assert rail.harm.canary_events == rail.harm.all_events > 490
+    assert one.verdicts(0.5)["error_rate"].tripped
+
+
+def test_units_seen_before_the_canary_had_a_share_are_none_of_the_step() -> None:
+    one, weights = judge(sticky=True), {"3": {"": 0.0}, "4": {"": 0.5}}
+    one.take(delta(stable=(1, 0), revision=3, notes=[(NOTE_SEEN, 3, 0, STABLE, 7)]), weights, [""])
+    assert (one.sampled.units, one.first_seen) == ({}, {})
+    one.take(delta(canary=(1, 0), notes=[(NOTE_SEEN, 4, 0, CANARY, 7)]), weights, [""])
+    assert one.rails["error_rate"].safety.canary_total == 1
+
+
 def test_latency_and_errors_are_apart() -> None:
     guardrails = [{"metric": "error_rate"}, {"metric": "latency", "quantile": 0.99}]
     one = judge(guardrails=guardrails)
