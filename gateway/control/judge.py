@@ -31,8 +31,6 @@ from gateway.tally import (
 )
 from router.evidence.eprocess import log_threshold
 from router.evidence.executions import ExecutionShare
-from router.evidence.planning import Guardrail as Plan
-from router.evidence.planning import smallest_detectable
 from router.evidence.sequences import bernoulli_interval
 from router.evidence.srm import SampleRatio
 from router.hashing import evidence_index, in_sample
@@ -283,14 +281,12 @@ class Judge:
             rail.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
         passes = rail.safety.crossed(analysis.beta) and not self._is_blind(rail, done[self.stable])
-        plan = Plan(rail.margin.ratio, analysis.alpha, kept)
-        total = sum(done.values())
-        base = min(1.0, rail.step_events / total) if total else 0.0
+        canary, stable = done.values()
         return Verdict(
             tripped=rail.harm.crossed(analysis.alpha, kept) or rail.rail.label in self.tripped,
             passes=passes,
             # Who is shown to be no worse would not have been missed when worse, also without a single error.
-            detectable_ratio=1.0 if passes else smallest_detectable(total, weight, base, plan),
+            detectable_ratio=1.0 if passes else rail.detectable(canary, stable, weight, analysis.alpha, kept),
             insufficient=not all(done.values()),
             saturated=rail.bitmap.saturated,
             log_e=rail.harm.peak_log_e,

@@ -1,6 +1,7 @@
 """What applying a policy would do: who moves, what evidence could see at each step, and how long it would take."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +19,13 @@ from gateway.control.shift import plan as shift_plan
 from gateway.control.signals import plan_of as signals_of
 from router import slots as tables
 from router.diff import PolicyDiff, compare
+from router.evidence.eprocess import EVENTS_PER_START
 from router.evidence.planning import POWER_80, Guardrail, to_detect, to_promote
 from router.evidence.promotion import Margin
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy
 from router.rollout.spec import identity
-from router.rollout_document import Analysis
+from router.rollout_document import Analysis, Hold
 from router.rollout_document import Guardrail as GuardrailDocument
 from runtimes.errors import ServingError
 
@@ -121,51 +123,85 @@ async def absent_inputs(policy: TrafficPolicy, policies: Policies, service: Serv
 def steps(policy: TrafficPolicy, rate: float, bad_rate: float, come: int | None = None) -> list[dict[str, Any]]:
     """Per analysed step and guardrail on events: seconds to detect each ratio, and to promote; None = never.
 
+    A fault is taken to begin with its step. The later that is, the longer it takes to be found, so the bad events of
+    the steps before are estimated: of steps that last as long as their holds and their evidence ask for.
+
     Args:
         come: distinct units that there are; None = not known, or each request is one: every request counts.
     """
     rollout = policy.spec.rollout
     if rollout is None:
         return []
-    analysis = rollout.analysis
-    rails = [rail for rail in analysis.guardrails if rail.metric != "shadow_disagreement"]
-    found = []
+    rails = [rail for rail in rollout.analysis.guardrails if rail.metric != "shadow_disagreement"]
+    found, before = [], 0.0
     for at, step in enumerate(rollout.steps):
         slots = step.set_weight_slots
         if slots is None or slots >= SLOTS:
             continue
-        weight = slots / SLOTS
+        weight, lasts = slots / SLOTS, _held(step.hold, slots / SLOTS, rate)
         for rail in rails:
-            detect, promote = _planned(rail, analysis, weight, bad_rate, come)
-            found.append(
-                {
-                    "step": at + 1,
-                    "weight": weight,
-                    "guardrail": rail.label,
-                    "detect_canary_requests": {key: one.canary_requests for key, one in detect.items()},
-                    "detect_seconds": {key: one.seconds(rate) for key, one in detect.items()},
-                    "detect_units": {key: one.units for key, one in detect.items()},
-                    "promote_canary_requests": promote.canary_requests,
-                    "promote_seconds": promote.seconds(rate),
-                    "promote_units": promote.units,
-                }
-            )
+            planned = _planned(rail, rollout.analysis, weight, bad_rate, come, before)
+            found.append({"step": at + 1, "weight": weight, "guardrail": rail.label, **_shown(planned, rate)})
+            lasts = max(lasts, planned.leaves)
+        before += lasts
     return found
 
 
+def _held(hold: Hold | None, weight: float, rate: float) -> float:
+    """Requests until a step's hold is met."""
+    if hold is None:
+        return 0.0
+    units = (hold.min_units or 0) / min(weight, 1.0 - weight)
+    return max((hold.min_duration_ms or 0) / 1000.0 * rate, (hold.min_samples or 0) / weight, units)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What a guardrail takes in a step.
+
+    Attributes:
+        detect: each ratio.
+        leaves: requests until it lets the step be left; 0 = it never does, so no later step comes.
+    """
+
+    detect: Mapping[str, Needed]
+    promote: Needed
+    leaves: float
+
+
+def _shown(planned: _Planned, rate: float) -> dict[str, Any]:
+    detect, promote = planned.detect, planned.promote
+    return {
+        "detect_canary_requests": {key: one.canary_requests for key, one in detect.items()},
+        "detect_seconds": {key: one.seconds(rate) for key, one in detect.items()},
+        "detect_units": {key: one.units for key, one in detect.items()},
+        "promote_canary_requests": promote.canary_requests,
+        "promote_seconds": promote.seconds(rate),
+        "promote_units": promote.units,
+    }
+
+
 def _planned(
-    rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float, come: int | None
-) -> tuple[dict[str, Needed], Needed]:
-    """To detect each ratio, and to pass; of `output_shift` units with a score, of the others requests."""
+    rail: GuardrailDocument, analysis: Analysis, weight: float, bad_rate: float, come: int | None, before: float
+) -> _Planned:
+    """Of `output_shift` units with a score, of the others requests.
+
+    Args:
+        before: requests of the steps before, of which some were bad.
+    """
     kept = len(analysis.guardrails)
     if rail.metric == OUTPUT_SHIFT:
         base, guardrail = TYPICAL_SHARE, shift_plan(rail.ratio, analysis.alpha, kept)
         passes = to_detect(analysis.min_detect, weight, base, guardrail, POWER_80)
+        leave = [passes]
         found = {ratio: once_each(to_detect(ratio, weight, base, guardrail), come) for ratio in RATIOS}
     else:
         base = bad_rate if rail.metric == "error_rate" else 1 - (rail.quantile or 0.99)
-        guardrail = Guardrail(rail.ratio, analysis.alpha, kept)
+        events = base * before if come is None else min(base * before, come)
+        guardrail = Guardrail(rail.ratio, analysis.alpha, kept, starts=1 + int(events) // EVENTS_PER_START)
         margin = Margin(rail.ratio, rail.absolute if rail.metric == "error_rate" else None)
         passes = to_promote(1.0, weight, base, margin, analysis.beta)
+        leave = [passes, to_detect(analysis.min_detect, weight, base, guardrail, POWER_80)]
         found = {ratio: by_errors(ratio, weight, base, guardrail, come) for ratio in RATIOS}
-    return {f"{ratio:g}x": needed for ratio, needed in found.items()}, once_each(passes, come)
+    detect = {f"{ratio:g}x": needed for ratio, needed in found.items()}
+    return _Planned(detect, once_each(passes, come), min((one.total for one in leave if one is not None), default=0.0))

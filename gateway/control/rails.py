@@ -7,6 +7,8 @@ from gateway.control.trail import Trail
 from gateway.control.units import Bitmap
 from gateway.tally import NOTE_BAD, NOTE_SLOW, NOTE_WAITED
 from router.evidence.eprocess import EventShare
+from router.evidence.planning import Guardrail as Plan
+from router.evidence.planning import careful_rate, smallest_detectable
 from router.evidence.promotion import Margin, NonInferiority
 from router.evidence.sequences import Moments
 from router.rollout_document import Metrics
@@ -16,7 +18,11 @@ NOTES: Final = {"error_rate": NOTE_BAD, "latency": NOTE_SLOW, "queue_wait": NOTE
 
 
 class Rail:
-    """One guardrail on events: is the canary worse, and is it surely no worse?"""
+    """One guardrail on events: is the canary worse, and is it surely no worse?
+
+    Attributes:
+        begun: `EventShare.log_e_values` as the step began: a fault that began with it grows from there.
+    """
 
     def __init__(self, rail: Metrics, *, sticky: bool, state: Mapping[str, Any] | None = None) -> None:
         self.rail = rail
@@ -28,7 +34,8 @@ class Rail:
         self.harm = EventShare.from_state(state["harm"]) if state else EventShare(rail.ratio)
         self.safety = NonInferiority.from_state(state["safety"]) if state else self._fresh()
         self.bitmap = Bitmap(state["bitmap"] if state else "")
-        self.step_events = int(state["step_events"]) if state else 0
+        self.begun: list[float] = list(state.get("begun", ())) if state else []
+        self.begun = self.begun or self.harm.log_e_values
         self.events: dict[str, list[int]] = dict(state["events"]) if state else {}
         self.trail = Trail(state["trail"] if state else None)
 
@@ -38,14 +45,13 @@ class Rail:
     def new_step(self) -> None:
         """Promotion rests on the data of the last analysed step alone; harm on all of it."""
         self.safety = self._fresh()
-        self.step_events = 0
+        self.begun = self.harm.log_e_values
         self.trail.new_step()
 
     def harmed(self, weight: float, canary: int, every: int) -> None:
         """Bad events of units that had not erred before."""
         peak = self.harm.peak_log_e
         self.harm.add(weight, canary, every)
-        self.step_events += every
         self.trail.events(weight, canary, every, self.harm, peak)
 
     def saved(self, weight: float, canary: int, every: int, total: int) -> None:
@@ -61,13 +67,24 @@ class Rail:
         self.safety.units(canary, stable)
         self.trail.looked(self.safety, peak)
 
+    def detectable(self, canary: int, stable: int, weight: float, alpha: float, guardrails: int) -> float | None:
+        """The smallest harm that would have been found since the step began; None = none would.
+
+        Args:
+            canary, stable: requests of this step that ended.
+            weight: the canary's share in force.
+        """
+        bad = sum(every - of_canary for of_canary, every in self.trail.step.values())
+        plan = Plan(self.margin.ratio, alpha, guardrails, begun=self.begun)
+        return smallest_detectable(canary + stable, weight, careful_rate(bad, stable), plan)
+
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""
         return {
             "harm": self.harm.state(),
             "safety": self.safety.state(),
             "bitmap": self.bitmap.state(),
-            "step_events": self.step_events,
+            "begun": self.begun,
             "events": self.events,
             "trail": self.trail.state(),
         }
@@ -79,7 +96,7 @@ class Rail:
             "harm": self.harm.state(),
             "safety": self.safety.state(),
             "events": self.events,
-            "step_events": self.step_events,
+            "begun": self.begun,
             "trail": self.trail.state(),
             "erred_units": self.bitmap.ones,
             "erred_digest": self.bitmap.digest,

@@ -18,7 +18,7 @@ from gateway.control.units import BITMAP_BITS
 from gateway.store.base import AuditRecord
 from gateway.tally import BAD, OK
 from router.document import PolicyError
-from router.evidence.planning import Guardrail, smallest_detectable
+from router.evidence.planning import Guardrail, careful_rate, smallest_detectable
 from router.evidence.promotion import below_log_e
 from router.evidence.sequences import Moments, bernoulli_interval, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
@@ -385,9 +385,14 @@ def _done(evidence: Mapping[str, Any]) -> list[int]:
 def _detectable(rail: Mapping[str, Any], evidence: Mapping[str, Any]) -> float | None:
     if _passes(rail, evidence):
         return 1.0
-    total = sum(_done(evidence))
-    base = min(1.0, rail["step_events"] / total) if total else 0.0
-    plan = Guardrail(rail["safety"]["margin_ratio"], evidence["alpha"], evidence["guardrails"])
+    (canary, stable), margin = _done(evidence), rail["safety"]["margin_ratio"]
+    total = canary + stable
+    if "begun" in rail:
+        base = careful_rate(sum(every - bad for bad, every in rail["trail"]["step"].values()), stable)
+        plan = Guardrail(margin, evidence["alpha"], evidence["guardrails"], begun=rail["begun"])
+    else:  # a record of before the age of the process was known
+        base = min(1.0, rail["step_events"] / total) if total else 0.0
+        plan = Guardrail(margin, evidence["alpha"], evidence["guardrails"])
     found = smallest_detectable(total, evidence["weight"], base, plan)
     return found if found is not None and math.isfinite(found) else None
 

@@ -141,6 +141,11 @@ class EventShare:
         """The smallest p-value so far, which is valid at any time: 1 / (largest E)."""
         return math.exp(-self.peak_log_e)
 
+    @property
+    def log_e_values(self) -> list[float]:
+        """ln of each ratio's mixture over the starts that have begun; `log_e` is made of their mean."""
+        return [now + begun for now, begun in zip(self.log_likelihoods, self.log_starts, strict=True)]
+
     def crossed(self, alpha: float, guardrails: int = 1) -> bool:
         """Whether E ever reached guardrails / alpha. Once true, it stays true."""
         return self.peak_log_e >= log_threshold(alpha, guardrails)
@@ -202,7 +207,7 @@ class EventShare:
         self.since_start = 0
 
     def _log_mixture(self) -> float:
-        each = [now + begun for now, begun in zip(self.log_likelihoods, self.log_starts, strict=True)]
+        each = self.log_e_values
         top = max(each)
         begun = top + math.log(sum([math.exp(one - top) for one in each]) / len(each))
         # Starts 0..n-1 hold 1 - 1/(n+1) of the weight; the rest has not begun and is worth what it cost.

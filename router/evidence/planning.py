@@ -27,6 +27,9 @@ _ALL_ERRED: Final = 50.0
 """Bad events per unit at which all have erred: e^-50 are left."""
 
 Drift = tuple[float, float]
+"""Mean and variance, per request, of what is added to a log likelihood ratio."""
+Way = tuple[float, float, float]
+"""ln of a ratio's share in a mixture, and its drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class Guardrail:
         alpha: of the whole rollout, shared by `guardrails`.
         starts: of its process so far; a fault that begins now is found by the latest, which weighs less than the first.
         multiples: its grid of ratios, in multiples of the margin.
+        begun: where the process itself is known: ln of what each ratio is worth as the fault begins
+            (`EventShare.log_e_values`), in place of `starts`; () = it is not known.
     """
 
     null_ratio: float = 1.25
@@ -68,10 +73,15 @@ class Guardrail:
     guardrails: int = 1
     starts: int = 1
     multiples: Sequence[float] = HARM_MULTIPLES
+    begun: Sequence[float] = ()
 
     def log_needed(self) -> float:
-        """What the mean over ratios, from the latest start alone, has to reach."""
-        return log_threshold(self.alpha, self.guardrails) + math.log(self.starts * (self.starts + 1.0))
+        """What the mean over ratios has to reach."""
+        return log_threshold(self.alpha, self.guardrails)
+
+    def log_begun(self) -> Sequence[float]:
+        """What each ratio is worth as the fault begins; by `starts`, that of the latest start alone."""
+        return self.begun or [-math.log(self.starts * (self.starts + 1.0))] * len(self.multiples)
 
 
 def share(ratio: float, weight: float) -> float:
@@ -97,7 +107,9 @@ def to_detect(
     if ratio <= guardrail.null_ratio or not 0.0 < weight < 1.0:
         return None
     ways = _by_share(ratio, weight, base_rate, guardrail.null_ratio, guardrail.multiples)
-    return _requests(_first([(1.0, ways)], guardrail.log_needed(), z), weight)
+    each = math.log(len(ways))
+    parts = [(begun - each, *way) for begun, way in zip(guardrail.log_begun(), ways, strict=True)]
+    return _requests(_first(parts, guardrail.log_needed(), z), weight)
 
 
 def to_detect_among(
@@ -121,12 +133,14 @@ def to_detect_among(
     null = share(guardrail.null_ratio, weight)
     others = [share(guardrail.null_ratio * multiple, weight) for multiple in guardrail.multiples]
     ways = [(math.log(at / null), math.log((1.0 - at) / (1.0 - null))) for at in others]
-    needed = guardrail.log_needed() + math.log(len(ways))
+    needed, begun = guardrail.log_needed() + math.log(len(ways)), guardrail.log_begun()
 
     def reached(n: float) -> bool:
         canary = -units * weight * math.expm1(-ratio * base_rate * n / units)
         stable = -units * (1.0 - weight) * math.expm1(-base_rate * n / units)
-        return log_sum([canary * hit + stable * miss for hit, miss in ways]) >= needed
+        return (
+            log_sum([at + canary * hit + stable * miss for at, (hit, miss) in zip(begun, ways, strict=True)]) >= needed
+        )
 
     high = 1.0
     while not reached(high):
@@ -143,7 +157,7 @@ def to_detect_among(
 def _by_share(
     ratio: float, weight: float, base_rate: float, null_ratio: float, multiples: Sequence[float]
 ) -> list[Drift]:
-    """Per ratio of a grid: mean and variance, per request, of what is added to its log likelihood ratio."""
+    """Per ratio of a grid its drift."""
     rate = min(1.0, base_rate * (1.0 - weight + weight * ratio))
     q, null = share(ratio, weight), share(null_ratio, weight)
     ways = []
@@ -164,21 +178,13 @@ def _by_absolute(bad_rate: float, weight: float, limit: float) -> list[Drift]:
     ]
 
 
-def _first(parts: Sequence[tuple[float, Sequence[Drift]]], needed: float, z: float = 0.0) -> float | None:
-    """Requests at which a mixture of grids reaches `needed`, each ratio z deviations below its mean path; None = never.
-
-    Args:
-        parts: weight in the mixture and its ratios, for each grid.
-    """
-    if not any(mean > 0.0 for _, ways in parts for mean, _ in ways):
+def _first(ways: Sequence[Way], needed: float, z: float = 0.0) -> float | None:
+    """Requests at which a mixture of ratios reaches `needed`, each z deviations below its mean path; None = never."""
+    if not any(mean > 0.0 for _, mean, _ in ways):
         return None
 
     def reached(n: float) -> bool:
-        each = [
-            math.log(part / len(ways)) + n * mean - z * math.sqrt(n * max(0.0, variance))
-            for part, ways in parts
-            for mean, variance in ways
-        ]
+        each = [begun + n * mean - z * math.sqrt(n * max(0.0, variance)) for begun, mean, variance in ways]
         return log_sum(each) >= needed
 
     high = 1.0
@@ -207,6 +213,14 @@ def would_detect(
     """
     needed = to_detect(ratio, weight, base_rate, guardrail, POWER_80)
     return needed is not None and total_requests >= needed.total
+
+
+def careful_rate(bad: int, requests: int) -> float:
+    """Stable's bad rate for `minDetect`: the lower end of where it is in four of five cases, of a normal count; 0 to 1.
+
+    Who looks again and again stops where the estimate happens to be large: with the mean, too early.
+    """
+    return min(1.0, max(0.0, bad - POWER_80 * math.sqrt(bad)) / requests) if requests else 0.0
 
 
 def smallest_detectable(
@@ -246,12 +260,17 @@ def to_promote(
         return None
     by_ratio = _by_share(ratio, weight, base_rate, margin.ratio, SAFE_MULTIPLES) if ratio else []
     if margin.absolute is None:
-        parts = [(1.0, by_ratio)]
+        parts = _equally(1.0, by_ratio)
     else:
         # Without any bad event the ratio's half stands still at 1.
-        by_ratio = by_ratio or [(0.0, 0.0)]
-        parts = [(0.5, by_ratio), (0.5, _by_absolute(ratio * base_rate, weight, margin.absolute))]
+        parts = _equally(0.5, by_ratio or [(0.0, 0.0)])
+        parts += _equally(0.5, _by_absolute(ratio * base_rate, weight, margin.absolute))
     return _requests(_first(parts, log_threshold(beta)), weight)
+
+
+def _equally(part: float, drifts: Sequence[Drift]) -> list[Way]:
+    """A grid that has this share of a mixture."""
+    return [(math.log(part / len(drifts)), *drift) for drift in drifts]
 
 
 def _check(ratio: float, weight: float, base_rate: float, *, safe: bool = False) -> None:

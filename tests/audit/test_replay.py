@@ -15,12 +15,15 @@ from gateway.control.steps import fitting
 from gateway.store import records
 from gateway.store.base import AuditRecord, Limits
 from gateway.tally import BAD, FIELDS, NOTE_BAD, NOTE_SEEN, OK, ROUTED
+from router.evidence.planning import Guardrail as Plan
+from router.evidence.planning import smallest_detectable
 from router.rollout.findings import mark
 from router.rollout_document import Analysis, Guardrail, Signal
 
 ANALYSIS = Analysis(guardrails=(Guardrail(metric="error_rate"), Guardrail(metric="shadow_disagreement", max=0.05)))
 LABELS = [rail.label for rail in ANALYSIS.guardrails]
 WEIGHTS = {"1": {"": 0.1}, "2": {"": 0.3}}
+PLAN = Plan(guardrails=len(LABELS))
 
 
 def judge(*, sticky: bool, canary_bad: float, stable_bad: float, ticks: int = 60) -> Judge:
@@ -100,6 +103,19 @@ def test_a_promotion_is_decided_again(sticky: bool):
     assert replay(linked(record), None).text == "same verdict"
 
 
+def test_a_record_of_before_the_age_of_the_process_was_known_is_decided_again():
+    found = judge(sticky=False, canary_bad=0.1, stable_bad=0.1)
+    record = told(found, "hold", "auto:rollout", slots_after=3000, routed=False, revision_after=2)
+    evidence = json.loads(record["evidence"])
+    rail = evidence["rails"][LABELS[0]]
+    del rail["begun"]
+    rail["step_events"] = sum(every for _, every in rail["trail"]["step"].values())
+    total = sum(counts[OK] + counts[BAD] for counts in evidence["step"].values())
+    record["marks"][LABELS[0]]["detectable_ratio"] = smallest_detectable(total, 0.3, rail["step_events"] / total, PLAN)
+    shares = {"shares_before": {"stable": 10_000}, "shares_after": {"stable": 10_000}}
+    assert replay(linked({**record, **shares, "evidence": json.dumps(evidence)}), None).text == "same verdict"
+
+
 def test_a_fallback_leaves_the_shares_alone():
     found, shares = judge(sticky=False, canary_bad=0.1, stable_bad=0.1), {"stable": 7000, "canary": 3000}
     record = told(found, "fallback", "auto:monitor", slots_after=3000, shares_after=shares)
@@ -138,7 +154,7 @@ UNREAD = {
     "shares",
     "missed",
     "shadow_max",
-    "step_events",
+    "begun",
     "erred_units",
     "weight",
     "events_per_start",

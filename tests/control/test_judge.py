@@ -271,6 +271,40 @@ def test_a_step_asks_for_its_own_data_and_harm_for_all() -> None:
     assert one.verdicts(0.1)["error_rate"].insufficient
 
 
+def test_what_happened_before_a_step_counts_against_what_it_can_see_and_what_happens_in_it_does_not() -> None:
+    """A late fault is found by a late start, which weighs less than the first."""
+    rng, found = random.Random(11), []
+    for before in (0, 2_000):
+        one = judge()
+        for _ in range(before // 20):
+            notes = [bad(rng.getrandbits(63), int(rng.random() < 0.1)) for _ in range(20)]
+            one.take(delta(canary=(98, 2), stable=(882, 18), notes=notes), WEIGHTS, [""])
+        one.begin_step(1)
+        begun = one.rails["error_rate"].begun
+        for _ in range(10):
+            notes = [bad(rng.getrandbits(63), STABLE) for _ in range(9)] + [bad(rng.getrandbits(63), CANARY)]
+            one.take(delta(canary=(99, 1), stable=(891, 9), notes=notes), WEIGHTS, [""])
+        one = judge(json.loads(json.dumps(one.state())))
+        assert one.rails["error_rate"].begun == begun
+        found.append(one.verdicts(0.1)["error_rate"].detectable_ratio)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert 1.2 * found[0] < found[1]
+
+
+def test_a_canary_that_errs_does_not_make_its_own_fault_look_easy_to_find() -> None:
+    found = []
+    for canary_bad in (10, 30):
+        one = judge()
+        notes = [bad(8 * unit + 5, STABLE) for unit in range(10)] + [
+            bad(8 * unit, CANARY) for unit in range(canary_bad)
+        ]
+        weights = {"4": {"": 0.5}}
+        one.take(delta(canary=(1000 - canary_bad, canary_bad), stable=(990, 10), notes=notes), weights, [""])
+        found.append(one.rails["error_rate"].detectable(1000, 1000, 0.5, 0.01, 1))
+    assert found[0] == found[1]
+
+
 def test_disagreement_in_the_shadow() -> None:
     def shadow(compared: int, disagreed: int) -> Delta:
         counts = [0] * len(SHADOW_FIELDS)

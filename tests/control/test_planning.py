@@ -14,6 +14,7 @@ from gateway.control.reads import unreadable
 from gateway.control.record import PolicyRecord
 from gateway.control.steps import identity_wanted
 from gateway.tally import FIELDS, NOTE_SEEN
+from router.evidence.planning import Guardrail, to_detect
 from router.policy import TrafficPolicy
 from tests.router.documents import read
 
@@ -21,10 +22,10 @@ PINS = (VariantPin("stable", "m", 1, "sha256:aa"), VariantPin("canary", "m", 2, 
 STABLE = PINS[0].digest
 
 
-def wanted(**parts: Any) -> TrafficPolicy:
+def wanted(first: tuple[dict[str, Any], ...] = (), **parts: Any) -> TrafficPolicy:
     rollout = {
         "to": "canary",
-        "steps": [{"setWeight": "20%"}, {"setWeight": "100%"}],
+        "steps": [*first, {"setWeight": "20%"}, {"setWeight": "100%"}],
         "analysis": {"guardrails": [{"metric": "error_rate"}]},
     }
     return read(split={"stable": 10_000}, rollout=rollout, **parts)
@@ -110,6 +111,21 @@ def test_few_units_find_harm_where_each_comes_often_enough() -> None:
     assert 1.0 < few["detect_seconds"]["5x"] / open_end["detect_seconds"]["5x"] < 1.1
     (fifty,) = steps(wanted(), 100.0, 1e-3, 50)
     assert (fifty["detect_units"]["5x"]["enough"], fifty["detect_seconds"]["5x"]) == (False, None)
+
+
+def test_a_fault_that_begins_with_a_later_step_takes_longer_the_more_has_erred_before() -> None:
+    (alone,) = steps(wanted(), 100.0, 0.01)
+    short, after = steps(wanted(({"setWeight": "10%"},)), 100.0, 0.01)
+    assert short["detect_seconds"]["3x"] == pytest.approx(95.7, abs=0.1), "the first step's is that of the table"
+    assert alone["detect_seconds"]["3x"] < after["detect_seconds"]["3x"] < 2 * alone["detect_seconds"]["3x"]
+    _, long = steps(wanted(({"setWeight": "10%", "hold": {"minDuration": "24h"}},)), 100.0, 0.01)
+    starts = 1 + 24 * 3600 * 100 * 0.01 // 50
+    planned = to_detect(3.0, 0.2, 0.01, Guardrail(starts=int(starts)))
+    assert planned is not None
+    assert long["detect_seconds"]["3x"] == pytest.approx(planned.total / 100, abs=0.1)
+    assert long["promote_seconds"] == alone["promote_seconds"], "promotion rests on its step alone"
+    _, few = steps(wanted(({"setWeight": "10%", "hold": {"minDuration": "24h"}},)), 100.0, 0.01, 10_000)
+    assert few["detect_seconds"]["3x"] < long["detect_seconds"]["3x"], "10,000 users err 10,000 times at most"
 
 
 def test_what_the_model_does_not_have_is_warned_of() -> None:

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 
+from gateway.control.rails import Rail
 from router.evidence import planning, sequences, srm
 from router.evidence.eprocess import EventShare
 from router.evidence.planning import Guardrail
 from router.evidence.promotion import Margin, NonInferiority
 from router.evidence.sequences import Moments
+from router.rollout_document import Metrics
 from tests.simulation.evidence.results import Delay, Rate
 
 ALPHA = 0.01
@@ -65,6 +67,40 @@ def slower(replicas: int, quantile: float, factor: float) -> tuple[Delay, Rate]:
     z = {0.95: 1.6448536269514722, 0.99: 2.3263478740408408}[quantile] - math.log(factor) / 0.5
     ratio = 0.5 * math.erfc(z / math.sqrt(2)) / tail
     return fault(replicas, ratio, 0.1, tail, 1.1, f"latency x{factor:g} at p{quantile * 100:.0f}: slow requests")
+
+
+def step_left(replicas: int, weight: float, before: int, base: float = 0.02, ratio: float = 3.0) -> Rate:
+    """C1: a fault that begins with a step, after so many bad events; how often the step may be left before it trips."""
+    rng = np.random.default_rng([14, int(weight * 1000), before])
+    left = tried = 0
+    most = planning.to_detect(ratio, weight, base, Guardrail(), planning.POWER_80)
+    assert most is not None
+    look = math.ceil(most.total / 25)
+    while tried < replicas:
+        rail = Rail(Metrics(metric="error_rate"), sticky=False)
+        for events in rng.multinomial(before, [1 / max(1, before // 10)] * max(1, before // 10)).tolist():
+            rail.harmed(weight, int(rng.binomial(events, weight)), events)
+        if rail.harm.crossed(ALPHA):
+            continue
+        rail.new_step()
+        tried += 1
+        left += _leaves(rng, rail, weight, base, ratio, look)
+    setting = f"errors x{ratio:g} from a step's begin, weight {weight:.0%}, {before:,} bad events before"
+    return Rate("C1", setting, "the step is left first", left, replicas, 0.2)
+
+
+def _leaves(rng: np.random.Generator, rail: Rail, weight: float, base: float, ratio: float, look: int) -> bool:
+    canary = stable = 0
+    while True:
+        more = int(rng.binomial(look, weight))
+        canary, stable = canary + more, stable + look - more
+        bad = int(rng.binomial(more, base * ratio))
+        rail.harmed(weight, bad, bad + int(rng.binomial(look - more, base)))
+        if rail.harm.crossed(ALPHA):
+            return False
+        seen = rail.detectable(canary, stable, weight, ALPHA, 1)
+        if seen is not None and seen <= ratio:
+            return True
 
 
 def late_fault(replicas: int, starts: bool, healthy: int = 100_000) -> tuple[Delay, Rate]:

@@ -71,6 +71,11 @@ _DELAYS: dict[str, tuple[Callable[..., Row | Iterable[Row]], int]] = {
     },
     "T5 late": (partial(delays.late_fault, starts=True), 1_000),
     "T5 late, one start": (partial(delays.late_fault, starts=False), _FEW),
+    **{
+        f"C1 {weight:.0%} {before}": (partial(delays.step_left, weight=weight, before=before), 400)
+        for weight in (0.1, 0.5)
+        for before in (0, 500, 5_000)
+    },
     "C2 no errors": (partial(delays.promotion, base=0.0, weight=0.1), _FEW),
     "C2 0.1%": (partial(delays.promotion, base=0.001, weight=0.1), _FEW),
     "C2 5%": (partial(delays.promotion, base=0.05, weight=0.5), _FEW),

@@ -24,6 +24,7 @@ SMALL = [
     "C2 at the margin, sticky",
     "B3",
     "T5 x5",
+    "C1 10% 5000",
     "T6 1%",
     "T6 means",
     "T7 healthy",
