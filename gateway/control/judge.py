@@ -14,7 +14,7 @@ from gateway.control.rails import NOTES, Rail
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
 from gateway.control.signals import COMPUTE_TIME, Sign
-from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct
+from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct, shrink
 from gateway.shadowfields import COMPARED, DISAGREED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import (
@@ -395,6 +395,21 @@ class Judge:
             "shares": self.shares,
             "missed": self.missed,
         }
+
+    def shrink(self, chars: int) -> None:
+        """Make `state` so many characters shorter, as far as it can be.
+
+        Bitmaps are folded; then spans that only explain go, and half of the listed units. Evidence of harm stays what
+        it is, and all that comes after means what it did.
+        """
+        rails = self._every_rail().values()
+        chars -= shrink(
+            [*(rail.bitmap for rail in rails), *(one.seen for one in self.shifts.values()), self.seen], chars
+        )
+        if chars > 0:
+            for rail in rails:
+                rail.trail.forget()
+            self.sampled.thin()
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""

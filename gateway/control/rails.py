@@ -99,5 +99,6 @@ class Rail:
             "begun": self.begun,
             "trail": self.trail.state(),
             "erred_units": self.bitmap.ones,
+            "erred_places": self.bitmap.places,
             "erred_digest": self.bitmap.digest,
         }

@@ -150,6 +150,9 @@ def _rollout(said: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
         else:
             partly.append("the evidence is of another rollout: no verdict is recomputed")
             evidence = {}
+    elif said.get("evidence_left_out"):
+        partly.append("the evidence was too large for the store: no verdict is recomputed")
+        return
     elif said.get("marks"):
         partly.append("nothing had been counted yet: there is no verdict to recompute")
     yield from _decided(said, states)
@@ -411,7 +414,7 @@ def _state_of(label: str, evidence: Mapping[str, Any]) -> str:
     trips = float(rail["harm"]["peak_log_e"]) >= math.log(evidence["guardrails"] / evidence["alpha"])
     if trips:
         return "tripped"
-    if rail["erred_units"] >= BITMAP_BITS // 2:
+    if rail["erred_units"] >= rail.get("erred_places", BITMAP_BITS) // 2:
         return "saturated"
     if not all(_done(evidence)):
         return "insufficient"

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from gateway.control.commandqueue import CommandQueue
 from gateway.control.documents import Kept
 from gateway.control.entries import read_entry
+from gateway.control.fitting import with_evidence, without_evidence
 from gateway.control.intake import Intake
 from gateway.control.latency import StableLatency
 from gateway.control.messages import Status
@@ -427,10 +429,10 @@ class Rollouts:
         record = carried_out(kept, status, actions, slow)
         if self._must_save(kept, run, record, actions, now_ms):
             if not run.blind:
-                record = msgspec.structs.replace(record, evidence=run.evidence(record.weights))
+                record = with_evidence(record, run)
             audit = audit_of(actions, record, kept)
             try:
-                saved = await self._policies.save(name, record, expected=kept.revision, audit=audit, fence=self._lease)
+                saved = await self._save(name, kept, record, audit)
             except (Stale, Fenced) as error:
                 _log.warning("rollout_write_lost", extra={"facts": {"policy": name, "reason": error.message}})
                 if isinstance(error, Fenced):
@@ -446,6 +448,16 @@ class Rollouts:
         for action in actions:
             self._tell(name, record, action, now_ms)
         return True
+
+    async def _save(self, name: str, kept: Kept, record: PolicyRecord, audit: Mapping[str, Any] | None) -> Kept:
+        """What was decided; too large, then without what it rests on. Raises Stale, Fenced, StoreAway, ValueError."""
+        save = partial(self._policies.save, name, expected=kept.revision, fence=self._lease)
+        try:
+            return await save(record, audit=audit)
+        except ValueError as error:
+            _log.error("evidence_left_out", extra={"facts": {"policy": name, "reason": str(error)[:MAX_TEXT]}})
+            record, audit = without_evidence(record, audit)
+            return await save(record, audit=audit)
 
     def _must_save(self, kept: Kept, run: Run, record: PolicyRecord, actions: list[Action], now_ms: int) -> bool:
         before, after = kept.record, record

@@ -29,13 +29,14 @@ class Shift:
     Attributes:
         bins: the e-process.
         events: weight as text -> units per bin: the canary's, and all.
+        seen: units that were counted.
     """
 
     def __init__(self, rail: Guardrail, state: Mapping[str, Any] | None = None) -> None:
         self.rail = rail
         self.bins = ScoreBins.from_state(state["bins"]) if state else ScoreBins(NOTE_SCORES, rail.ratio)
         self.events: dict[str, list[list[int]]] = dict(state["events"]) if state else {}
-        self._seen = Bitmap(state["seen"] if state else "")
+        self.seen = Bitmap(state["seen"] if state else "")
         self._fresh: dict[float, list[list[int]]] = {}  # of this tick, by weight
 
     def see(self, unit: int, canary: bool, score: int, weight: float) -> None:
@@ -45,7 +46,7 @@ class Shift:
             score: its bin, below NOTE_SCORES.
             weight: the canary's share in force where it was routed; at 0 and 1 nothing was randomised.
         """
-        if 0.0 < weight < 1.0 and self._seen.add(evidence_index(unit)):
+        if 0.0 < weight < 1.0 and self.seen.add(evidence_index(unit)):
             of_canary, of_all = self._fresh.setdefault(weight, _no_units())
             of_canary[score] += canary
             of_all[score] += 1
@@ -77,7 +78,7 @@ class Shift:
             passes=not tripped and ratio is not None and ratio <= analysis.min_detect,
             detectable_ratio=ratio,
             insufficient=not 0 < canary < every,
-            saturated=self._seen.saturated,
+            saturated=self.seen.saturated,
             log_e=self.bins.peak_log_e,
             text=self._in_words(canary, every, math.log(kept / analysis.alpha)),
         )
@@ -92,7 +93,7 @@ class Shift:
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""
-        return {**self.evidence(), "seen": self._seen.state()}
+        return {**self.evidence(), "seen": self.seen.state()}
 
     def evidence(self) -> dict[str, Any]:
         """What a verdict rests on, without the units."""

@@ -45,6 +45,10 @@ class Trail:
         """Evidence of safety begins anew."""
         self.step, self.seen, self.safest = {}, {}, {}
 
+    def forget(self) -> None:
+        """Let the finished spans go, and with them where the largest value was."""
+        self.cut, self.spans = self.cut + len(self.spans), []
+
     def events(self, weight: float, canary: int, every: int, harm: EventShare, peak_before: float) -> None:
         """Events that `harm` has just taken in.
 

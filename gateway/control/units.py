@@ -4,7 +4,7 @@ import base64
 import hashlib
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.tally import NOTE_BAD, NOTE_SLOW
@@ -12,7 +12,8 @@ from router.evidence.sequences import Moments
 from router.hashing import MAX_DOUBLINGS, in_sample
 
 BITMAP_BITS: Final = 1 << 20
-_HALF_FULL: Final = BITMAP_BITS // 2
+LEAST_PLACES: Final = 1 << 13
+"""Of a bitmap that was folded: 1.3 KB of text at most."""
 MOST_LISTED: Final = 10_000
 """Sampled units remembered one by one, 200 KiB in the store; above it every other one is dropped."""
 _UNIT: Final = struct.Struct("<QBIII")
@@ -22,34 +23,68 @@ _COUNTED: Final = 2
 
 
 class Bitmap:
-    """Units that have erred, 2^20 places."""
+    """Units that have erred: 2^20 places, or fewer once it was folded."""
 
     def __init__(self, state: str = "") -> None:
         self._bits = bytearray(zlib.decompress(base64.b85decode(state)) if state else BITMAP_BITS // 8)
         self.ones = int.from_bytes(self._bits, "big").bit_count()
+        self._text = state
 
     def add(self, index: int) -> bool:
         """Set a place; False when it was set before."""
+        index &= self.places - 1
         at, bit = index >> 3, 1 << (index & 7)
         if self._bits[at] & bit:
             return False
         self._bits[at] |= bit
         self.ones += 1
+        self._text = ""
         return True
+
+    @property
+    def places(self) -> int:
+        """How many there are, a power of 2."""
+        return len(self._bits) * 8
 
     @property
     def saturated(self) -> bool:
         """Half full: from here on too many new units would look like old ones."""
-        return self.ones >= _HALF_FULL
+        return self.ones >= self.places // 2
 
     @property
     def digest(self) -> str:
         """Of the bits, for the audit."""
         return hashlib.sha256(self._bits).hexdigest()[:16]
 
+    def fold(self) -> None:
+        """Half as many places, each for the units of two.
+
+        More new units look like old ones from here on, of both variants alike, since a place comes from a hash of the
+        unit alone: evidence grows more slowly, and stays what it is.
+        """
+        half = len(self._bits) // 2
+        low, high = (int.from_bytes(part, "big") for part in (self._bits[:half], self._bits[half:]))
+        self._bits = bytearray((low | high).to_bytes(half, "big"))
+        self.ones = (low | high).bit_count()
+        self._text = ""
+
     def state(self) -> str:
         """The bits as text, small while few are set."""
-        return base64.b85encode(zlib.compress(bytes(self._bits), 6)).decode()
+        self._text = self._text or base64.b85encode(zlib.compress(bytes(self._bits), 6)).decode()
+        return self._text
+
+
+def shrink(bitmaps: Sequence[Bitmap], chars: int) -> int:
+    """Fold the largest until their texts are so many characters shorter, or none can be folded; gives by how many."""
+    saved = 0
+    while saved < chars:
+        largest = max(bitmaps, key=lambda one: len(one.state()), default=None)
+        if largest is None or largest.places <= LEAST_PLACES:
+            break
+        before = len(largest.state())
+        largest.fold()
+        saved += before - len(largest.state())
+    return saved
 
 
 class Sampled:

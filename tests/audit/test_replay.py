@@ -156,6 +156,7 @@ UNREAD = {
     "shadow_max",
     "begun",
     "erred_units",
+    "erred_places",
     "weight",
     "events_per_start",
     "since_start",
