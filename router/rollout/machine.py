@@ -24,7 +24,7 @@ from router.rollout.commands import obey
 from router.rollout.findings import Finding, findings, marks_of
 from router.rollout.gates import is_acknowledged, view_waits, waits_of
 from router.rollout.observed import Observed
-from router.rollout.phases import MOVES, fall_back, look_again, lose_patience, replan, watch
+from router.rollout.phases import MAX_TICK_MS, MOVES, fall_back, look_again, lose_patience, replan, watch
 from router.rollout.spec import RolloutSpec, identity, plan_digest
 from router.rollout.status import ACTIVE, AT_REST, GOING_BACK, IN_STEP, UNDER_WATCH, Force, RolloutStatus, wanted
 from router.rollout.turn import Turn
@@ -47,6 +47,7 @@ def advance(
     turn = Turn(_strict(_wanted(spec, status), status), status, observed, now_ms)
     _take_over(turn)
     _remember(turn)
+    _pass_over(turn)
     phase = turn.status.phase
     if observed.store:
         if _begins(turn.spec, turn.status):  # before anybody is obeyed: commands mean what the document asks for
@@ -126,6 +127,15 @@ def _remember(turn: Turn) -> None:
         turn.set(lagging_since_ms=None)
     elif status.phase in UNDER_WATCH and status.lagging_since_ms is None:
         turn.set(lagging_since_ms=turn.now_ms)
+
+
+def _pass_over(turn: Turn) -> None:
+    """Time that nobody watched, whether the clock has jumped or nobody was there, does not count for `maxDuration`."""
+    status = turn.status
+    passed_ms = turn.now_ms - status.ticked_at_ms
+    jumped_ms = passed_ms - min(max(0, passed_ms), MAX_TICK_MS)
+    if status.phase in ACTIVE and status.ticked_at_ms and jumped_ms:
+        turn.set(clock_from_ms=status.clock_from_ms + jumped_ms)
 
 
 # ---- with the store ----

@@ -135,7 +135,8 @@ class RolloutStatus(Struct, frozen=True, kw_only=True):
         token: highest fencing token that wrote; a lower one decides nothing.
         revision: of the document that this was decided on.
         awaits_revision: the last change of routing is in this revision and all later ones.
-        started_at_ms: begin of the rollout; clock_from_ms: begin of `maxDuration`, which a resume sets anew.
+        started_at_ms: begin of the rollout; clock_from_ms: begin of `maxDuration`, which a resume sets anew, later by
+            the time that nobody watched.
         entered_at_ms: begin of the phase.
         held_ms: time under watch in this step; grows only in ticks with counts from all live workers.
         ticked_at_ms: the tick before.

@@ -6,7 +6,7 @@ import pytest
 
 from router.rollout.actions import Audit, Notify, Promote, SetShadow, SetWeight, Unload
 from router.rollout.observed import LocalZero, Verdict
-from router.rollout.spec import ALL_SLOTS, Checks, Guardrail, OnFailure
+from router.rollout.spec import ALL_SLOTS, Checks, Guardrail, OnFailure, OnTimeout
 from router.rollout.status import wanted
 from tests.rollout.tower import (
     MINUTE,
@@ -276,7 +276,7 @@ def test_a_worker_that_stays_behind_is_skew() -> None:
 
 def test_max_duration_holds_until_somebody_resumes() -> None:
     tower = Tower(spec=a_spec(max_duration_ms=60 * MINUTE)).until("BAKING", at=1)
-    tower.tick(after_ms=60 * MINUTE)
+    tower.watch(60 * MINUTE, canary_units=0)
     assert tower.status.waits[0] == "maxDuration of 1 h is over; `resume` gives it as long again"
     tower.tick(command("resume"))
     assert tower.status.holding == {}
@@ -285,8 +285,22 @@ def test_max_duration_holds_until_somebody_resumes() -> None:
 
 def test_max_duration_no_longer_matters_when_all_users_have_it() -> None:
     tower = Tower(spec=a_spec(max_duration_ms=60 * MINUTE, on_timeout="rollback")).until("PROMOTING")
-    tower.tick(after_ms=60 * MINUTE)
-    assert tower.status.phase == "PROMOTED"
+    tower.watch(60 * MINUTE, fresh=False)
+    assert tower.status.phase == "PROMOTING"
+    tower.until("PROMOTED")
+
+
+@pytest.mark.parametrize("on_timeout", ["hold", "promote", "rollback"])
+@pytest.mark.parametrize("jump_ms", [100 * 24 * 60 * MINUTE, -90 * MINUTE])
+def test_a_clock_that_jumps_ends_no_patience_and_gives_none(on_timeout: OnTimeout, jump_ms: int) -> None:
+    weak = {"error_rate": Verdict(), "latency": Verdict()}
+    spec = a_spec(max_duration_ms=60 * MINUTE, on_timeout=on_timeout)
+    tower = Tower(spec=spec, changes={"verdicts": weak}).until("DECIDING", at=1)
+    tower.watch(30 * MINUTE)
+    tower.tick(after_ms=jump_ms)
+    assert (tower.status.phase, tower.status.force, tower.status.holding) == ("DECIDING", None, {})
+    tower.watch(31 * MINUTE)
+    assert tower.status.phase == "ROLLED_BACK" or tower.status.force or "timeout" in tower.status.holding
 
 
 def test_with_all_users_on_the_canary_only_its_own_units_count() -> None:
@@ -300,7 +314,7 @@ def test_max_duration_may_promote_without_the_last_proof_but_not_without_data() 
     weak = {"error_rate": Verdict(), "latency": Verdict()}
     spec = a_spec(max_duration_ms=60 * MINUTE, on_timeout="promote")
     tower = Tower(spec=spec, changes={"verdicts": weak, "fresh": True}).until("DECIDING", at=1)
-    tower.tick(after_ms=60 * MINUTE, verdicts={"error_rate": Verdict()})
+    tower.watch(60 * MINUTE, verdicts={"error_rate": Verdict()})
     assert tower.status.force is not None
     assert tower.status.waits == ("guardrail latency has too little data",)
     tower.until("DECIDING", at=3)

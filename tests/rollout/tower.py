@@ -10,6 +10,7 @@ import msgspec
 from router.rollout.actions import Action, Promote, SetShadow, SetWeight, Zero
 from router.rollout.machine import advance
 from router.rollout.observed import Command, CommandKind, Observed, Verdict
+from router.rollout.phases import MAX_TICK_MS
 from router.rollout.spec import ALL_SLOTS, Approval, Guardrail, Hold, RolloutSpec, Signal, Step
 from router.rollout.status import RolloutStatus, decode, encode
 
@@ -114,6 +115,11 @@ class Tower:
                 self._write(action)
             assert (self.slots, self.shadow_slots) == (status.slots, status.shadow_slots)
         return actions
+
+    def watch(self, ms: int, **changes: Any) -> None:
+        """Tick through a time, often enough that all of it is watched."""
+        for _ in range(-(-ms // MAX_TICK_MS)):
+            self.tick(after_ms=MAX_TICK_MS, **changes)
 
     def _write(self, action: Action) -> None:
         match action:
