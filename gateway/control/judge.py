@@ -46,7 +46,8 @@ tick takes 2 to 6 ms."""
 Place = tuple[int, str]
 """Routing revision and stratum."""
 Weights = Mapping[str, Mapping[str, float]]
-"""Routing revision -> stratum -> the canary's share of the slots that randomise there."""
+"""Routing revision -> stratum -> the canary's share of the slots that randomise there; strata in the order of the
+revision's document, by which notes call them."""
 
 
 class Judge:
@@ -55,9 +56,9 @@ class Judge:
     Args:
         identity: of the rollout; a new one begins with a new judge.
         sticky: several requests may come from one unit.
-        variants: names by the index that notes carry.
+        variants: names by the index that notes carry, from the revision `since` on; of those before, the state knows.
         stable, canary: names of the two that are compared.
-        since: revision with which it began; what was routed before was another rollout's.
+        since: present revision. It begins with that one, without a state; what was routed before was another rollout's.
         state: what `state` of an earlier judge of the same rollout gave.
     """
 
@@ -80,7 +81,9 @@ class Judge:
         self.visit = int(usable["visit"]) if usable else 0
         self._analysis = analysis
         self._sticky = sticky
-        self._variants = tuple(variants)
+        self._named = [(int(first), tuple(names)) for first, names in usable.get("named", ())] if usable else []
+        if not self._named or self._named[-1][1] != tuple(variants):
+            self._named.append((since if self._named else 0, tuple(variants)))
         rails = [rail for rail in analysis.guardrails if rail.metric in NOTES]
         kept = usable["rails"] if usable else {}
         self.rails = {rail.label: Rail(rail, sticky=sticky, state=kept.get(rail.label)) for rail in rails}
@@ -126,12 +129,8 @@ class Judge:
     def _every_rail(self) -> dict[str, Rail]:
         return {**self.signal_rails, **self.rails}
 
-    def take(self, delta: Delta, weights: Weights, strata: Sequence[str]) -> None:
-        """Take in what a node has counted since its last report.
-
-        Args:
-            strata: names by the index that notes carry.
-        """
+    def take(self, delta: Delta, weights: Weights) -> None:
+        """Take in what a node has counted since its last report."""
         self.missed += delta.missed
         self._size_sample(len(delta.notes))
         for (revision, variant), counts in delta.shadow.items():
@@ -149,7 +148,7 @@ class Judge:
             _add_to(self.step, variant, counts)
             if variant == self.canary:
                 requests[revision, stratum] = requests.get((revision, stratum), 0) + counts[OK] + counts[BAD]
-        lost, events = self._lost(delta), self._events(delta, weights, strata)
+        lost, events = self._lost(delta), self._events(delta, weights)
         for label, rail in self._every_rail().items():
             found = events[label]
             for place, (canary, every) in (lost if rail.flag == NOTE_BAD else {}).items():
@@ -196,37 +195,37 @@ class Judge:
                 found[revision, stratum] = (canary + count * (variant == self.canary), every + count)
         return found
 
-    def _events(self, delta: Delta, weights: Weights, strata: Sequence[str]) -> dict[str, dict[Place, tuple[int, int]]]:
+    def _events(self, delta: Delta, weights: Weights) -> dict[str, dict[Place, tuple[int, int]]]:
         """Guardrail -> place -> (canary's, all) bad events of units that had not erred before."""
-        revisions = {int(text) & REVISION_MASK: int(text) for text in weights if int(text) >= self.since}
+        known = {int(text) & REVISION_MASK: int(text) for text in weights if int(text) >= self.since}
         found: dict[str, dict[Place, tuple[int, int]]] = {label: {} for label in self._every_rail()}
         for flags, masked, stratum_index, variant_index, unit in delta.notes:
             if not flags:
                 continue
-            revision = revisions.get(masked)
+            revision = known.get(masked)
+            strata = [*weights[str(revision)].items()] if revision is not None else []
             if revision is None or stratum_index >= len(strata):
                 self.stale += 1
                 continue
-            variant = self._variants[variant_index] if variant_index < len(self._variants) else ""
-            if variant not in (self.canary, self.stable):
-                continue
-            place = (revision, strata[stratum_index])
-            weight = weights[str(revision)].get(place[1])
-            if weight is None:
-                self.stale += 1
-                continue
-            if not weight:
-                continue  # nothing was drawn, as in `take`
+            variant = self._variant(revision, variant_index)
+            stratum, weight = strata[stratum_index]
+            if variant not in (self.canary, self.stable) or not weight:
+                continue  # at 0 nothing was drawn, as in `take`
             if flags & NOTE_SEEN and in_sample(unit, self.sampled.doublings):
                 self._see(unit, variant == self.canary, flags, weight)
             if weight >= 1.0:
                 continue  # What is no evidence must not keep a unit from being evidence once it is drawn.
-            what = happened(flags)
+            what, place = happened(flags), (revision, stratum)
             for label, rail in self._every_rail().items():
                 if what & rail.flag and rail.bitmap.add(evidence_index(unit)):
                     canary, every = found[label].get(place, (0, 0))
                     found[label][place] = (canary + (variant == self.canary), every + 1)
         return found
+
+    def _variant(self, revision: int, index: int) -> str:
+        """The name that a note of this revision means; "" = none."""
+        names = next(names for first, names in reversed(self._named) if first <= revision)
+        return names[index] if index < len(names) else ""
 
     def _see(self, unit: int, canary: bool, flags: int, weight: float) -> None:
         """A request of a unit in the sample."""
@@ -416,6 +415,7 @@ class Judge:
         return {
             "identity": self.identity,
             "since": self.since,
+            "named": [[first, list(names)] for first, names in self._named],
             "visit": self.visit,
             "rails": {label: rail.state() for label, rail in self.rails.items()},
             "shifts": {label: shift.state() for label, shift in self.shifts.items()},

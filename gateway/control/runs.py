@@ -45,8 +45,7 @@ class Run:
         delta = self.intake.take(report)
         if self.judge is not None:
             self.judge.begin_step(kept.record.status.visit)
-            strata = ["", *(rule.name for rule in kept.policy.spec.rules)]
-            self.judge.take(delta, kept.record.weights, strata)
+            self.judge.take(delta, kept.record.weights)
         new = delta.counts or delta.shadow or delta.notes or delta.lost or delta.executions
         self.moved = self.moved or bool(new)
 

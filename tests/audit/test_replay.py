@@ -48,7 +48,7 @@ def judge(*, sticky: bool, canary_bad: float, stable_bad: float, ticks: int = 60
         for name, numbers in counts.items():
             delta.counts[revision, "", name] = tuple(numbers)
         delta.shadow[revision, "canary"] = (20, *[0] * 10)
-        found.take(delta, WEIGHTS, [""])
+        found.take(delta, WEIGHTS)
         found.verdicts(weight)
     return found
 
@@ -130,7 +130,7 @@ def test_the_largest_value_is_recomputed_where_it_lies_in_the_past():
     for _ in range(20):
         delta = Delta()
         delta.notes += [(NOTE_BAD, 1, 0, 0, random.Random(n).getrandbits(63)) for n in range(500, 600)]
-        found.take(delta, WEIGHTS, [""])
+        found.take(delta, WEIGHTS)
     rail = found.rails[LABELS[0]]
     assert rail.harm.peak_log_e == peak > rail.harm.log_e
     assert replay(
@@ -230,7 +230,7 @@ def held(slow: int, ticks: int = 60) -> dict[str, Any]:
     found = Judge("id", SIGNALS, sticky=False, variants=("stable", "canary"), stable="stable", canary="canary")
     for tick in range(ticks):
         by_size = {1: (10 - slow, slow), 8: (1 + tick % 3, 0)}
-        found.take(Delta(executions={(1, "canary"): by_size, (1, "stable"): {1: (27, 3), 8: (9, 0)}}), WEIGHTS, [""])
+        found.take(Delta(executions={(1, "canary"): by_size, (1, "stable"): {1: (27, 3), 8: (9, 0)}}), WEIGHTS)
     shares = {"stable": 7000, "canary": 3000}
     more = {"routed": False, "revision_after": 2, "slots_after": 3_000, "shares_after": shares}
     return told(found, "hold", "auto:rollout", reason="signal compute_time: it is slow", **more)

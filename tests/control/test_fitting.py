@@ -64,10 +64,10 @@ def test_a_folded_bitmap_knows_who_has_erred() -> None:
 
 def test_what_a_unit_did_before_a_fold_is_not_counted_again() -> None:
     one = judge()
-    one.take(delta(canary=(0, 1), notes=[bad(2**40 + 7, CANARY)]), WEIGHTS, [""])
+    one.take(delta(canary=(0, 1), notes=[bad(2**40 + 7, CANARY)]), WEIGHTS)
     one.shrink(1)
     again = judge(json.loads(json.dumps(one.state())))
-    again.take(delta(canary=(0, 2), notes=[bad(2**40 + 7, CANARY), bad(2**40 + 9, CANARY)]), WEIGHTS, [""])
+    again.take(delta(canary=(0, 2), notes=[bad(2**40 + 7, CANARY), bad(2**40 + 9, CANARY)]), WEIGHTS)
     assert again.rails["error_rate"].harm.canary_events == 2
     assert again.rails["error_rate"].evidence()["erred_places"] == BITMAP_BITS // 2
 
@@ -107,7 +107,7 @@ def test_as_many_guardrails_as_a_document_may_have_fit_with_all_that_decides(rai
 
 def test_a_small_record_loses_nothing() -> None:
     one = judge()
-    one.take(delta(canary=(0, 1), notes=[bad(7, CANARY)]), WEIGHTS, [""])
+    one.take(delta(canary=(0, 1), notes=[bad(7, CANARY)]), WEIGHTS)
     before = json.dumps(one.state())
     found = with_evidence(RECORD, Run(1, "rollout", Intake(), one, 0))
     assert json.dumps(found.evidence["judge"]) == before

@@ -54,7 +54,7 @@ def kept(policy: TrafficPolicy, stable: tuple[int, int], canary: tuple[int, int]
     }
     counts[5, "-", "stable"] = (900, 0, 900, *[0] * (len(FIELDS) - 3))
     notes = [(NOTE_SEEN, 5, 0, int(unit % 5 == 0), unit * 2_654_435_761 % 2**63) for unit in range(come)]
-    judge.take(Delta(counts=counts, notes=notes), {"5": {"": 0.2}}, [""])
+    judge.take(Delta(counts=counts, notes=notes), {"5": {"": 0.2}})
     record.evidence["judge"] = judge.state()
     return found
 

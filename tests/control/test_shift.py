@@ -40,7 +40,7 @@ def tick(rng: random.Random, one: Judge, canary: float, *, units: int = 100, rev
         (revision, "", name): (count, count, *[0] * (len(FIELDS) - 2))
         for name, count in zip(("stable", "canary"), ones, strict=True)
     }
-    one.take(Delta(counts=counts, notes=notes), WEIGHTS, [""])
+    one.take(Delta(counts=counts, notes=notes), WEIGHTS)
 
 
 @pytest.mark.parametrize(("score", "place"), [(0.0, 0), (0.0624, 0), (0.0626, 1), (0.999, 15), (1.0, 15)])
@@ -54,7 +54,7 @@ def test_a_note_tells_the_bin_of_its_score(score: float, place: int) -> None:
 def test_without_a_score_nothing_is_said() -> None:
     one = watched()
     assert score_of(NOTE_SEEN) is None
-    one.take(Delta(notes=[(NOTE_SEEN, 5, 0, CANARY, 7)]), WEIGHTS, [""])
+    one.take(Delta(notes=[(NOTE_SEEN, 5, 0, CANARY, 7)]), WEIGHTS)
     verdict = one.verdicts(0.5)["output_shift"]
     assert (verdict.insufficient, verdict.tripped, verdict.passes) == (True, False, False)
     assert "no scores yet" in verdict.text
@@ -101,18 +101,18 @@ def test_false_alarms_keep_the_budget() -> None:
 
 def test_a_unit_counts_once_in_all_steps_of_a_rollout() -> None:
     one = watched()
-    one.take(Delta(notes=[answered(7, CANARY, 0.9)] * 3), WEIGHTS, [""])
+    one.take(Delta(notes=[answered(7, CANARY, 0.9)] * 3), WEIGHTS)
     one.begin_step(2)
-    one.take(Delta(notes=[answered(7, CANARY, 0.2, 5), answered(8, STABLE, 0.2, 5)]), WEIGHTS, [""])
+    one.take(Delta(notes=[answered(7, CANARY, 0.2, 5), answered(8, STABLE, 0.2, 5)]), WEIGHTS)
     events = one.shifts["output_shift"].events
     assert {weight: sum(cells[1]) for weight, cells in events.items()} == {"0.1": 1, "0.5": 1}
 
 
 def test_what_was_not_randomised_is_no_evidence() -> None:
     one = watched()
-    one.take(Delta(notes=[answered(7, CANARY, 0.9), answered(8, CANARY, 0.9, 5)]), {"4": {"": 1.0}, "5": {}}, [""])
+    one.take(Delta(notes=[answered(7, CANARY, 0.9), answered(8, CANARY, 0.9, 5)]), {"4": {"": 1.0}, "5": {}})
     assert one.shifts["output_shift"].events == {}
-    one.take(Delta(notes=[answered(7, CANARY, 0.9)]), WEIGHTS, [""])
+    one.take(Delta(notes=[answered(7, CANARY, 0.9)]), WEIGHTS)
     assert sum(one.shifts["output_shift"].events["0.1"][0]) == 1, "its first randomised answer counts"
 
 

@@ -124,7 +124,7 @@ class Node:
     def tick(self) -> None:
         reading = self.reporter.read({"w": self.page}, self.finals)
         for part in sent(self.reporter.report(state(self.revision), reading, {}, {})):
-            self.judge.take(self.intake.take(part), {"4": {"": 0.0}, "5": {"": 0.1}}, [""])
+            self.judge.take(self.intake.take(part), {"4": {"": 0.0}, "5": {"": 0.1}})
 
 
 def rollout(seed: int, times: float, *signals: dict[str, object]) -> tuple[bool, Node]:
@@ -339,7 +339,7 @@ def test_a_report_of_every_bucket_fits_into_an_entry_and_keeps_a_tick_together()
 def test_executions_of_a_rollout_before_this_one_are_not_its() -> None:
     one = a_judge(policy())
     one.since = 6
-    one.take(Intake().take(report((5, "canary", {1: (0, 9)}), (5, "stable", {1: (9, 0)}))), {}, [""])
+    one.take(Intake().take(report((5, "canary", {1: (0, 9)}), (5, "stable", {1: (9, 0)}))), {})
     assert one.signs()[0].harm.all_events == 0
 
 

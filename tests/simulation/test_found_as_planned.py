@@ -54,7 +54,7 @@ def canary_requests_until_found(seed: int, most: int) -> int:
             delta.notes.append((flags, 2, decision.stratum, decision.variant, decision.unit_hash & (1 << 63) - 1))
         for index, name in enumerate(policy.names):
             delta.counts[2, "", name] = tuple(counts[index])
-        judge.take(delta, weights, [""])
+        judge.take(delta, weights)
         if judge.verdicts(WEIGHT)["error_rate"].tripped:
             return tried
     return most
