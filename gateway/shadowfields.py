@@ -1,5 +1,6 @@
 """Layout of a shadow's counts: written by `gateway.shadow` in workers, read by control, which executes nothing."""
 
+from collections.abc import Sequence
 from typing import Final
 
 SHIFT_BINS: Final = 21
@@ -13,3 +14,9 @@ FIELDS: Final = (
 of another argmax, outside the tolerance, of another top k; sums of the score's shift and its square in millionths; its
 histogram."""
 COMPARED, DISAGREED, FAILED, DROPPED, ROWS, ARGMAX, TOLERANCE, TOPK, SHIFT, SHIFT_SQUARED, SHIFTS = range(11)
+
+
+def pairs(counts: Sequence[int]) -> tuple[int, int]:
+    """Requests that a shadow was asked, and those that it answered otherwise. A failed copy is another answer: what was
+    copied had been answered."""
+    return counts[COMPARED] + counts[FAILED], counts[DISAGREED] + counts[FAILED]

@@ -15,7 +15,7 @@ from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
 from gateway.control.signals import COMPUTE_TIME, Sign
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct, shrink
-from gateway.shadowfields import COMPARED, DISAGREED
+from gateway.shadowfields import FAILED, pairs
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import (
     BAD,
@@ -79,6 +79,7 @@ class Judge:
         self.stable, self.canary = stable, canary
         self.since = int(usable.get("since", 0)) if usable else since
         self.visit = int(usable["visit"]) if usable else 0
+        self.step_since = int(usable.get("step_since", 0)) if usable else 0
         self._analysis = analysis
         self._sticky = sticky
         self._named = [(int(first), tuple(names)) for first, names in usable.get("named", ())] if usable else []
@@ -111,11 +112,15 @@ class Judge:
 
     # ---- taking in ----
 
-    def begin_step(self, visit: int) -> None:
-        """The rollout has entered a step: what is asked of the step alone begins anew."""
+    def begin_step(self, visit: int, revision: int = 0) -> None:
+        """The rollout has entered a step: what is asked of the step alone begins anew.
+
+        Args:
+            revision: in force since; what was routed before, and is heard of later, was of another step.
+        """
         if visit == self.visit:
             return
-        self.visit = visit
+        self.visit, self.step_since = visit, revision
         self.step = {}
         self.sampled.units = {}
         self.seen = Bitmap()
@@ -145,7 +150,8 @@ class Judge:
             if stratum == UNCOUNTED or not weight:
                 continue  # nothing was drawn: by a rule, or before the canary had a share
             self.shares[f"{revision}|{stratum}"] = weight
-            _add_to(self.step, variant, counts)
+            if revision >= self.step_since:
+                _add_to(self.step, variant, counts)
             if variant == self.canary:
                 requests[revision, stratum] = requests.get((revision, stratum), 0) + counts[OK] + counts[BAD]
         lost, events = self._lost(delta), self._events(delta, weights)
@@ -212,7 +218,7 @@ class Judge:
             if variant not in (self.canary, self.stable) or not weight:
                 continue  # at 0 nothing was drawn, as in `take`
             if flags & NOTE_SEEN and in_sample(unit, self.sampled.doublings):
-                self._see(unit, variant == self.canary, flags, weight)
+                self._see(unit, variant == self.canary, flags, weight, of_step=revision >= self.step_since)
             if weight >= 1.0:
                 continue  # What is no evidence must not keep a unit from being evidence once it is drawn.
             what, place = happened(flags), (revision, stratum)
@@ -227,12 +233,14 @@ class Judge:
         names = next(names for first, names in reversed(self._named) if first <= revision)
         return names[index] if index < len(names) else ""
 
-    def _see(self, unit: int, canary: bool, flags: int, weight: float) -> None:
+    def _see(self, unit: int, canary: bool, flags: int, weight: float, *, of_step: bool) -> None:
         """A request of a unit in the sample."""
         score = score_of(flags)
         if score is not None:
             for shift in self.shifts.values():
                 shift.see(unit, canary, score, weight)
+        if not of_step:
+            return
         # Not by the list: a unit that left it when it was thinned may come back.
         new, drawn = self.seen.add(evidence_index(unit)), 0.0 < weight < 1.0
         if new:
@@ -308,7 +316,7 @@ class Judge:
 
     def _of_shadow(self, rail: Guardrail) -> Verdict:
         counts = self.shadow.get(self.canary, [0] * len(SHADOW_FIELDS))
-        compared, disagreed = counts[COMPARED], counts[DISAGREED]
+        compared, disagreed = pairs(counts)
         limit, kept = rail.max or 0.0, len(self._analysis.guardrails)
         if not compared:
             return Verdict(insufficient=True, text="nothing was compared yet")
@@ -318,8 +326,8 @@ class Judge:
             tripped=harm.low > limit or rail.label in self.tripped,
             passes=safe.high < limit,
             detectable_ratio=1.0,
-            text=f"{disagreed:,} of {compared:,} answers differ, surely {harm.low:.2%} to {harm.high:.2%}; "
-            f"at most {limit:.2%} may",
+            text=f"{disagreed:,} of {compared:,} answers differ ({counts[FAILED]:,} failed), surely {harm.low:.2%} to "
+            f"{harm.high:.2%}; at most {limit:.2%} may",
         )
 
     def signs(self) -> list[Sign]:
@@ -363,9 +371,9 @@ class Judge:
         return distinct(self.sampled, canary=variant == self.canary, first_seen=first_seen, requests=requests)
 
     def compared(self) -> int:
-        """Answers of the canary in the shadow that were compared."""
+        """Requests that the canary was asked in the shadow."""
         counts = self.shadow.get(self.canary)
-        return counts[COMPARED] if counts else 0
+        return pairs(counts)[0] if counts else 0
 
     def evidence(self, weight: float) -> dict[str, Any]:
         """What the verdicts rest on, for the audit: `gateway.control.replay` computes them anew from it.
@@ -388,6 +396,7 @@ class Judge:
             "signals": {sign.signal.label: sign.evidence(self._analysis) for sign in self.signs()},
             "min_detect": self._analysis.min_detect,
             "shadow": self.shadow.get(self.canary),
+            "shadow_failed": True,  # its failures count as other answers; in records of before they did not
             "shadow_tripped": self.shadow_tripped,
             "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
             "counts": self.counts,
@@ -417,6 +426,7 @@ class Judge:
             "since": self.since,
             "named": [[first, list(names)] for first, names in self._named],
             "visit": self.visit,
+            "step_since": self.step_since,
             "rails": {label: rail.state() for label, rail in self.rails.items()},
             "shifts": {label: shift.state() for label, shift in self.shifts.items()},
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from gateway.control.shift import detectable, totals
 from gateway.control.units import BITMAP_BITS
+from gateway.shadowfields import pairs
 from gateway.store.base import AuditRecord
 from gateway.tally import BAD, OK
 from router.document import PolicyError
@@ -426,9 +427,15 @@ def _shadow_state(label: str, evidence: Mapping[str, Any]) -> str:
     limit = evidence["shadow_max"][label] or 0.0
     alpha, beta = evidence["alpha"] / evidence["guardrails"], evidence["beta"]
     tripped = evidence["shadow_tripped"].get(label)
-    if tripped and bernoulli_interval(tripped[1], tripped[0], min(1.0, 2 * alpha)).low > limit:
+    if tripped and bernoulli_interval(*_differ(tripped, evidence), min(1.0, 2 * alpha)).low > limit:
         return "tripped"
-    compared, disagreed = (evidence["shadow"] or [0, 0])[:2]
+    disagreed, compared = _differ(evidence["shadow"] or [0, 0, 0], evidence)
     if not compared:
         return "insufficient"
     return "passes" if bernoulli_interval(disagreed, compared, min(1.0, 2 * beta)).high < limit else "undecided"
+
+
+def _differ(counts: Sequence[int], evidence: Mapping[str, Any]) -> tuple[int, int]:
+    """Other answers of a shadow, of how many."""
+    compared, disagreed = pairs(counts) if evidence.get("shadow_failed") else counts[:2]
+    return disagreed, compared

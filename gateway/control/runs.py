@@ -44,7 +44,7 @@ class Run:
         """A report into the statistics."""
         delta = self.intake.take(report)
         if self.judge is not None:
-            self.judge.begin_step(kept.record.status.visit)
+            self.judge.begin_step(kept.record.status.visit, kept.record.revision)
             self.judge.take(delta, kept.record.weights)
         new = delta.counts or delta.shadow or delta.notes or delta.lost or delta.executions
         self.moved = self.moved or bool(new)

@@ -21,6 +21,7 @@ from gateway.shadowfields import (
     SHIFTS,
     TOLERANCE,
     TOPK,
+    pairs,
 )
 from router.evidence.sequences import bernoulli_interval
 
@@ -65,18 +66,19 @@ def _of_pages(name: str, pages: Iterable[CounterPage]) -> dict[str, list[int]]:
 def compared(variant: str, counts: Sequence[int]) -> dict[str, Any]:
     """One variant's counts, as `gateway.shadow.FIELDS`, for people and programs.
 
-    The interval holds however often one looks, for requests that stand for themselves.
+    `agreement` and `disagreement` take a copy that failed for another answer. The interval holds however often one
+    looks, for requests that stand for themselves.
     """
-    requests, rows = counts[COMPARED], counts[ROWS]
-    surely = bernoulli_interval(counts[DISAGREED], requests, ALPHA) if requests else None
+    rows, (asked, differ) = counts[ROWS], pairs(counts)
+    surely = bernoulli_interval(differ, asked, ALPHA) if asked else None
     mean = counts[SHIFT] / MICRO / rows if rows else 0.0
     spread = max(0.0, counts[SHIFT_SQUARED] / MICRO / rows - mean * mean) if rows else 0.0
     middle = SHIFT_BINS // 2
     return {
         "variant": variant,
-        "requests": requests,
+        "requests": counts[COMPARED],
         "disagreed": counts[DISAGREED],
-        "agreement": 1.0 - counts[DISAGREED] / requests if requests else None,
+        "agreement": 1.0 - differ / asked if asked else None,
         "disagreement": {"low": surely.low, "high": surely.high, "alpha": ALPHA} if surely else None,
         "failed": counts[FAILED],
         "dropped": counts[DROPPED],

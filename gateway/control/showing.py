@@ -12,7 +12,7 @@ from gateway.control.shift import totals
 from gateway.control.signals import signs_of
 from gateway.control.steps import spec_of
 from gateway.control.units import Sampled, distinct
-from gateway.shadowfields import COMPARED, DISAGREED
+from gateway.shadowfields import FAILED, pairs
 from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
 from router.evidence.eprocess import EventShare, log_threshold
@@ -218,11 +218,8 @@ def _share(counts: list[int] | None, bad: int) -> dict[str, int]:
 
 def _of_shadow(rail: Guardrail, canary: str, judge: Mapping[str, Any]) -> dict[str, Any]:
     counts = judge["shadow"].get(canary)
-    return {
-        "compared": counts[COMPARED] if counts else 0,
-        "disagreed": counts[DISAGREED] if counts else 0,
-        "max": rail.max,
-    }
+    compared, disagreed = pairs(counts) if counts else (0, 0)
+    return {"compared": compared, "disagreed": disagreed, "failed": counts[FAILED] if counts else 0, "max": rail.max}
 
 
 def viewed(name: str, kept: Kept) -> dict[str, Any]:

@@ -318,3 +318,16 @@ def test_a_judge_goes_on_from_its_state():
         state=json.loads(json.dumps(found.state())),
     )
     assert again.evidence(0.3) == found.evidence(0.3)
+
+
+def test_failures_in_the_shadow_count_in_records_since_they_do() -> None:
+    """Records of before say what was decided then."""
+    found = judge(sticky=True, canary_bad=0.0, stable_bad=0.0)
+    found.take(Delta(shadow={(2, "canary"): (900, 0, 900, *[0] * 8)}), WEIGHTS)
+    record = told(found, "abort", "auto:guardrail:shadow_disagreement")
+    assert record["marks"]["shadow_disagreement"]["state"] == "tripped"
+    assert replay(linked(record), None).text == "same verdict"
+    evidence = json.loads(record["evidence"])
+    del evidence["shadow_failed"]
+    result = replay(linked({**record, "evidence": json.dumps(evidence)}), None)
+    assert "shadow_disagreement: verdict: recorded tripped, is passes" in result.text

@@ -9,7 +9,7 @@ import pytest
 from gateway.control.intake import Delta
 from gateway.control.judge import MOST_NOTES, Judge
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled
-from gateway.shadowfields import COMPARED, DISAGREED
+from gateway.shadowfields import COMPARED, DISAGREED, DROPPED, FAILED
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS, NOTE_BAD, NOTE_SEEN, NOTE_SLOW, NOTE_WAITED, score_flags
 from router.hashing import in_sample
@@ -287,6 +287,22 @@ def test_a_step_asks_for_its_own_data_and_harm_for_all() -> None:
     assert one.verdicts(0.1)["error_rate"].insufficient
 
 
+def test_what_is_heard_late_of_the_step_before_is_not_of_this_one() -> None:
+    """It is evidence with its own weight; the step has what was routed since it began."""
+    one = judge()
+    one.begin_step(1, 4)
+    late = [(NOTE_SEEN | NOTE_BAD, 4, 0, CANARY, 1), (NOTE_SEEN, 4, 0, STABLE, 2)]
+    one.begin_step(2, 5)
+    one.take(delta(canary=(99, 1), stable=(899, 1), notes=late, revision=4), WEIGHTS)
+    assert (one.requests("canary"), one.routed("stable"), one.units("canary"), one.units("stable")) == (0, 0, 0, 0)
+    assert one.rails["error_rate"].harm.all_events == 1
+    again = judge(state=one.state())
+    now = [(NOTE_SEEN, 5, 0, CANARY, 1), (NOTE_SEEN, 5, 0, STABLE, 2)]
+    again.take(delta(canary=(1, 0), stable=(1, 0), notes=now, revision=5), WEIGHTS)
+    assert (again.requests("canary"), again.requests("stable")) == (1, 1)
+    assert (again.units("canary"), again.units("stable")) == (1, 1)
+
+
 def test_what_happened_before_a_step_counts_against_what_it_can_see_and_what_happens_in_it_does_not() -> None:
     """A late fault is found by a late start, which weighs less than the first."""
     rng, found = random.Random(11), []
@@ -319,6 +335,17 @@ def test_a_canary_that_errs_does_not_make_its_own_fault_look_easy_to_find() -> N
         one.take(delta(canary=(1000 - canary_bad, canary_bad), stable=(990, 10), notes=notes), weights)
         found.append(one.rails["error_rate"].detectable(1000, 1000, 0.5, 0.01, 1))
     assert found[0] == found[1]
+
+
+def test_a_canary_that_fails_in_the_shadow_does_not_agree() -> None:
+    """What was copied had been answered; what was dropped says nothing."""
+    failing = judge(guardrails=[{"metric": "shadow_disagreement", "max": 0.02}])
+    counts = [0] * len(SHADOW_FIELDS)
+    counts[COMPARED], counts[FAILED], counts[DROPPED] = 316, 316, 5_000
+    failing.take(Delta(shadow={(4, "canary"): tuple(counts)}), WEIGHTS)
+    verdict = failing.verdicts(0.1)["shadow_disagreement"]
+    assert (verdict.tripped, verdict.passes, failing.compared()) == (True, False, 632)
+    assert verdict.text.startswith("316 of 632 answers differ (316 failed), surely ")
 
 
 def test_disagreement_in_the_shadow() -> None:
