@@ -51,7 +51,6 @@ _RULES: Final = {
     "auto:timeout": "the policy's time limit",
     "auto:rollbackWindow": "the policy's window for going back",
     "auto:crashes": "the rule on crashes",
-    "auto:signature": "the rule on signatures",
 }
 WIDTH, HEIGHT, LEFT, BOTTOM = 900, 220, 46, 28
 _STYLE: Final = """

@@ -69,7 +69,6 @@ def observed_by(
         monitor=drift.lease,
         canary_ready=everybody and all(canary_digest in report.ready for report in here.values()),
         canary_failed=failed[0] if failed else "",
-        signature_ok=True,
         killed=record.canary in killed_in(record, kept.policy),
         canary_crashes=sum(report.crashes.get(canary_digest, 0) for report in here.values()),
         zeroed=tuple(

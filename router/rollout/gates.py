@@ -181,8 +181,6 @@ def preparing_waits(spec: RolloutSpec, status: RolloutStatus, observed: Observed
     found = list(view_waits(status, observed))
     if not observed.canary_ready:
         found.append("the canary is being loaded and warmed up")
-    if observed.signature_ok is None:
-        found.append("the canary's signature and golden answers are being checked")
     if not observed.window_open and not comes_back(spec, status):
         found.append("the release window is closed, or a freeze is on")
     return tuple(found)

@@ -101,7 +101,6 @@ class Observed(Struct, frozen=True, kw_only=True):
         monitor: the drift monitor's own lease.
         canary_ready: the status's `canary_digest` is READY in every live worker, warmed up.
         canary_failed: why it cannot be loaded; "" = it can, or is on its way.
-        signature_ok: same inputs and outputs as stable, and the golden requests agree; None = not known yet.
         killed: somebody has taken the canary out, whatever the rollout says.
         canary_crashes: workers lost within 60 s while they ran the canary's digest.
         zeroed: workers that set the canary to zero by themselves.
@@ -135,7 +134,6 @@ class Observed(Struct, frozen=True, kw_only=True):
     monitor: MonitorLease | None = None
     canary_ready: bool = False
     canary_failed: str = ""
-    signature_ok: bool | None = None
     killed: bool = False
     canary_crashes: int = 0
     zeroed: tuple[LocalZero, ...] = ()

@@ -42,7 +42,6 @@ async def ticks(policies: Policies, kept: Kept, count: int, now_ms: int) -> Kept
             fresh=True,
             acked_revision=record.revision,
             canary_ready=True,
-            signature_ok=True,
             applied_by=record.applied_by,
             identity="",
         )

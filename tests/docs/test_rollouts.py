@@ -19,12 +19,11 @@ def given() -> set[str]:
     found: set[str] = set()
     for seen, _ in HOLDS:
         found |= seen_waiting(Tower().until("BAKING", at=2), **seen)
-    for seen in ({"canary_ready": False, "signature_ok": None}, {"canary_failed": "bad magic"}):
+    for seen in ({"canary_ready": False}, {"killed": True}, {"canary_failed": "bad magic"}):
         found |= seen_waiting(Tower().until("PREPARING"), **seen)
     drifted = MonitorLease(do="hold", reason="the answers have shifted", evidence="m/1/1", granted_ms=1, until_ms=2)
     found |= seen_waiting(Tower().until("BAKING", at=1), monitor=drifted)
     held = a_spec(on_failure=OnFailure(do="hold"))
-    found |= seen_waiting(Tower(spec=held).until("PREPARING"), signature_ok=False)
     found |= seen_waiting(Tower(spec=held).until("BAKING", at=1), verdicts=FAILING)
     found |= seen_waiting(Tower().until("BAKING", at=1), lagging=("w2",), acked_revision=0, after_ms=MINUTE)
     found |= seen_waiting(Tower(spec=a_spec(max_duration_ms=1)).until("PREPARING"))

@@ -129,7 +129,6 @@ class Laws:
         assert observed.canary_ready
         assert not observed.canary_failed
         assert not observed.zeroed
-        assert observed.signature_ok is not False
         assert after.paused is None
         comes_back = after.force is not None and after.force.actor == "auto:rollbackWindow"
         assert observed.window_open or comes_back

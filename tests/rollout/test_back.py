@@ -42,7 +42,6 @@ def test_nothing_that_is_missing_keeps_it_from_rolling_back(blind: dict[str, Any
 
 CAUSES: list[tuple[dict[str, Any], str]] = [
     ({"canary_crashes": 3}, "auto:crashes"),
-    ({"signature_ok": False}, "auto:signature"),
     ({"signals": ("output_drift",)}, "auto:signal:output_drift"),
 ]
 
@@ -60,14 +59,6 @@ def test_three_crashes_roll_back_whatever_the_policy_does_on_failure() -> None:
     tower = Tower(spec=a_spec(on_failure=OnFailure(do="warn"))).until("BAKING", at=1)
     tower.tick(canary_crashes=3)
     assert tower.status.phase == "ABORTING"
-
-
-@pytest.mark.parametrize("do", ["warn", "hold"])
-def test_no_user_sees_a_canary_that_answers_something_else(do: Any) -> None:
-    tower = Tower(spec=a_spec(on_failure=OnFailure(do=do))).until("PREPARING")
-    for _ in range(10):
-        tower.tick(signature_ok=False)
-    assert (tower.status.state, tower.slots, tower.shadow_slots) == ("HOLDING", 0, 0)
 
 
 def test_max_duration_may_roll_back() -> None:

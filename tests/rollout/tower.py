@@ -94,7 +94,6 @@ class Tower:
             "expected_canary": 1_000,
             "seen_canary": 1_000,
             "canary_ready": True,
-            "signature_ok": True,
             "applied_by": "zoe",
         }
         return Observed(**(given | self.changes | changes))

@@ -294,7 +294,6 @@ class World:
             signals=("queue_wait",) if self.signal else (),
             monitor=self.monitor,
             canary_ready=bool(live),
-            signature_ok=True,
             zeroed=tuple(LocalZero(one.name, "failures") for one in live if one.zeroed),
             window_open=self.window_open,
             applied_by="zoe",
