@@ -83,7 +83,7 @@ class _Series:
         size = len(self.beside)
         self.windows.restore(plain["windows"])
         self.families = {name: FamilyState.from_plain(plain["families"][name]) for name in FAMILIES}
-        self.estimated = Watch.from_plain(plain["estimated"])
+        self.estimated = Watch.from_plain(plain["estimated"], self.estimated.drop)
         self.history.extend(msgspec.convert(plain["history"], list[WindowResult]))
         self.count = plain["count"]
         self.beside = dense(plain["beside"], size)

@@ -222,12 +222,14 @@ class FairnessWatch:
 
     def plain(self) -> dict[str, Any]:
         """All of it in plain values (JSON, msgpack)."""
-        return {"disparate_impact": self.disparate_impact, "gap": self.gap, "family": self._family.plain()}
+        return {"family": self._family.plain()}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "FairnessWatch":
-        """What `plain` was."""
-        found = cls(plain["disparate_impact"], plain["gap"])
+    def from_plain(
+        cls, plain: Mapping[str, Any], disparate_impact: float = FOUR_FIFTHS, gap: float = GAP
+    ) -> "FairnessWatch":
+        """What was seen in `plain`; floors are settings, not something seen."""
+        found = cls(disparate_impact, gap)
         found._family = FamilyState.from_plain(plain["family"])
         return found
 

@@ -145,12 +145,12 @@ class Watch:
     def plain(self) -> dict[str, Any]:
         """All of it in plain values (JSON, msgpack)."""
         metrics = {name: persistence.plain() for name, persistence in self._metrics.items()}
-        return {"basis": self.basis, "drop": self.drop, "judged": self._judged, "metrics": metrics}
+        return {"basis": self.basis, "judged": self._judged, "metrics": metrics}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Watch":
-        """What `plain` was."""
-        found = cls(plain["basis"], plain["drop"], tuple(plain["metrics"]))
+    def from_plain(cls, plain: Mapping[str, Any], drop: float = DROP) -> "Watch":
+        """What was seen in `plain`; the floor is a setting, not something seen."""
+        found = cls(plain["basis"], drop, tuple(plain["metrics"]))
         found._judged = plain["judged"]
         for name, persistence in plain["metrics"].items():
             found._metrics[name].restore(persistence)

@@ -312,8 +312,9 @@ class Watching:
         self.engine.champion, self.engine.others, self.engine.abroad = champion, others, abroad
         if (state["cohorts"]["span_s"], state["cohorts"]["groups"]) == (self.cohorts.span_s, self.cohorts.groups):
             self.cohorts = Cohorts.from_plain(state["cohorts"])
-        self._realised = {variant: Watch.from_plain(plain) for variant, plain in state["realised"].items()}
-        self._fairness = {variant: FairnessWatch.from_plain(plain) for variant, plain in state["fairness"].items()}
+        drop, impact = self.spec.floors.performance_drop, self.spec.floors.disparate_impact
+        self._realised = {variant: Watch.from_plain(plain, drop) for variant, plain in state["realised"].items()}
+        self._fairness = {name: FairnessWatch.from_plain(plain, impact) for name, plain in state["fairness"].items()}
         self._gaps = {variant: FairnessWatch.from_plain(plain) for variant, plain in state.get("gaps", {}).items()}
         self._unfair = msgspec.convert(state.get("unfair", {}), dict[str, dict[str, Unfair]])
         self.judged = {variant: msgspec.convert(plain, Judged) for variant, plain in state["judged"].items()}
