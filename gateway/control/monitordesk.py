@@ -195,7 +195,7 @@ class MonitorDesk:
             held.monitor.requests = before
             raise
         if outcome == "send":
-            self.monitors.told.send(held.monitor, key, lambda: self.monitors.moved(name))
+            self.monitors.told.send(held.monitor, key, self.monitors.delivered)
         self.monitors.moved(name)
         return {"outcome": outcome}
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -26,7 +26,7 @@ from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
 from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, in_words, restore_state
 from gateway.control.monitorinputs import Answers, Series, buckets_of, settled_totals, split, watched
-from gateway.control.monitorroles import roles_of
+from gateway.control.monitorroles import drift_of, roles_of
 from gateway.control.monitortold import Told
 from gateway.control.plans import NOTHING_KNOWN, Drift
 from gateway.control.policies import Policies
@@ -36,11 +36,9 @@ from gateway.counters import CounterPage
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease as Granted
-from gateway.monitor.leases import Level
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec, parse
 from gateway.store.base import Fenced, Lease, Stale, Store, StoreAway
-from router.rollout.observed import MonitorLease
 from runtimes.errors import ServingError
 
 KIND: Final = "monitor"
@@ -52,12 +50,6 @@ EARLY: Final = 100
 SAVE_MS: Final = 5_000
 FINISH_S: Final = 2.0
 PAGE: Final = 200
-_DO: Final[Mapping[Level, Literal["hold", "fallback", "rollback"]]] = {
-    "observe": "hold",
-    "freeze": "hold",
-    "fallback": "fallback",
-    "rollback": "rollback",
-}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -248,6 +240,7 @@ class Monitors:
             held.monitor.watch(references)
             if self._led:
                 await self._restore(name, held)
+                held.monitor.restarted()
         held.monitor.watch(references)
         held.first = self.firsts.progress(name)
         self._note_problems(name, held, {str(version): problem for version, (_, problem) in found.items()})
@@ -285,6 +278,7 @@ class Monitors:
         for name, held in self.held.items():
             with self._apart(name):
                 await self._restore(name, held)
+                held.monitor.restarted()
 
     async def _restore(self, name: str, held: Held) -> None:
         document = await self._store.get(STATE, name)
@@ -328,7 +322,14 @@ class Monitors:
         if granted is not None:
             held.acted(granted)
         self.told.tell(held.monitor, outcome)
-        self.told.retrain(held.monitor, outcome, lambda: self.moved(name))
+        self.told.retrain(held.monitor, outcome, self.delivered)
+
+    def delivered(self, name: str, key: str, ok: bool, note: str) -> None:
+        """What came of a delivery, told to the monitor in force: a document may have come meanwhile."""
+        held = self.held.get(name)
+        if held is not None:
+            held.monitor.delivered(key, ok=ok, note=note, now_s=self._now_ms() / 1000)
+            self.moved(name)
 
     def moved(self, name: str) -> None:
         """Something was decided between turns: it is saved with the next one."""
@@ -462,18 +463,7 @@ class Monitors:
         held = self.held.get(name)
         if held is None or not self._led:
             return NOTHING_KNOWN
-        now_s = self._now_ms() / 1000
-        lease = held.monitor.lease(held.roles, now_s)
-        found = None
-        if lease is not None:
-            found = MonitorLease(
-                do=_DO[lease.level],
-                reason=lease.reason,
-                evidence=lease.evidence_id,
-                granted_ms=int(lease.granted_s * 1000),
-                until_ms=int(lease.expires_at * 1000),
-            )
-        return Drift(held.monitor.signals(now_s), held.monitor.unknown(now_s), found)
+        return drift_of(held.monitor, held.roles, self._now_ms() / 1000)
 
     def features(self) -> dict[str, list[str]]:
         """Names of each model's features, in the order of its newest plan: those that get series of their own."""

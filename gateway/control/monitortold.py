@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 from gateway.control.alerts import Webhook, call, post
-from gateway.monitor import retrain
 from gateway.monitor.alertmanager import Alertmanager, url_of
 from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.notices import Outlets
 from gateway.monitor.retrainer import deliver, read_secret
+
+Ended = Callable[[str, str, bool, str], None]
+"""Of a delivery: model, key of the request, whether it was taken, a note for people."""
 
 
 class Told:
@@ -42,16 +44,16 @@ class Told:
         """After each turn."""
         self._of(monitor).tell(monitor.ledger, outcome.events)
 
-    def retrain(self, monitor: ModelMonitor, outcome: Outcome, changed: Callable[[], None]) -> None:
+    def retrain(self, monitor: ModelMonitor, outcome: Outcome, ended: Ended) -> None:
         """Deliver a request for retraining, if this turn released one."""
         if outcome.retrain in ("send", "retry"):
-            self.send(monitor, outcome.key, changed)
+            self.send(monitor, outcome.key, ended)
 
-    def send(self, monitor: ModelMonitor, key: str, changed: Callable[[], None]) -> None:
-        """Deliver a request that was released. `changed` is called when it is known what came of it."""
-        self._spawn(self._deliver(monitor, key, changed))
+    def send(self, monitor: ModelMonitor, key: str, ended: Ended) -> None:
+        """Deliver a request that was released. `ended` is called when it is known what came of it."""
+        self._spawn(self._deliver(monitor, key, ended))
 
-    async def _deliver(self, monitor: ModelMonitor, key: str, changed: Callable[[], None]) -> None:
+    async def _deliver(self, monitor: ModelMonitor, key: str, ended: Ended) -> None:
         settings, asked = monitor.retrain_settings(), monitor.requests.find(key)
         if settings is None or asked is None:
             return
@@ -63,8 +65,7 @@ class Told:
             source=self._source,
             now_s=self._now_s,
         )
-        monitor.requests = retrain.delivered(monitor.requests, key, ok=ok, note=note, now_s=self._now_s())
-        changed()
+        ended(monitor.name, key, ok, note)
 
     def fall_silent(self) -> None:
         """Another node leads: whether an alert is still on is for that one to say."""

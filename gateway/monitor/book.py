@@ -387,6 +387,10 @@ class ModelMonitor:
             approval=asked.approval,
         )
 
+    def delivered(self, key: str, *, ok: bool, note: str, now_s: float) -> None:
+        """What came of the delivery of a request for retraining."""
+        self.requests = retrain.delivered(self.requests, key, ok=ok, note=note, now_s=now_s)
+
     # ---- across restarts ----
 
     def state(self) -> dict[str, Any]:
@@ -409,6 +413,10 @@ class ModelMonitor:
             },
         }
 
+    def restarted(self) -> None:
+        """Who delivered requests for retraining until now has ended."""
+        self.requests = retrain.resumed(self.requests)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. What was taken under another reference is not counted under this one.
 
@@ -422,7 +430,7 @@ class ModelMonitor:
         self.board = msgspec.convert(state["board"], Board)
         self.ledger = incidents.ledger_of(state["ledger"])
         self.leases = leases.leases_of(state["leases"])
-        self.requests = retrain.resumed(retrain.requests_of(state["requests"]))
+        self.requests = retrain.requests_of(state["requests"])
         self.attribution = msgspec.convert(state["attribution"], Attribution)
         self._canary = tuple(state["canary"]) if state["canary"] else None
         for name in ("inputs", "outputs"):
