@@ -87,7 +87,7 @@ def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[in
     """Answers by latency bucket, totals of each start of a node: what has grown is told to the monitor."""
     for key, buckets in answers.items():
         node, _, version, variant = key
-        if held.roles.live and (version, variant) not in held.roles.live:
+        if held.roles.live is not None and (version, variant) not in held.roles.live:
             held.answers.pop(key, None)  # nobody asks how fast it is
             continue
         seen = held.answers.get(key)

@@ -100,7 +100,7 @@ class Held:
             return self.monitor.awaits(series.version)
         if watching.reference.id != series.plan:
             return False
-        return not live or series[1:3] in live or series.variant in watching.engine.variants
+        return live is None or series[1:3] in live or series.variant in watching.engine.variants
 
     def acted(self, lease: Lease) -> None:
         """A lease was granted: count it under what it allows and whose fault it is."""

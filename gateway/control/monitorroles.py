@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from gateway.control.documents import Kept
 from gateway.control.labelnotes import NOBODY
-from gateway.control.messages import Route
+from gateway.control.messages import Route, Snapshot
 from gateway.control.plans import Drift
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.leases import Level
@@ -20,28 +20,39 @@ _DO: Final[Mapping[Level, Literal["hold", "fallback", "rollback"]]] = {
 }
 
 
-def roles_of(kept: Kept | None, route: Route | None, changed_s: float) -> Roles:
+def known_versions(snapshot: Snapshot, name: str) -> frozenset[str] | None:
+    """Versions of a model that are served, are to be, or could not be; None = it is not known, as at a start."""
+    if not snapshot.ready:
+        return None
+    versions = {state.version for state in snapshot.states if state.name == name}
+    # 0 stands for a name whose files are still being written or cannot be read.
+    return None if 0 in versions else frozenset(map(str, versions))
+
+
+def roles_of(kept: Kept | None, route: Route | None, changed_s: float, versions: frozenset[str] | None) -> Roles:
     """The roles.
 
     Args:
         kept: the policy; None = there is none, and the default version answers alone.
         changed_s: when the split was last changed, Unix time.
+        versions: of the model, see `known_versions`.
     """
-    plain = frozenset((str(version), NOBODY) for version in (route.versions if route is not None else ()))
+    plain = None if versions is None else frozenset((version, NOBODY) for version in versions)
     if kept is None:
         default = str(route.default) if route is not None and route.default is not None else ""
         return Roles(champion=(default, NOBODY), changed_s=changed_s, live=plain)
     record = kept.record
-    versions = {pin.variant: str(pin.version) for pin in record.variants}
+    pinned = {pin.variant: str(pin.version) for pin in record.variants}
     # Who gets nothing has no windows that could ever be clean: its alarms end with its traffic.
     out = {*record.killed, *([record.canary] if record.zeroed else [])}
-    tries = record.status.phase in ACTIVE and record.canary in versions and not record.zeroed
+    tries = record.status.phase in ACTIVE and record.canary in pinned and not record.zeroed
+    live = {(version, variant) for variant, version in pinned.items() if variant not in out}
     return Roles(
-        champion=(versions[record.stable], record.stable),
-        canary=(versions[record.canary], record.canary) if tries else None,
+        champion=(pinned[record.stable], record.stable),
+        canary=(pinned[record.canary], record.canary) if tries else None,
         revision=record.generation,
         changed_s=changed_s,
-        live=plain | {(version, variant) for variant, version in versions.items() if variant not in out},
+        live=None if versions is None or plain is None else plain | {one for one in live if one[0] in versions},
     )
 
 

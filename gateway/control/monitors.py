@@ -26,7 +26,7 @@ from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
 from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, in_words, restore_state
 from gateway.control.monitorinputs import Answers, Series, buckets_of, settled_totals, split, watched
-from gateway.control.monitorroles import drift_of, roles_of
+from gateway.control.monitorroles import drift_of, known_versions, roles_of
 from gateway.control.monitortold import Told
 from gateway.control.plans import NOTHING_KNOWN, Drift
 from gateway.control.policies import Policies
@@ -249,7 +249,8 @@ class Monitors:
     def _let_go(self, name: str, held: Held) -> None:
         """A model is not served: it is forgotten, once saved, if nobody wrote it a document and nothing alarms."""
         held.monitor.watch({})
-        if held.revision or held.monitor.ledger.open is not None or (self._led and held.moved):
+        held.problems, held.first, held.fresh_ms = {}, {}, 0
+        if held.revision or (self._led and (held.moved or held.monitor.ledger.open is not None)):
             return
         del self.held[name]
         self.told.forget(name)
@@ -275,6 +276,9 @@ class Monitors:
 
     async def _take_over(self) -> None:
         """This node begins to lead: go on where the one before was."""
+        for document in await self._store.list(STATE):
+            # A model that is served no more may have an incident that is to be closed.
+            self.held.setdefault(document.name, Held(Spec(), ModelMonitor(document.name, Spec())))
         for name, held in self.held.items():
             with self._apart(name):
                 await self._restore(name, held)
@@ -342,8 +346,10 @@ class Monitors:
         routing = kept.record.revision if kept is not None else 0
         changed_s = held.roles.changed_s if routing == held.routing else now_ms / 1000
         held.routing = routing
-        route = self._service.snapshot.routes.get(name)
-        return roles_of(kept, route, changed_s)
+        snapshot = self._service.snapshot
+        # A repository that cannot be read takes no model away.
+        versions = None if self._service.source_problem else known_versions(snapshot, name)
+        return roles_of(kept, snapshot.routes.get(name), changed_s, versions)
 
     async def _others(
         self,

@@ -44,14 +44,14 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
         champion, canary: (version, variant); a canary that no rollout tries now is None.
         revision: of the policy's document as people wrote it.
         changed_s: when the split was last changed, Unix time.
-        live: every series that may get rows.
+        live: every series that may get rows; None = it is not known, as at a start.
     """
 
     champion: tuple[str, str]
     canary: tuple[str, str] | None = None
     revision: int = 0
     changed_s: float = 0.0
-    live: frozenset[tuple[str, str]] = frozenset()
+    live: frozenset[tuple[str, str]] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,9 +219,9 @@ class ModelMonitor:
             engine.champion = variant if name == version else ""
             engine.abroad = False if name == version or home is None else same_bins(home.reference, engine.reference)
 
-    def _forget(self, live: Set[tuple[str, str]], now_ms: int) -> None:
-        """Series that have not been live for long are forgotten. Args: live: empty = it is not known who is."""
-        if not live:
+    def _forget(self, live: Set[tuple[str, str]] | None, now_ms: int) -> None:
+        """Series that have not been live for long are forgotten."""
+        if live is None:
             return
         known = {(version, variant) for version, one in self.versions.items() for variant in one.variants}
         self._left_ms = {series: self._left_ms.get(series, now_ms) for series in known - live}
@@ -261,12 +261,12 @@ class ModelMonitor:
         self, closed: tuple[tuple[str, Closed], ...], findings: list[Finding], roles: Roles, now_ms: int, token: int
     ) -> Outcome:
         now_s = now_ms / 1000
-        self.board = self.board.take(findings, roles.live or None)
+        self.board = self.board.take(findings, roles.live)
         attribution = self._attributed(roles, now_s)
         if attribution.verdict != "none" or self.ledger.open is None:
             self.attribution = attribution
         turn = incidents.turn(
-            self.ledger, findings, attribution, now_s, route_changed_s=roles.changed_s, live=roles.live or None
+            self.ledger, findings, attribution, now_s, route_changed_s=roles.changed_s, live=roles.live
         )
         self.ledger = turn.ledger
         self.held = [*self.held, *turn.held][-HELD:]

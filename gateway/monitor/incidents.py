@@ -162,13 +162,13 @@ def turn(
         return Turn(ledger=msgspec.structs.replace(ledger, open=incident), events=(event,), held=held)
     alarms = _alarms(incident.alarms, told, now_s)
     lines = _news(incident.alarms, alarms)
-    for alarm in alarms:
-        if live is not None and alarm.series not in live:
-            lines.append(f"{_name(alarm)} ended: {alarm.variant} is no longer served")
-    alarms = tuple(alarm for alarm in alarms if live is None or alarm.series in live)
+    gone = [alarm for alarm in alarms if live is not None and alarm.series not in live]
+    lines += [f"{_name(alarm)} ended: {_who(alarm)} is no longer served" for alarm in gone]
+    alarms = tuple(alarm for alarm in alarms if alarm not in gone)
     incident = _with_lines(msgspec.structs.replace(incident, alarms=alarms), lines, now_s)
     if not alarms:
-        return _closed(ledger, incident, now_s, held)
+        reason = f"{_who(gone[-1])} is no longer served" if gone else "every signal is clean"
+        return _closed(ledger, incident, reason, now_s, held)
     return _gone_on(ledger, incident, attribution, now_s, held)
 
 
@@ -238,6 +238,10 @@ def _name(alarm: Alarm) -> str:
     variant = "" if alarm.variant == "-" else f" of {alarm.variant}"
     keys = f" ({', '.join(alarm.keys[:5])})" if alarm.keys else ""
     return f"{alarm.signal}{variant}{keys}"
+
+
+def _who(alarm: Alarm) -> str:
+    return f"version {alarm.version}" if alarm.variant == "-" else alarm.variant
 
 
 def _news(before: Sequence[Alarm], after: Sequence[Alarm]) -> list[str]:
@@ -317,9 +321,11 @@ def _is_blind(attribution: Attribution, alarms: Sequence[Alarm]) -> bool:
     return attribution.verdict == "latency" and attribution.action == "page" and others
 
 
-def _closed(ledger: Ledger, incident: Incident, now_s: float, held: tuple[tuple[Finding, str], ...]) -> Turn:
+def _closed(
+    ledger: Ledger, incident: Incident, reason: str, now_s: float, held: tuple[tuple[Finding, str], ...]
+) -> Turn:
     incident = _with_lines(msgspec.structs.replace(incident, closed_s=now_s), ["closed"], now_s)
-    incident, event = _told(incident, "closed", "every signal is clean or gone", now_s)
+    incident, event = _told(incident, "closed", reason, now_s)
     closed = (*ledger.closed, _shortened(incident, CLOSED_TIMELINE))[-CLOSED:]
     return Turn(ledger=msgspec.structs.replace(ledger, open=None, closed=closed), events=(event,), held=held)
 

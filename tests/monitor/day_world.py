@@ -16,11 +16,11 @@ import numpy as np
 
 from gateway.control.counts import Finals, Totals
 from gateway.control.labelnotes import LabelNote
-from gateway.control.messages import Route, WantedModel
+from gateway.control.messages import ModelState, Route, Snapshot, WantedModel
 from gateway.control.monitorheard import forget, hear_answers, taken
 from gateway.control.monitorheld import Held, MonitorRecord
 from gateway.control.monitorinputs import buckets_of, labelled, settled_totals
-from gateway.control.monitorroles import roles_of
+from gateway.control.monitorroles import known_versions, roles_of
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.monitortold import Told
 from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, MODEL_VALUES, REQUEST_DURATION, CounterPage
@@ -144,6 +144,7 @@ class World:
         self.store = Memory()
         self.kept: dict[str, Any] = {}
         self.snapshot: Any = None
+        self.source_problem = ""
         self._rng = np.random.default_rng(5)
         self._folder = folder
         (folder / "model.onnx").write_bytes(b"a model")
@@ -230,7 +231,13 @@ class World:
         models = [
             WantedModel("m", one, f"sha256:{one}", str(self._folder), "model.onnx", ModelConfig()) for one in served
         ]
-        self.snapshot = SimpleNamespace(models=models, routes={"m": Route(1, tuple(served), {})})
+        self.snapshot = Snapshot(
+            1,
+            tuple(models),
+            {"m": Route(1, tuple(served), {})},
+            ready=True,
+            states=tuple(ModelState("m", one.version, one.digest, 0, "READY") for one in models),
+        )
         record = SimpleNamespace(
             revision=2 * half + tried,
             generation=2 * half + tried,
@@ -296,7 +303,7 @@ class Bare(World):
             return
         held, now_ms = node.monitors.held["m"], self.now_s * 1000
         held.monitor.watch({str(model.version): self.reference for model in self.snapshot.models})
-        held.roles = roles_of(self.kept["m"], self.snapshot.routes["m"], 0.0)
+        held.roles = roles_of(self.kept["m"], self.snapshot.routes["m"], 0.0, known_versions(self.snapshot, "m"))
         served = {("m", version) for version in held.monitor.versions}
         vectors = {
             (one.name, one.run, series): counts
