@@ -14,9 +14,10 @@ canary asks for a direct comparison of the arms (`Compared`), and without one no
 | ok / ok | ok / ok | label error of the canary | model | rollback |
 | any | | latency of the canary | latency | rollback |
 | any | | latency of both | latency | page |
+| nothing fires | nothing fires | something fires of a third variant | unclear | page; wait while a canary is tried |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -54,6 +55,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
         """Nothing is known of it yet."""
         return not {"firing", "pending", "ok", "resolved"} & set(self.states.values())
 
+    @property
+    def firing(self) -> tuple[Signal, ...]:
+        """Signals that fire, by name."""
+        return tuple(sorted(signal for signal, state in self.states.items() if state == "firing"))
+
     def fires(self, *signals: Signal) -> bool:
         """Whether one of the signals does."""
         return any(self.states.get(signal) == "firing" for signal in signals)
@@ -88,14 +94,35 @@ def attribute(
     compared: Compared | None = None,
     *,
     hosts: Mapping[str, State] | None = None,
+    others: Sequence[Arm] = (),
 ) -> Attribution:
     """The verdict on one window.
 
     Args:
         canary: None = one variant alone; one of which nothing is known yet is the same.
         hosts: the worst state of the champion's signals on each host.
+        others: variants that get requests too, as in a split without a rollout: nobody is compared with them.
     """
-    odd = _odd_host(hosts or {})
+    found = _of_arms(champion, canary, compared, hosts or {})
+    beside = _of_others(others, tried=canary is not None)
+    if beside is None or found.verdict not in ("none", "unclear"):
+        return found
+    if found.verdict == "none":
+        return beside
+    return msgspec.structs.replace(found, sentence=f"{found.sentence} {beside.sentence}")
+
+
+def _of_others(others: Sequence[Arm], *, tried: bool) -> Attribution | None:
+    fires = " and ".join(f"{', '.join(one.firing)} of {one.variant}" for one in others if one.firing)
+    if not fires:
+        return None
+    # Beside a canary it is no page: that would end a fallback of the canary, of which this says nothing.
+    then = "wait" if tried else "look at it"
+    return _said("unclear", "wait" if tried else "page", f"{fires}: compared with no other variant; {then}.")
+
+
+def _of_arms(champion: Arm, canary: Arm | None, compared: Compared | None, hosts: Mapping[str, State]) -> Attribution:
+    odd = _odd_host(hosts)
     if odd:
         return _said("host", "eject", f"Only host {odd} is off, all others are well: that host is bad, not the model.")
     if canary is None or canary.is_blind:
@@ -236,7 +263,7 @@ def _inputs_are_clean(*arms: Arm) -> bool:
 
 
 def _open_question(*arms: Arm) -> Attribution:
-    fires = sorted({signal for arm in arms for signal, state in arm.states.items() if state == "firing"})
+    fires = sorted({signal for arm in arms for signal in arm.firing})
     if not fires:
         return _said("none", "none", "No signal fires.")
     if fires == ["fairness"]:

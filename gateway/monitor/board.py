@@ -29,6 +29,10 @@ class Board(msgspec.Struct, frozen=True):
         found = {(one.series, one.signal): one for one in (*self.latest, *findings) if not one.mixed}
         return Board(tuple(one for one in found.values() if live is None or one.series in live))
 
+    def others(self, known: Iterable[tuple[str, str]], now_s: float) -> list[Arm]:
+        """All series but these."""
+        return [self.arm(*series, now_s) for series in sorted({one.series for one in self.latest} - set(known))]
+
     def arm(self, version: str, variant: str, now_s: float) -> Arm:
         """States of one series now."""
         states: dict[Signal, State] = {}
@@ -37,4 +41,4 @@ class Board(msgspec.Struct, frozen=True):
                 held_s = HOLDS_WINDOWS * (one.window_to_s - one.window_from_s)
                 said_s = max(one.window_to_s, one.told_s)
                 states[one.signal] = one.state if now_s - said_s <= held_s else "unknown"
-        return Arm(variant=variant, states=states)
+        return Arm(variant=f"version {version}" if variant == "-" else variant, states=states)

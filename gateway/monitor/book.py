@@ -285,7 +285,8 @@ class ModelMonitor:
                 outputs=self._pair.outputs.state,
                 latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
             )
-        return attribute(champion, canary, compared)
+        others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s)
+        return attribute(champion, canary, compared, others=others)
 
     def _leased(self, attribution: Attribution, roles: Roles, now_s: float, token: int) -> Lease | None:
         incident = self.ledger.open

@@ -184,3 +184,28 @@ def test_drift_alone_trains_nothing(signal: str):
     for both in ({signal: FIRING}, {signal: FIRING, "latency": FIRING}):
         assert not judged(both, both).retrain
         assert not attribute(arm(**both)).retrain
+
+
+@pytest.mark.parametrize(
+    ("champion", "canary", "action", "sentence"),
+    [
+        ({}, None, "page", "latency, prediction_drift of treat: compared with no other variant; look at it."),
+        ({}, {}, "wait", "latency, prediction_drift of treat: compared with no other variant; wait."),
+        (IN, None, "page", "The inputs have shifted: the world or its data source has changed; ask who owns the data."),
+        (
+            {"fairness": FIRING},
+            None,
+            "page",
+            "Groups are treated unequally; which variant does it, the windows do not tell. "
+            "latency, prediction_drift of treat: compared with no other variant; look at it.",
+        ),
+    ],
+)
+def test_a_third_variant_that_fires_is_named(
+    champion: dict[str, State], canary: dict[str, State] | None, action: str, sentence: str
+):
+    tried = arm("canary", **canary) if canary is not None else None
+    found = attribute(arm(**champion), tried, others=[arm("quiet"), arm("treat", **OUT, **SLOW)])
+    assert (found.verdict, found.action) == ("world" if champion == IN else "unclear", action)
+    assert found.sentence == sentence
+    assert attribute(arm(**champion), tried, others=[arm("quiet")]) == attribute(arm(**champion), tried)
