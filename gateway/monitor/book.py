@@ -271,7 +271,7 @@ class ModelMonitor:
         self.ledger = turn.ledger
         self.held = [*self.held, *turn.held][-HELD:]
         lease = self._leased(attribution, roles, now_s, token)
-        asked, key = self._retraining(attribution, roles, closed, now_s)
+        asked, key = self._retraining(attribution, roles, now_s)
         return Outcome(closed=closed, findings=tuple(findings), events=turn.events, lease=lease, retrain=asked, key=key)
 
     def _attributed(self, roles: Roles, now_s: float) -> Attribution:
@@ -349,24 +349,15 @@ class ModelMonitor:
 
     # ---- retraining ----
 
-    def _retraining(
-        self, attribution: Attribution, roles: Roles, closed: Sequence[tuple[str, Closed]], now_s: float
-    ) -> tuple[str, str]:
+    def _retraining(self, attribution: Attribution, roles: Roles, now_s: float) -> tuple[str, str]:
         incident, settings = self.ledger.open, self.retrain_settings()
         if incident is None or settings is None or not attribution.retrain:
             return "", ""
-        version = roles.champion[0]
+        version, variant = roles.champion
         watching = self.versions.get(version)
-        history = watching.engine.history(roles.champion[1]) if watching is not None else []
-        last = history[-1] if history else None
-        facts = retrain.facts_of(
-            incident,
-            version,
-            reference=watching.reference.id if watching is not None else "",
-            window_from_s=last.opened_ms / 1000 if last else 0.0,
-            window_to_s=last.closed_ms / 1000 if last else 0.0,
-            rows=last.rows if last else 0,
-        )
+        lost = watching.loss(variant) if watching is not None else {}
+        reference = watching.reference.id if watching is not None else ""
+        facts = retrain.facts_of(incident, version, reference=reference, **lost)
         self.requests, outcome = retrain.offer(self.requests, settings, attribution, facts, now_s)
         return outcome, facts.key
 

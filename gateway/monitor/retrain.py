@@ -61,9 +61,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reference: id of the reference that the model drifted from.
-        estimated_drop, realised_drop: of the metric named, below the reference; None = not known.
+        metric: that has lost most of what it may lose.
+        estimated_drop, realised_drop: of the metric named, below the reference; None = not known of that time.
         window_from_s, window_to_s: the windows that justify it; Unix time.
-        rows: in these windows.
+        rows: in these windows: decisions, or labels where it came true.
     """
 
     model: str

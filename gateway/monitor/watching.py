@@ -17,6 +17,7 @@ from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed, Engine
 from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness, realised_fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
+from gateway.monitor.losses import LOOKS, Look, loss_of
 from gateway.monitor.performance import Verdict, Watch
 from gateway.monitor.realised import Cohort, Cohorts, Due, ErrorRun, Judged, Labelled, reference_performance
 from gateway.monitor.reference import Reference
@@ -49,6 +50,7 @@ class Watching:
     Attributes:
         fair: last fairness of decisions by variant; gaps: last of a matured cohort, by labels.
         judged: last matured performance by variant.
+        looks: last verdicts on it by variant, oldest first: as many as an alarm is made of.
         last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
             kept across restarts.
     """
@@ -63,7 +65,7 @@ class Watching:
         self.fair: dict[str, Fairness] = {}
         self.gaps: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
-        self.verdicts: dict[str, Verdict] = {}
+        self.looks: dict[str, list[Look]] = {}
         self.rings: dict[str, EventRing] = {}
         self._realised: dict[str, Watch] = {}
         self._fairness: dict[str, FairnessWatch] = {}
@@ -169,7 +171,10 @@ class Watching:
         variant = judged.variant
         self.judged[variant] = judged
         watch = self._realised.setdefault(variant, Watch("realised", self.spec.floors.performance_drop))
-        verdict = self.verdicts[variant] = watch.close(judged.performance, self.realised_reference())
+        verdict = watch.close(judged.performance, self.realised_reference())
+        if not verdict.reason:
+            look = Look(verdict, judged.performance.rows, float(judged.start_s), float(judged.start_s + span_s))
+            self.looks[variant] = [*self.looks.get(variant, ()), look][-LOOKS:]
         words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
         return Finding(
             signal="performance_realised",
@@ -201,6 +206,15 @@ class Watching:
         if labels is None:
             return Performance("realised", "insufficient", "few_labels", 0)
         return reference_performance(labels)
+
+    def loss(self, variant: str) -> dict[str, Any]:
+        """What its performance has lost, and when: see `losses.loss_of`."""
+        looks = [
+            Look(one.performance, one.rows, one.opened_ms / 1000, one.closed_ms / 1000)
+            for one in self.engine.history(variant)
+            if one.performance is not None and not one.performance.reason
+        ]
+        return loss_of(looks, self.looks.get(variant, ()))
 
     def _of_errors(self, runs: Sequence[ErrorRun], span_s: int) -> Iterator[Finding]:
         """One finding for each cohort of a variant: the worse of its decisions. Args: runs, by cohort."""
@@ -271,7 +285,7 @@ class Watching:
     def variants(self) -> frozenset[str]:
         """Those of which anything is known but their cohorts."""
         windows = (self.engine.variants, self.last, self.fair, self._fairness, self.rings, self._told_latency_ms)
-        labels = (self.judged, self.verdicts, self._realised, map(_variant_of, self._concepts))
+        labels = (self.judged, self.looks, self._realised, map(_variant_of, self._concepts))
         return frozenset(chain(*windows, *labels, self.gaps, self._gaps, self._unfair))
 
     def forget(self, gone: Set[str]) -> None:
@@ -282,7 +296,7 @@ class Watching:
                 windows.pop(variant, None)
             self._unfair.get(variant, {}).pop("decisions", None)
         for variant in gone - self.cohorts.variants:
-            for labels in (self.judged, self.verdicts, self._realised, self.gaps, self._gaps, self._unfair):
+            for labels in (self.judged, self.looks, self._realised, self.gaps, self._gaps, self._unfair):
                 labels.pop(variant, None)
             self._concepts_told.pop(variant, None)
         for place in [place for place in self._concepts if _variant_of(place) in gone - self.cohorts.variants]:
@@ -303,6 +317,7 @@ class Watching:
             "concepts": {place: concept.plain() for place, concept in self._concepts.items()},
             "concepts_told": self._concepts_told,
             "judged": {variant: msgspec.to_builtins(judged) for variant, judged in self.judged.items()},
+            "looks": msgspec.to_builtins(self.looks),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -318,6 +333,7 @@ class Watching:
         self._gaps = {variant: FairnessWatch.from_plain(plain) for variant, plain in state.get("gaps", {}).items()}
         self._unfair = msgspec.convert(state.get("unfair", {}), dict[str, dict[str, Unfair]])
         self.judged = {variant: msgspec.convert(plain, Judged) for variant, plain in state["judged"].items()}
+        self.looks = msgspec.convert(state.get("looks", {}), dict[str, list[Look]])
         for place, plain in state["concepts"].items():
             self._concepts[place] = Concept()
             self._concepts[place].restore(plain)

@@ -73,7 +73,7 @@ def test_the_check_of_a_signature_checks():
 FACTS = Facts(
     model="credit", version="2", incident="credit/1767225600", verdict="world", sentence=world(True).sentence,
     signals=("input_drift", "performance_realised"), features=("age", "income"), reference="0123456789abcdef",
-    metric="auc", realised_drop=0.04, window_from_s=NOW_S - 7200, window_to_s=NOW_S, rows=10_000,
+    metric="roc_auc", realised_drop=0.04, window_from_s=NOW_S - 7200, window_to_s=NOW_S, rows=10_000,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ SECRET = "a-secret-of-the-tests"
 FACTS = Facts(
     model="credit", version="2", incident="credit/1767225600", verdict="world", sentence="The inputs have shifted.",
     signals=("input_drift", "performance_realised"), features=("age", "income"), reference="0123456789abcdef",
-    metric="auc", realised_drop=0.04, window_from_s=NOW_S - 7200, window_to_s=NOW_S, rows=10_000,
+    metric="roc_auc", realised_drop=0.04, window_from_s=NOW_S - 7200, window_to_s=NOW_S, rows=10_000,
 )  # fmt: skip
 DATA = {
     "key": FACTS.key,
@@ -33,7 +33,7 @@ DATA = {
     "signals": ["input_drift", "performance_realised"],
     "features": ["age", "income"],
     "reference": "0123456789abcdef",
-    "metric": "auc",
+    "metric": "roc_auc",
     "estimated_drop": None,
     "realised_drop": 0.04,
     "rows": 10_000,
