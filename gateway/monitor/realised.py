@@ -24,6 +24,7 @@ import numpy as np
 from gateway.monitor.cbpe import MIN_ROWS, Performance
 from gateway.monitor.confusion import Counts, Table, counted, metrics, standard_errors
 from gateway.monitor.plan import LABEL_BINS, SCORE_BINS
+from gateway.monitor.spans import Spans
 from router.evidence.quantiles import log_edges, quantile_of_histogram
 
 MIN_COVERAGE: Final = 0.6
@@ -143,7 +144,7 @@ class Cohorts:
 
     Args:
         groups: of the plan, with the one of everybody else.
-        span_s: of a cohort.
+        span_s: of a cohort; `lasting` changes it.
         keep: cohorts per variant. `keep` spans should be longer than labels take.
 
     Attributes:
@@ -154,9 +155,10 @@ class Cohorts:
 
     def __init__(self, *, groups: int = 1, span_s: int = 3_600, keep: int = KEEP) -> None:
         assert min(groups, span_s, keep) > 0, "a cohort has a group, time and a place"
-        self.groups, self.span_s, self.keep = groups, span_s, keep
+        self.groups, self.spans, self.keep = groups, Spans(((0, span_s),)), keep
         self.too_late = self.unplaced = self.crowded = 0
-        self._now = 0
+        self._now = self._heard = 0
+        """Start of the newest cohort, and when it was last said what time it is."""
         self._cohorts: dict[tuple[int, str], Cohort] = {}
         self._of_variant: Counter[str] = Counter()
         self._fresh: set[tuple[int, str]] = set()
@@ -173,17 +175,35 @@ class Cohorts:
 
     def advance(self, now_s: float) -> None:
         """Time goes on: what is older than `keep` spans is forgotten."""
-        start = self._start(now_s)
+        self._heard = max(self._heard, int(now_s))
+        start = self.spans.start(now_s)
         if start <= self._now:
             return  # each label comes by here
         self._now = start
-        oldest = self._now - (self.keep - 1) * self.span_s
-        for key in [key for key in self._cohorts if key[0] < oldest]:
-            del self._cohorts[key]
-            self._fresh.discard(key)
-            self._packed.pop(key, None)
-            self._of_variant[key[1]] -= 1
+        for key in [key for key in self._cohorts if self._is_over(key[0])]:
+            self._drop(key)
         self._of_variant = +self._of_variant
+
+    def lasting(self, span_s: int) -> None:
+        """Cohorts that begin from now on last so long; those that there are stay, and so do their labels."""
+        if not self._cohorts:
+            self.spans = Spans(((0, span_s),))
+        elif span_s != self.span_s:
+            self.spans = self.spans.changed(span_s, self._heard + 1, {start for start, _ in self._cohorts})
+
+    @property
+    def span_s(self) -> int:
+        """Of cohorts that begin now."""
+        return self.spans.span_s
+
+    def _is_over(self, start: int) -> bool:
+        return self.spans.end(start) < self._now - (self.keep - 2) * self.span_s
+
+    def _drop(self, key: tuple[int, str]) -> None:
+        del self._cohorts[key]
+        self._fresh.discard(key)
+        self._packed.pop(key, None)
+        self._of_variant[key[1]] -= 1
 
     def predict(self, predicted_s: float, variant: str, counts: Counts) -> None:
         """Add predictions. Shape [group, decision] or [group, decision, bin]: as a window counts its scores."""
@@ -202,7 +222,7 @@ class Cohorts:
         cohort = self._at(item.predicted_s, item.variant, 1)
         if cohort is None:
             return
-        place = min(SLICES - 1, int(item.predicted_s % self.span_s * SLICES / self.span_s))
+        place = self._slice(item.predicted_s)
         for label, change in ((item.label, 1), (item.before, -1)):
             if label is not None:
                 cohort.labels[item.group, item.decision, item.bin, label] += change
@@ -211,15 +231,19 @@ class Cohorts:
             delay = max(0.0, item.observed_s - item.predicted_s)
             cohort.delays[min(int(np.searchsorted(DELAY_EDGES_S, delay)), len(DELAY_EDGES_S) - 1)] += 1
 
+    def _slice(self, predicted_s: float) -> int:
+        start = self.spans.start(predicted_s)
+        return min(SLICES - 1, int((predicted_s - start) * SLICES / (self.spans.end(start) - start)))
+
     def _at(self, predicted_s: float, variant: str, rows: int) -> Cohort | None:
         """The cohort of a time, made if need be; None = counted as too late or crowded."""
-        start = self._start(predicted_s)
-        # Clocks differ a little: one span ahead is still now.
-        if not self._now - (self.keep - 1) * self.span_s <= start <= self._now + self.span_s:
-            self.too_late += rows
-            return None
+        start = self.spans.start(predicted_s)
         found = self._cohorts.get((start, variant))
         if found is None:
+            # Clocks differ a little: one span ahead is still now.
+            if self._is_over(start) or start > self._now + self.span_s or not self._has_room(start, variant):
+                self.too_late += rows
+                return None
             if variant not in self._of_variant and len(self._of_variant) >= MOST_VARIANTS:
                 self.crowded += rows
                 return None
@@ -229,13 +253,19 @@ class Cohorts:
             self._fresh.add((start, variant))
         return found
 
+    def _has_room(self, start: int, variant: str) -> bool:
+        """Whether one more cohort is kept: in place of the oldest, where spans were shorter before."""
+        if self._of_variant[variant] <= self.keep:
+            return True
+        oldest = min(key for key in self._cohorts if key[1] == variant)
+        if start > oldest[0]:
+            self._drop(oldest)
+        return start > oldest[0]
+
     def _made(self, start: int, variant: str) -> Cohort:
         self._of_variant[variant] += 1
         cohort = self._cohorts[start, variant] = Cohort.empty(self.groups)
         return cohort
-
-    def _start(self, time_s: float) -> int:
-        return int(time_s // self.span_s) * self.span_s
 
     # ---- reading ----
 
@@ -265,7 +295,7 @@ class Cohorts:
             self._rules, self._fresh = rules, set(self._cohorts)
         due = Due()
         for start, variant in sorted(self._fresh):
-            if start + self.span_s + mature_after_s > now_s:
+            if self.spans.end(start) + mature_after_s > now_s:
                 break  # those after it are younger
             self._fresh.remove((start, variant))
             cohort = self._cohorts[start, variant]
@@ -297,15 +327,17 @@ class Cohorts:
                 self._packed[key] = _packed(cohort)
         heads = {name: getattr(self, name) for name in _HEADS}
         cohorts = [[*key, self._packed[key], cohort.told] for key, cohort in self._cohorts.items()]
-        return {**heads, "now": self._now, "cohorts": cohorts}
+        eras = [list(era) for era in self.spans.eras]
+        return {**heads, "eras": eras, "now": self._now, "heard": self._heard, "cohorts": cohorts}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Cohorts":
         """What `plain` was."""
-        found = cls(groups=plain["groups"], span_s=plain["span_s"], keep=plain["keep"])
+        found = cls()
         for name in _HEADS:
             setattr(found, name, plain[name])
-        found._now = plain["now"]
+        found.spans = msgspec.convert({"eras": plain["eras"]}, Spans)
+        found._now, found._heard = plain["now"], plain["heard"]
         for start, variant, cells, told in plain["cohorts"]:
             cohort = found._made(start, variant)
             for name, pairs in msgspec.msgpack.decode(cells).items():
@@ -315,7 +347,7 @@ class Cohorts:
         return found
 
 
-_HEADS: Final = ("groups", "span_s", "keep", "too_late", "unplaced", "crowded")
+_HEADS: Final = ("groups", "keep", "too_late", "unplaced", "crowded")
 
 
 def _packed(cohort: Cohort) -> bytes:

@@ -138,7 +138,7 @@ def _said(watching: Watching, closed: Closed, window: Rows) -> Iterator[Finding]
     due = _due(watching, cohort, window, result.index)
     span_s = max(1, (result.closed_ms - result.opened_ms) // 1000)
     times = {"window_from_s": result.opened_ms / 1000, "window_to_s": result.closed_ms / 1000}
-    for one in watching.matured(due, lambda start_s, variant: cohort, span_s):
+    for one in watching.matured(due, lambda start_s, variant: cohort, lambda start_s: start_s + span_s):
         yield msgspec.structs.replace(one, **times)
 
 

@@ -104,20 +104,21 @@ class Watching:
         due = self.cohorts.due(
             now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
         )
-        matured = self.matured(due, self.cohorts.find, self.cohorts.span_s)
+        matured = self.matured(due, self.cohorts.find, self.cohorts.spans.end)
         # A window and a cohort that close together are one look at the groups, and the later word knows of both.
         fair = {one.variant for one in matured if one.signal == "fairness"}
         found = [one for one in found if one.signal != "fairness" or one.variant not in fair]
         found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in matured]
         return found
 
-    def matured(self, due: Due, find: Callable[[int, str], Cohort | None], span_s: int) -> list[Finding]:
-        """What cohorts with labels say. Args: find: the cohort of a start and a variant; span_s: of each."""
-        found = [*self._of_errors(due.errors, span_s), *(self._of_cohort(judged, span_s) for judged in due.judged)]
+    def matured(self, due: Due, find: Callable[[int, str], Cohort | None], end: Callable[[int], int]) -> list[Finding]:
+        """What cohorts with labels say. Args: find: the cohort of a start and a variant; end: of one, by its start."""
+        found = list(self._of_errors(due.errors, end))
+        found += [self._of_cohort(judged, end(judged.start_s)) for judged in due.judged]
         for judged in due.judged:
             cohort = find(judged.start_s, judged.variant)
             if cohort is not None and self._has_groups:
-                found.append(self._of_gaps(judged, cohort, span_s))
+                found.append(self._of_gaps(judged, cohort, end(judged.start_s)))
         return found
 
     @property
@@ -167,13 +168,13 @@ class Watching:
 
     # ---- labels ----
 
-    def _of_cohort(self, judged: Judged, span_s: int) -> Finding:
+    def _of_cohort(self, judged: Judged, end_s: int) -> Finding:
         variant = judged.variant
         self.judged[variant] = judged
         watch = self._realised.setdefault(variant, Watch("realised", self.spec.floors.performance_drop))
         verdict = watch.close(judged.performance, self.realised_reference())
         if not verdict.reason:
-            look = Look(verdict, judged.performance.rows, float(judged.start_s), float(judged.start_s + span_s))
+            look = Look(verdict, judged.performance.rows, float(judged.start_s), float(end_s))
             self.looks[variant] = [*self.looks.get(variant, ()), look][-LOOKS:]
         words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
         return Finding(
@@ -185,10 +186,10 @@ class Watching:
             keys=verdict.firing,
             level=_worst_drop(verdict),
             text=f"by labels: {words}" if words else "",
-            **_span(judged.start_s, span_s),
+            **_span(judged.start_s, end_s),
         )
 
-    def _of_gaps(self, judged: Judged, cohort: Cohort, span_s: int) -> Finding:
+    def _of_gaps(self, judged: Judged, cohort: Cohort, end_s: int) -> Finding:
         """Whether the groups of a cohort are told apart by what came true of them."""
         groups, plan, variant = self.spec.groups, self.reference.plan, judged.variant
         assert groups is not None, "asked before"
@@ -196,9 +197,9 @@ class Watching:
             cohort, plan.groups, min_coverage=self.spec.labels.min_coverage, min_size=groups.min_size
         )
         watch = self._gaps.setdefault(variant, FairnessWatch())
-        verdict = watch.close(fair, self._fairness_alpha(span_s * 1000))
+        verdict = watch.close(fair, self._fairness_alpha((end_s - judged.start_s) * 1000))
         self._unfair.setdefault(variant, {})["labels"] = _apart(verdict, fair)
-        return self._of_fairness(variant, _span(judged.start_s, span_s))
+        return self._of_fairness(variant, _span(judged.start_s, end_s))
 
     def realised_reference(self) -> Performance:
         """What came true of the reference's own rows."""
@@ -216,19 +217,19 @@ class Watching:
         ]
         return loss_of(looks, self.looks.get(variant, ()))
 
-    def _of_errors(self, runs: Sequence[ErrorRun], span_s: int) -> Iterator[Finding]:
+    def _of_errors(self, runs: Sequence[ErrorRun], end: Callable[[int], int]) -> Iterator[Finding]:
         """One finding for each cohort of a variant: the worse of its decisions. Args: runs, by cohort."""
         for (start_s, variant), both in groupby(runs, key=lambda run: (run.start_s, run.variant)):
             for run in both:
                 concept = self._concepts.setdefault(_place_of(variant, run.decision), Concept())
                 concept.take(run, self.spec.floors.performance_drop)
-            found = self._of_concepts(variant, start_s, span_s)
+            found = self._of_concepts(variant, start_s, end(start_s))
             # The classes of a cohort may be covered one after the other: it is one clean window all the same.
             if found.state == "firing" or start_s > self._concepts_told.get(variant, -1):
                 yield found
             self._concepts_told[variant] = max(start_s, self._concepts_told.get(variant, -1))
 
-    def _of_concepts(self, variant: str, start_s: int, span_s: int) -> Finding:
+    def _of_concepts(self, variant: str, start_s: int, end_s: int) -> Finding:
         places = {f"decision {decision}": self._concepts.get(_place_of(variant, decision)) for decision in (0, 1)}
         firing = {name: one.text for name, one in places.items() if one is not None and one.text}
         return Finding(
@@ -238,7 +239,7 @@ class Watching:
             variant=variant,
             keys=tuple(firing),
             text="; ".join(f"errors of {name}: {text}" for name, text in firing.items()),
-            **_span(start_s, span_s),
+            **_span(start_s, end_s),
         )
 
     # ---- speed ----
@@ -325,8 +326,10 @@ class Watching:
         champion, others, abroad = self.engine.champion, self.engine.others, self.engine.abroad
         self.engine = Engine.restored(self.reference, self.spec, state["engine"])
         self.engine.champion, self.engine.others, self.engine.abroad = champion, others, abroad
-        if (state["cohorts"]["span_s"], state["cohorts"]["groups"]) == (self.cohorts.span_s, self.cohorts.groups):
+        if state["cohorts"]["groups"] == self.cohorts.groups:
+            span_s = self.cohorts.span_s
             self.cohorts = Cohorts.from_plain(state["cohorts"])
+            self.cohorts.lasting(span_s)
         drop, impact = self.spec.floors.performance_drop, self.spec.floors.disparate_impact
         self._realised = {variant: Watch.from_plain(plain, drop) for variant, plain in state["realised"].items()}
         self._fairness = {name: FairnessWatch.from_plain(plain, impact) for name, plain in state["fairness"].items()}
@@ -353,8 +356,8 @@ class Watching:
         return [] if gaps is None else exported(gaps)
 
 
-def _span(start_s: int, span_s: int) -> dict[str, Any]:
-    return {"window_from_s": float(start_s), "window_to_s": float(start_s + span_s)}
+def _span(start_s: int, end_s: int) -> dict[str, Any]:
+    return {"window_from_s": float(start_s), "window_to_s": float(end_s)}
 
 
 def _place_of(variant: str, decision: int) -> str:

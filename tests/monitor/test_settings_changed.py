@@ -84,12 +84,16 @@ def realised(one: ModelMonitor, at: int) -> State:
     return next(finding.state for finding in found if finding.signal == "performance_realised")
 
 
-def applied(before: ModelMonitor, floors: Floors) -> ModelMonitor:
+def applied_spec(before: ModelMonitor, after: Spec) -> ModelMonitor:
     monitors: Monitors = monitors_on(None)
     monitors._put("m", before.spec, 1, None)
     monitors.held["m"].monitor = before
-    monitors._put("m", spec(floors), 2, None)
+    monitors._put("m", after, 2, None)
     return monitors.held["m"].monitor
+
+
+def applied(before: ModelMonitor, floors: Floors) -> ModelMonitor:
+    return applied_spec(before, spec(floors))
 
 
 def restarted(before: ModelMonitor, floors: Floors) -> ModelMonitor:
