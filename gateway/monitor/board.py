@@ -33,6 +33,11 @@ class Board(msgspec.Struct, frozen=True):
         """All series but these."""
         return [self.arm(*series, now_s) for series in sorted({one.series for one in self.latest} - set(known))]
 
+    def keys(self, series: tuple[str, str], signal: Signal) -> tuple[str, ...]:
+        """What the latest word on a signal names."""
+        found = [one.keys for one in self.latest if (one.series, one.signal) == (series, signal)]
+        return found[0] if found else ()
+
     def arm(self, version: str, variant: str, now_s: float) -> Arm:
         """States of one series now."""
         states: dict[Signal, State] = {}

@@ -19,6 +19,7 @@ from gateway.monitor.incidents import Event, Ledger
 from gateway.monitor.latencies import Judged as ComparedLatency
 from gateway.monitor.latencies import Latencies, slow_of
 from gateway.monitor.leases import Ask, Lease, Leases
+from gateway.monitor.mistakes import TESTED, Mistakes
 from gateway.monitor.plan import CountPlan
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
@@ -26,7 +27,7 @@ from gateway.monitor.retrain import Requests
 from gateway.monitor.scorebins import score_counts
 from gateway.monitor.settings import Spec
 from gateway.monitor.watching import Watching
-from gateway.monitor.words import Finding
+from gateway.monitor.words import CLEAN, Finding, State
 
 OUTPUTS: Final = "outputs"
 HELD: Final = 50
@@ -73,9 +74,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Pair:
-    """Champion and canary beside each other: rows in the canary's windows, latencies in windows of time."""
+    """Champion and canary beside each other: rows in the canary's windows, latencies in windows of time, labels."""
 
     latency: Latencies
+    mistakes: Mistakes
     champion: dict[str, Counts] = field(default_factory=dict)
     inputs: Apart = field(default_factory=Apart)
     outputs: Apart = field(default_factory=Apart)
@@ -234,7 +236,11 @@ class ModelMonitor:
             self._canary, self._pair = roles.canary, self._paired()
 
     def _paired(self) -> Pair:
-        return Pair(Latencies(least=self.spec.min_rows, distance_ms=self.spec.false_alarms.at_most_one_per_ms))
+        distance_ms = self.spec.false_alarms.at_most_one_per_ms
+        return Pair(
+            Latencies(least=self.spec.min_rows, distance_ms=distance_ms),
+            Mistakes(floor=self.spec.floors.performance_drop, distance_ms=distance_ms),
+        )
 
     def _beside(self, reference: Reference, delta: Counts) -> None:
         """What the champion gets while the canary's window is open."""
@@ -255,7 +261,21 @@ class ModelMonitor:
                 for one in mine:
                     if one.result.variant == self._canary[1]:
                         self._pair.close(dict(_parts(watching.reference, one.counts)))
+        self._compare_labels(found, roles.champion, now_ms / 1000)
         return found
+
+    def _compare_labels(self, findings: Sequence[Finding], champion: tuple[str, str], now_s: float) -> None:
+        """Cohorts of which champion and canary are both judged now: either may have waited for its labels."""
+        series = [champion, self._canary or champion]
+        ours, theirs = (self.versions.get(version) for version, _ in series)
+        if self._canary is None or ours is None or theirs is None:
+            return
+        told = [one for one in findings if one.signal == "performance_realised" and one.series in series]
+        for start_s in sorted({int(one.window_from_s) for one in told}):
+            pair = [one.cohorts.judged(start_s, series[at][1]) for at, one in enumerate((ours, theirs))]
+            ends = {one.cohorts.spans.end(start_s) for one in (ours, theirs)}
+            if pair[0] is not None and pair[1] is not None and len(ends) == 1:
+                self._pair.mistakes.close(pair[0], pair[1], (start_s, ends.pop()), now_s)
 
     def _decided(
         self, closed: tuple[tuple[str, Closed], ...], findings: list[Finding], roles: Roles, now_ms: int, token: int
@@ -283,10 +303,18 @@ class ModelMonitor:
             compared = Compared(
                 inputs=self._pair.inputs.state,
                 outputs=self._pair.outputs.state,
+                performance=self._compared_labels(canary, roles.canary, now_s),
                 latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
             )
         others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s)
         return attribute(champion, canary, compared, others=others)
+
+    def _compared_labels(self, canary: Arm, series: tuple[str, str], now_s: float) -> State:
+        """Whether the canary is wrong more often; that it is not says nothing of metrics that were not compared."""
+        state = self._pair.mistakes.state(now_s)
+        named = set(self.board.keys(series, "performance_realised")) if canary.fires("performance_realised") else set()
+        compared = not named or bool(named & TESTED) or canary.fires("concept_drift")
+        return state if compared or state not in CLEAN else "unknown"
 
     def _leased(self, attribution: Attribution, roles: Roles, now_s: float, token: int) -> Lease | None:
         incident = self.ledger.open
@@ -402,6 +430,7 @@ class ModelMonitor:
                 "inputs": msgspec.to_builtins(self._pair.inputs),
                 "outputs": msgspec.to_builtins(self._pair.outputs),
                 "latency": self._pair.latency.plain(),
+                "mistakes": self._pair.mistakes.plain(),
             },
         }
 
@@ -428,6 +457,7 @@ class ModelMonitor:
         for name in ("inputs", "outputs"):
             setattr(self._pair, name, msgspec.convert(state["pair"][name], Apart))
         self._pair.latency.restore(state["pair"]["latency"])
+        self._pair.mistakes.restore(state["pair"]["mistakes"])
 
 
 def same_bins(one: Reference, other: Reference) -> bool | None:

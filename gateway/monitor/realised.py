@@ -278,6 +278,11 @@ class Cohorts:
         """The cohort of a span; None = it is forgotten, or was never begun."""
         return self._cohorts.get((start_s, variant))
 
+    def judged(self, start_s: int, variant: str) -> Cohort | None:
+        """The same, if its performance was told: it is old enough, and each decision class is covered."""
+        cohort = self.find(start_s, variant)
+        return cohort if cohort is not None and cohort.told & 4 else None
+
     def items(self) -> list[tuple[int, str, Cohort]]:
         """(start, variant, cohort), oldest first."""
         return [(*key, self._cohorts[key]) for key in sorted(self._cohorts)]
