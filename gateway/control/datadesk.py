@@ -11,6 +11,7 @@ from gateway.control.auditor import Auditor
 from gateway.control.decisionlog import DecisionLines
 from gateway.control.documents import readable
 from gateway.control.policies import Policies
+from gateway.control.record import KIND
 from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.decisions import FLUSH_S
 from router.hashing import placer
@@ -100,7 +101,8 @@ class DataDesk:
         salts: dict[tuple[str, str], None] = {}
         cursor: str | None = None
         while True:
-            page = await self._store.audit_read(model, after=cursor, limit=_PAGE, newest=True)
+            of_policy = {"kind": KIND}  # a Monitor of this name has records, too
+            page = await self._store.audit_read(model, after=cursor, limit=_PAGE, newest=True, where=of_policy)
             for record in page.records:
                 if "document" in record.record:
                     policy = readable(record.record["document"])

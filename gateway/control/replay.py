@@ -8,13 +8,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
 from gateway.control.shift import detectable, totals
 from gateway.control.units import BITMAP_BITS
+from gateway.monitor.settings import Monitor
+from gateway.monitor.settings import parse as parse_monitor
 from gateway.shadowfields import pairs
 from gateway.store.base import AuditRecord
 from gateway.tally import BAD, OK
@@ -24,12 +26,14 @@ from router.evidence.promotion import below_log_e
 from router.evidence.sequences import Moments, bernoulli_interval, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
 from router.hashing import SLOTS
-from router.policy import parse
+from router.policy import TrafficPolicy, parse
 
 _CLOSE: Final = 1e-6
 _LEAVES_ALONE: Final = frozenset({"fallback", "hold", "go on", "approve", "pause", "resume"})
 _FAILED: Final = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 """What edited evidence can raise when it is computed with."""
+_READERS: Final[Mapping[str, Callable[[object], Monitor | TrafficPolicy]]] = {"monitor": parse_monitor, "policy": parse}
+"""Kind of what was written in the store -> reads its documents."""
 
 
 class Check(Struct, frozen=True):
@@ -68,7 +72,7 @@ def replay(record: AuditRecord, previous: AuditRecord | None) -> Replay:
         if record.record.get("kind_of") == "rollout":
             checks += _rollout(record.record, partly)
         elif "document" in record.record:
-            checks += _document(record.record)
+            checks += _document(record)
         checks += _order(record, previous)
     except _FAILED as error:
         checks.append(Check("the record can be computed with", True, f"{type(error).__name__}: {error}"[:200], False))
@@ -123,14 +127,17 @@ def _order(record: AuditRecord, previous: AuditRecord | None) -> Iterator[Check]
     yield _same("stored later than the record before", True, gone or record.before >= previous.after)
 
 
-def _document(said: Mapping[str, Any]) -> Iterator[Check]:
-    """An applied document can be read, and pins as many variants as it names."""
+def _document(record: AuditRecord) -> Iterator[Check]:
+    """An applied document can be read, and is of the name it was applied to; a policy pins what it names."""
+    said = record.record
     try:
-        policy = parse(said["document"])
+        found = _READERS[record.kind](said["document"])
     except PolicyError as error:
         yield Check("the document can be read", True, str(error)[:200], False)
         return
-    yield _same("variants of the document", sorted(said["variants"]), sorted(policy.names))
+    yield _same("name of the document", record.name, found.metadata.name)
+    if isinstance(found, TrafficPolicy):
+        yield _same("variants of the document", sorted(said["variants"]), sorted(found.names))
 
 
 # ---- decisions of a rollout ----

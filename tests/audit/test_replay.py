@@ -76,10 +76,10 @@ def told(found: Judge, what: str, actor: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def linked(record: dict[str, Any], after: AuditRecord | None = None) -> AuditRecord:
+def linked(record: dict[str, Any], after: AuditRecord | None = None, kind: str = "policy") -> AuditRecord:
     """In the store's form, with its hash."""
     head = records.Head(after.seq, bytes.fromhex(after.hash), after.time_ms) if after else records.Head()
-    return records.link(head, "", "policy", "m", (head.seq, head.seq + 1), record, 1, Limits())
+    return records.link(head, "", kind, "m", (head.seq, head.seq + 1), record, 1, Limits())
 
 
 @pytest.fixture(params=["sticky", "each request"])
@@ -287,6 +287,39 @@ def test_records_follow_on_each_other():
     anew = linked({"what": "kill", "revision_before": 0, "revision_after": 1}, gone)
     assert replay(gone, first).same
     assert replay(anew, gone).same
+
+
+def monitor(name: str = "m", **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": name}, "spec": spec}
+
+
+def applied(document: dict[str, Any], after: AuditRecord | None = None) -> AuditRecord:
+    """A Monitor document was applied, as the desk writes it."""
+    said = {"actor": "ann", "what": "apply", "reason": "", "generation": 1, "owner": "", "document": document}
+    return linked({**said, "document_before": None}, after, kind="monitor")
+
+
+def test_an_applied_monitor_is_read_as_a_monitor():
+    first = applied(monitor(window={"rows": 500}))
+    assert replay(first, None).text == "same verdict"
+    assert replay(applied(monitor(window={"rows": 900}), first), first).text == "same verdict"
+    assert "the document can be read" in replay(applied(monitor(windw={})), None).text
+    assert "name of the document: recorded m, is other" in replay(applied(monitor("other")), None).text
+    assert "the document can be read" in replay(linked(applied(monitor()).record), None).text, "it is no policy"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("monitor", {"actor": "ann", "what": "delete", "reason": "", "document_before": monitor()}),
+        ("monitor", {"actor": "file:a.yaml", "what": "orphan", "reason": "", "owner": ""}),
+        ("monitor-state", {"actor": "monitor", "what": "lease freeze", "reason": "it drifts", "evidence": "m/1/1"}),
+        ("", {"actor": "ann", "what": "retrain approve", "request": "k"}),
+    ],
+)
+def test_other_records_of_monitors_are_replayed(kind: str, said: dict[str, Any]):
+    first = applied(monitor())
+    assert replay(linked(said, first, kind), first).text == "same verdict"
 
 
 def test_bytes_that_do_not_have_their_hash_are_found():

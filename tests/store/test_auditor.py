@@ -1,17 +1,37 @@
 """Ids of audit records mean the same in both stores: one record, and the one before it of the same policy."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from gateway.control.auditor import Auditor, UnknownRecord, Wanted
+from gateway.control.datadesk import DataDesk
+from gateway.control.decisionlog import DecisionLines
 from gateway.store.base import Store
 from tests.store.places import Place, on_a_store
 
 
 def kill(before: int) -> dict[str, Any]:
     return {"actor": "a", "what": "kill", "reason": "", "revision_before": before, "revision_after": before + 1}
+
+
+def document(kind: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "tidegate/v1", "kind": kind, "metadata": {"name": "m"}, "spec": spec}
+
+
+@on_a_store()
+async def test_a_unit_is_looked_for_under_the_salts_of_policies_whatever_monitors_the_model_has(
+    store: Store, place: Place
+):
+    policies = cast(Any, SimpleNamespace(store=store, signing=(), unit_key=b"k" * 32, kept={}))
+    desk = DataDesk(policies, Auditor(policies), DecisionLines(store, Path("no such folder")))
+    split = {"variants": [{"name": "stable", "model": "m:1"}], "split": {"stable": 10_000}}
+    for kind, name, spec in (("policy", "TrafficPolicy", split), ("monitor", "Monitor", {"window": {"rows": 500}})):
+        audit = {"actor": "a", "what": "apply", "reason": "", "document": document(name, **spec)}
+        await store.put(kind, "m", b"{}", expected=0, audit=audit)
+    assert await desk.find_unit("m", "alice") == {"decisions": [], "log": "off"}
 
 
 @on_a_store()
