@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,23 @@ from gateway.monitor.alertmanager import Alertmanager, url_of
 from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.notices import Outlets
 from gateway.monitor.retrainer import deliver, read_secret
+from gateway.monitor.settings import Alerts
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Whom a model's settings name. Attributes: alertmanager: where its alerts go; "" = nowhere."""
+
+    alerts: Alerts
+    outlets: Outlets
+    alertmanager: str
 
 Ended = Callable[[str, str, bool, str], None]
 """Of a delivery: model, key of the request, whether it was taken, a note for people."""
 
 
 class Told:
-    """Makes what each model's settings name, once, and keeps it running.
+    """Makes what each model's settings name, once, and keeps it running while a model names it.
 
     Args:
         webhook: of the node's configuration, told of every incident; None = there is none.
@@ -32,7 +43,9 @@ class Told:
         self._now_s = now_s
         self._webhooks: dict[str, Webhook] = {}
         self._alertmanagers: dict[str, Alertmanager] = {}
-        self._outlets: dict[str, tuple[Any, Outlets]] = {}
+        self._named: dict[str, _Named] = {}
+        self._gone = 0
+        """Alerts that reached nobody, of those whom no model names any more."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -74,18 +87,20 @@ class Told:
 
     def forget(self, name: str) -> None:
         """A model without alarms is not served any more."""
-        self._outlets.pop(name, None)
+        before = self._named.pop(name, None)
+        if before is not None:
+            self._leave(name, before)
 
     def counts(self, name: str) -> Mapping[tuple[Any, Any], int]:
         """(signal, severity) -> alerts of a model so far."""
-        known = self._outlets.get(name)
-        return known[1].counts if known is not None else {}
+        known = self._named.get(name)
+        return known.outlets.counts if known is not None else {}
 
     @property
     def dropped(self) -> int:
         """Alerts that reached nobody."""
         dead = sum(one.counts["dead"] for one in self._webhooks.values())
-        return dead + sum(one.dropped for one in self._alertmanagers.values())
+        return self._gone + dead + sum(one.dropped for one in self._alertmanagers.values())
 
     def status(self) -> list[dict[str, Any]]:
         """How deliveries go."""
@@ -93,10 +108,9 @@ class Told:
         return hooks + [one.status() for one in self._alertmanagers.values()]
 
     def _of(self, monitor: ModelMonitor) -> Outlets:
-        alerts = monitor.spec.alerts
-        known = self._outlets.get(monitor.name)
-        if known is not None and known[0] == alerts:
-            return known[1]
+        alerts, known = monitor.spec.alerts, self._named.get(monitor.name)
+        if known is not None and known.alerts == alerts:
+            return known.outlets
         hooks = [self._webhook] if self._webhook is not None else []
         if alerts.webhook is not None and self._secret:
             hooks.append(self._hook(alerts.webhook))
@@ -105,12 +119,23 @@ class Told:
             for hook in hooks:
                 hook.offer(kind, subject, id, data)
 
-        alerted = self._alertmanager(alerts.alertmanager) if alerts.alertmanager is not None else None
+        address = url_of(alerts.alertmanager) if alerts.alertmanager is not None else ""
+        alerted = self._alertmanager(address) if address else None
         outlets = Outlets(offer=offer if hooks else None, alerted=alerted)
+        self._named[monitor.name] = _Named(alerts, outlets, address)
         if known is not None:
-            outlets.counts = known[1].counts
-        self._outlets[monitor.name] = (alerts, outlets)
+            outlets.counts = known.outlets.counts
+            self._leave(monitor.name, known)
         return outlets
+
+    def _leave(self, name: str, before: _Named) -> None:
+        """A model does not name these any more: what is on there is over, and who is left by all ends."""
+        now = self._named.get(name)
+        if not before.alertmanager or (now is not None and now.alertmanager == before.alertmanager):
+            return
+        found = self._alertmanagers[before.alertmanager]
+        found.set(name, ())
+        found.retire(all(one.alertmanager != before.alertmanager for one in self._named.values()))
 
     def _hook(self, url: str) -> Webhook:
         found = self._webhooks.get(url)
@@ -119,12 +144,18 @@ class Told:
             self._spawn(found.run())
         return found
 
-    def _alertmanager(self, url: str) -> Alertmanager:
-        found = self._alertmanagers.get(url)
+    def _alertmanager(self, address: str) -> Alertmanager:
+        found = self._alertmanagers.get(address)
         if found is None:
-            found = self._alertmanagers[url] = Alertmanager([url_of(url)], now_s=self._now_s, send=post)
-            self._spawn(found.run())
+            found = self._alertmanagers[address] = Alertmanager([address], now_s=self._now_s, send=post)
+            self._spawn(self._keep(address, found))
+        found.retire(False)
         return found
+
+    async def _keep(self, address: str, alertmanager: Alertmanager) -> None:
+        await alertmanager.run()
+        del self._alertmanagers[address]
+        self._gone += alertmanager.dropped
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

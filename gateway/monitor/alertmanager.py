@@ -118,6 +118,7 @@ class Alertmanager:
         self._pause = pause
         self._on: dict[str, tuple[Alert, ...]] = {}
         self._left = 0
+        self._retired = False
         self._changed = asyncio.Event()
         self.dropped = 0
 
@@ -143,11 +144,23 @@ class Alertmanager:
             target.known.clear()
             target.ended_s.clear()
 
+    def retire(self, retired: bool = True) -> None:
+        """Whether nobody names it any more: `run` ends, once nothing is on there that has not been told to be over."""
+        self._retired = retired
+        if retired:
+            self._changed.set()
+
+    @property
+    def _silent(self) -> bool:
+        return not self._on and not any(target.known for target in self._targets)
+
     async def run(self) -> None:
-        """Send for ever. Cancel: at once; what is on ends by itself within five minutes."""
+        """Send until it is retired. Cancel: at once; what is on ends by itself within five minutes."""
         while True:
             self._changed.clear()
             await self.push()
+            if self._retired and self._silent:
+                return
             try:
                 async with asyncio.timeout(EVERY_S):
                     await self._changed.wait()
