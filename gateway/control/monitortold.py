@@ -23,6 +23,7 @@ class _Named:
     outlets: Outlets
     alertmanager: str
 
+
 Ended = Callable[[str, str, bool, str], None]
 """Of a delivery: model, key of the request, whether it was taken, a note for people."""
 

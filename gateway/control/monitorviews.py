@@ -288,9 +288,11 @@ def _series(into: Gathered, place: tuple[str, str, str], held: Held, watching: W
     beside = held.monitor.compared_latency(place[1:])
     if beside is not None and beside.worst is not None:
         into.add("latency_shift", *place, beside.worst.effect)
+    coverage = watching.coverage(variant, now_ms)
+    if coverage is not None:
+        into.add("label_coverage_ratio", *place, coverage)
     realised = watching.judged.get(variant)
     if realised is not None:
-        into.add("label_coverage_ratio", *place, min(realised.coverage))
         for metric, value in realised.performance.values.items():
             into.add("realised_performance", *place, metric, value)
     for quantile, value in watching.cohorts.delay_quantiles(variant).items():

@@ -48,7 +48,7 @@ FAMILIES: Final = (
     Family("prediction_drift_score", "gauge", "Distance of the scores' last window from the reference.", ("metric",)),
     Family("estimated_performance", "gauge", "Estimated without labels, of the last window.", ("metric",)),
     Family("realised_performance", "gauge", "Of the last cohort with enough labels.", ("metric",)),
-    Family("label_coverage_ratio", "gauge", "Share of the predictions of a mature cohort that have a label."),
+    Family("label_coverage_ratio", "gauge", "Predictions with a label, in the newest cohort that is old enough."),
     Family("label_delay_seconds", "summary", "From a prediction to its label.", ("quantile",)),
     Family("feature_missing_ratio", "gauge", "Share of rows of the last window with NaN or null.", ("feature",)),
     Family("feature_out_of_range_ratio", "gauge", "Share of rows outside the reference's range.", ("feature",)),

@@ -32,7 +32,9 @@ LEAST_CLASS: Final = 30
 """Labels that a decision class needs before anything is said of it alone."""
 KEEP: Final = 200
 MOST_VARIANTS: Final = 16
-ALL_TOLD: Final = 0b111
+ERRORS_TOLD: Final = 0b011
+JUDGED: Final = 0b100
+ALL_TOLD: Final = ERRORS_TOLD | JUDGED
 SLICES: Final = 60
 """Parts of a cohort's span by which its errors are in order."""
 DELAY_EDGES_S: Final = log_edges(1.0, 90 * 86_400.0, 1.25)
@@ -70,7 +72,7 @@ class Cohort:
         labels: [group, decision, bin, label]. A cell may be negative for a moment, if nodes tell in another order.
         errors: [slice, decision, right or wrong].
         delays: first labels by DELAY_EDGES_S.
-        told: decision classes whose errors were given out (bits), and 4 = its performance was.
+        told: decision classes whose errors were given out (ERRORS_TOLD), and whether its performance was (JUDGED).
     """
 
     predicted: Counts
@@ -281,11 +283,24 @@ class Cohorts:
     def judged(self, start_s: int, variant: str) -> Cohort | None:
         """The same, if its performance was told: it is old enough, and each decision class is covered."""
         cohort = self.find(start_s, variant)
-        return cohort if cohort is not None and cohort.told & 4 else None
+        return cohort if cohort is not None and cohort.told & JUDGED else None
 
     def items(self) -> list[tuple[int, str, Cohort]]:
         """(start, variant, cohort), oldest first."""
         return [(*key, self._cohorts[key]) for key in sorted(self._cohorts)]
+
+    def matured(self, now_s: float, variant: str, mature_after_s: float, after_s: int = -1) -> list[tuple[int, Cohort]]:
+        """(start, cohort) of those with predictions that ended `mature_after_s` ago or earlier, oldest first.
+
+        Args:
+            after_s: only those that start later.
+        """
+        mine = [
+            key
+            for key in self._cohorts
+            if key[1] == variant and after_s < key[0] and self.spans.end(key[0]) + mature_after_s <= now_s
+        ]
+        return [(key[0], self._cohorts[key]) for key in sorted(mine) if self._cohorts[key].predicted.any()]
 
     def due(
         self, now_s: float, *, mature_after_s: float, min_coverage: float = MIN_COVERAGE, min_rows: int = MIN_ROWS
@@ -310,10 +325,10 @@ class Cohorts:
                 if not cohort.told & 1 << decision and run is not None and coverage[decision] >= min_coverage:
                     cohort.told |= 1 << decision
                     due.errors.append(run)
-            if not cohort.told & 4 and min(coverage) >= min_coverage:
+            if not cohort.told & JUDGED and min(coverage) >= min_coverage:
                 found = performance(cohort, min_coverage=min_coverage, min_rows=min_rows)
                 if found.state == "ok":
-                    cohort.told |= 4
+                    cohort.told |= JUDGED
                     due.judged.append(Judged(start, variant, found, coverage))
         return due
 

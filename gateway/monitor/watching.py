@@ -19,15 +19,27 @@ from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.losses import LOOKS, Look, loss_of
 from gateway.monitor.performance import Verdict, Watch
-from gateway.monitor.realised import Cohort, Cohorts, Due, ErrorRun, Judged, Labelled, reference_performance
+from gateway.monitor.realised import (
+    ERRORS_TOLD,
+    JUDGED,
+    Cohort,
+    Cohorts,
+    Due,
+    ErrorRun,
+    Judged,
+    Labelled,
+    reference_performance,
+)
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.telling import findings
 from gateway.monitor.windows import DAY_MS
-from gateway.monitor.words import Finding, Severity, State
+from gateway.monitor.words import Finding, Severity, Signal, State
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
+BLIND_SPANS: Final = 2
+"""So many cohorts without enough labels, and what was said before holds no more: as for windows without rows."""
 LATENCY_EVERY_MS: Final = 60_000
 _WORST: Final[tuple[State, ...]] = ("firing", "pending", "resolved", "ok", "insufficient", "unknown")
 
@@ -75,6 +87,8 @@ class Watching:
         self._concepts_told: dict[str, int] = {}
         """Start of the newest cohort that a word on concept drift was about, by variant."""
         self._told_latency_ms: dict[str, int] = {}
+        self._looked = 0
+        """The newest span that had matured when missing labels were looked for."""
 
     @property
     def reference(self) -> Reference:
@@ -100,16 +114,51 @@ class Watching:
         """What closed windows and matured cohorts say."""
         self.last.update({one.result.variant: one for one in closed if not one.result.reason})
         found = [one for each in closed for one in self._of_window(each)]
-        labels = self.spec.labels
-        due = self.cohorts.due(
-            now_ms / 1000, mature_after_s=labels.mature_after_ms / 1000, min_coverage=labels.min_coverage
-        )
+        due = self.cohorts.due(now_ms / 1000, mature_after_s=self._mature_s, min_coverage=self.spec.labels.min_coverage)
         matured = self.matured(due, self.cohorts.find, self.cohorts.spans.end)
         # A window and a cohort that close together are one look at the groups, and the later word knows of both.
         fair = {one.variant for one in matured if one.signal == "fairness"}
         found = [one for one in found if one.signal != "fairness" or one.variant not in fair]
+        matured += self._without_labels(now_ms / 1000)
         found += [msgspec.structs.replace(one, told_s=now_ms / 1000) for one in matured]
         return found
+
+    def coverage(self, variant: str, now_ms: int) -> float | None:
+        """Share of predictions with a label in the newest cohort that has matured; the lower one of its decisions."""
+        cohorts = self.cohorts.matured(now_ms / 1000, variant, self._mature_s)
+        return min(cohorts[-1][1].coverage()) if cohorts else None
+
+    @property
+    def _mature_s(self) -> float:
+        return self.spec.labels.mature_after_ms / 1000
+
+    def _without_labels(self, now_s: float) -> Iterator[Finding]:
+        """What labels said is not known any more once they are missing in two cohorts; told once for each span."""
+        newest = self.cohorts.spans.start(max(0.0, now_s - self._mature_s))
+        if newest == self._looked:
+            return
+        self._looked = newest
+        for variant, judged in self.judged.items():
+            waiting = self._waiting(now_s, variant, judged.start_s, JUDGED)
+            if waiting is not None and self._realised[variant].state != "firing":
+                yield self._unknown("performance_realised", variant, *waiting)
+        for variant, start_s in self._concepts_told.items():
+            waiting = self._waiting(now_s, variant, start_s, ERRORS_TOLD)
+            told = self._of_concepts(variant, start_s, self.cohorts.spans.end(start_s))
+            if waiting is not None and told.state != "firing":
+                yield self._unknown("concept_drift", variant, *waiting)
+
+    def _waiting(self, now_s: float, variant: str, after_s: int, told: int) -> tuple[int, Cohort] | None:
+        """The newest of the matured cohorts that nothing could be said of; None = fewer than two since."""
+        matured = self.cohorts.matured(now_s, variant, self._mature_s, after_s)
+        waiting = [(start_s, cohort) for start_s, cohort in matured if not cohort.told & told]
+        return waiting[-1] if len(waiting) >= BLIND_SPANS else None
+
+    def _unknown(self, signal: Signal, variant: str, start_s: int, cohort: Cohort) -> Finding:
+        shares = " and ".join(f"{share:.0%} of decision {at}" for at, share in enumerate(cohort.coverage()))
+        text = f"{int(cohort.labels.sum()):,} labels, of {shares}: too few in {BLIND_SPANS} cohorts or more"
+        place = {"version": self.version, "variant": variant, **_span(start_s, self.cohorts.spans.end(start_s))}
+        return Finding(signal=signal, state="insufficient", text=text, **place)
 
     def matured(self, due: Due, find: Callable[[int, str], Cohort | None], end: Callable[[int], int]) -> list[Finding]:
         """What cohorts with labels say. Args: find: the cohort of a start and a variant; end: of one, by its start."""
