@@ -97,24 +97,37 @@ class Webhook:
         self._send = send
         self._pause = pause
         self._jitter = jitter
-        self._queue: deque[dict[str, Any]] = deque()
+        self._queue: deque[tuple[dict[str, Any], Callable[[], None]]] = deque()
         self._more = asyncio.Event()
         self.dead: deque[dict[str, Any]] = deque(maxlen=LISTED)
         self.counts = {"delivered": 0, "attempts_failed": 0, "dead": 0}
 
-    def offer(self, kind: str, subject: str, id: str, data: Mapping[str, Any]) -> None:
+    def offer(
+        self,
+        kind: str,
+        subject: str,
+        id: str,
+        data: Mapping[str, Any],
+        *,
+        at_s: float | None = None,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take an event, now; it is delivered later, or never.
 
         Args:
             kind: behind `tidegate.`, such as `rollout.abort`.
             subject: the policy or the model.
             id: of the event; the same when it is sent again.
+            at_s: when it happened, Unix time; None = now.
+            done: called once it was taken, or is a dead letter.
         """
-        event = envelope(kind, subject, id, data, source=self._source, now_s=self._now_s())
+        happened_s = self._now_s() if at_s is None else at_s
+        event = envelope(kind, subject, id, data, source=self._source, now_s=happened_s)
         if len(self._queue) >= QUEUE:
             self._bury(event, f"{QUEUE} events wait already")
+            done()
             return
-        self._queue.append(event)
+        self._queue.append((event, done))
         self._more.set()
 
     async def run(self) -> None:
@@ -127,8 +140,10 @@ class Webhook:
     async def deliver(self) -> None:
         """Deliver, or give up, what waits now. Cancel: the event in hand may have arrived."""
         while self._queue:
-            await self._deliver(self._queue[0])
+            event, done = self._queue[0]
+            await self._deliver(event)
             self._queue.popleft()
+            done()
 
     async def _deliver(self, event: dict[str, Any]) -> None:
         body = encoded(event)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.monitorinputs import Series, Totals
+from gateway.control.monitornotes import Notes
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease
@@ -65,6 +66,7 @@ class Held:
         over: node -> starts of it before its last one.
         fresh_ms: when counts last came.
         actions: leases that were granted here, by version, variant, level and verdict.
+        notes: what is still to be told and to be written down of incidents.
     """
 
     spec: Spec
@@ -92,6 +94,7 @@ class Held:
     routing: int = -1
     fresh_ms: int = 0
     actions: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
 
     def knows(self, series: Series) -> bool:
         """Whether a series has windows, or may have them: others are nobody's, or gone."""
@@ -109,13 +112,14 @@ class Held:
             del self.actions[kind]
 
 
-def encoded_state(held: Held) -> bytes:
-    """Everything that the next leader needs."""
+def encoded_state(held: Held, notes: Notes | None = None) -> bytes:
+    """Everything that the next leader needs. Args: notes: as they are once this is saved; None = as they are."""
     state = {
         "monitor": held.monitor.state(),
         "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
         "gone": [[*start, None if gone is None else list(gone)] for start, gone in held.gone.items()],
         "answers": [[*key, buckets] for key, buckets in held.answers.items()],
+        "notes": held.notes if notes is None else notes,
         **{name: getattr(held, name) for name in _PLAIN},
     }
     return zlib.compress(msgspec.msgpack.encode(state), 1)
@@ -130,11 +134,12 @@ def restore_state(held: Held, body: bytes) -> str:
         seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
         gone = {(n, r): None if gone is None else {Series(*s) for s in gone} for n, r, gone in state["gone"]}
         answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
+        told = msgspec.convert(state.get("notes", {}), Notes)
         monitor.restore(state["monitor"])
     except Exception as error:  # a damaged state, or one of another build, may raise anything
         held.monitor = _anew(held)
         return in_words(error)
-    held.seen, held.gone, held.answers = seen, gone, answers
+    held.seen, held.gone, held.answers, held.notes = seen, gone, answers, told
     for name, value in plain.items():
         setattr(held, name, value)
     return ""

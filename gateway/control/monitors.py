@@ -319,13 +319,15 @@ class Monitors:
         held.moved = held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
             held.fresh_ms = now_ms
+        held.notes.take(outcome.events, held.monitor.versions)
         granted = outcome.lease if outcome.lease is not None and outcome.lease.granted_s == now_ms / 1000 else None
-        due = bool(outcome.closed or outcome.events or granted) or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
+        due = bool(outcome.closed or outcome.events or granted or held.notes.unwritten)
+        due = due or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
         if due and not await self._save(name, held, granted, lease):
             return
         if granted is not None:
             held.acted(granted)
-        self.told.tell(held.monitor, outcome)
+        self.told.tell(held, outcome)
         self.told.retrain(held.monitor, outcome, self.delivered)
 
     def delivered(self, name: str, key: str, ok: bool, note: str) -> None:
@@ -374,13 +376,10 @@ class Monitors:
 
     async def _save(self, name: str, held: Held, granted: Granted | None, lease: Lease | None) -> bool:
         """Write everything in one step; False = another node leads by now. Args: granted: in this turn."""
-        audit = None
-        if granted is not None:
-            audit = {"actor": "monitor", "what": f"lease {granted.level}", "reason": granted.reason,
-                     "evidence": granted.evidence_id}  # fmt: skip
+        audit, notes = held.notes.written(granted)
         try:
             document = await self._store.put(
-                STATE, name, encoded_state(held), expected=held.state_revision, audit=audit, fence=lease
+                STATE, name, encoded_state(held, notes), expected=held.state_revision, audit=audit, fence=lease
             )
         except (Stale, Fenced) as error:
             _log.warning("monitor_write_lost", extra={"facts": {"model": name, "reason": error.message}})
@@ -393,6 +392,7 @@ class Monitors:
             _log.error("monitor_state_too_large", extra={"facts": {"model": name, "reason": str(error)[:200]}})
             return True
         held.state_revision, held.saved_ms, held.moved = document.revision, self._now_ms(), False
+        held.notes = notes
         return True
 
     # ---- following ----

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from gateway.control.alerts import Webhook, call, post
+from gateway.control.monitorheld import Held
 from gateway.monitor.alertmanager import Alertmanager, url_of
 from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.notices import Outlets
@@ -17,10 +18,16 @@ from gateway.monitor.settings import Alerts
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Whom a model's settings name. Attributes: alertmanager: where its alerts go; "" = nowhere."""
+    """Whom a model's settings name.
+
+    Attributes:
+        hooks: that get its events.
+        alertmanager: where its alerts go; "" = nowhere.
+    """
 
     alerts: Alerts
     outlets: Outlets
+    hooks: tuple[Webhook, ...]
     alertmanager: str
 
 
@@ -45,6 +52,8 @@ class Told:
         self._webhooks: dict[str, Webhook] = {}
         self._alertmanagers: dict[str, Alertmanager] = {}
         self._named: dict[str, _Named] = {}
+        self._waits: dict[str, dict[str, int]] = {}
+        """Per model and id of an event: webhooks that have it in hand."""
         self._gone = 0
         """Alerts that reached nobody, of those whom no model names any more."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -54,9 +63,31 @@ class Told:
         """Whether a monitor may name a webhook of its own."""
         return bool(self._secret)
 
-    def tell(self, monitor: ModelMonitor, outcome: Outcome) -> None:
-        """After each turn."""
-        self._of(monitor).tell(monitor.ledger, outcome.events)
+    def tell(self, held: Held, outcome: Outcome) -> None:
+        """After each turn, which has been saved with what is to be told."""
+        named = self._of(held.monitor)
+        named.outlets.tell(held.monitor.ledger, outcome.events)
+        self._offer(held, named.hooks)
+
+    def _offer(self, held: Held, hooks: tuple[Webhook, ...]) -> None:
+        """Give webhooks what they do not have in hand: what is new, and after a start what they had not taken."""
+        name, untold = held.monitor.name, held.notes.untold
+        waits = self._waits.setdefault(name, {})
+        for note in untold:
+            if note.id not in waits:
+                waits[note.id] = len(hooks)
+                taken = partial(self._taken, name, note.id)
+                for hook in hooks:
+                    hook.offer(f"incident.{note.kind}", name, note.id, note.data, at_s=note.at_s, done=taken)
+        left = [note for note in untold if waits[note.id]]
+        held.moved = held.moved or len(left) < len(untold)
+        held.notes.untold = left
+        self._waits[name] = {note.id: waits[note.id] for note in left}
+
+    def _taken(self, model: str, id: str) -> None:
+        waits = self._waits.get(model, {})
+        if id in waits:
+            waits[id] -= 1
 
     def retrain(self, monitor: ModelMonitor, outcome: Outcome, ended: Ended) -> None:
         """Deliver a request for retraining, if this turn released one."""
@@ -83,11 +114,13 @@ class Told:
 
     def fall_silent(self) -> None:
         """Another node leads: whether an alert is still on is for that one to say."""
+        self._waits.clear()
         for one in self._alertmanagers.values():
             one.leave()
 
     def forget(self, name: str) -> None:
         """A model without alarms is not served any more."""
+        self._waits.pop(name, None)
         before = self._named.pop(name, None)
         if before is not None:
             self._leave(name, before)
@@ -108,26 +141,20 @@ class Told:
         hooks = [one.status() for one in self._webhooks.values()]
         return hooks + [one.status() for one in self._alertmanagers.values()]
 
-    def _of(self, monitor: ModelMonitor) -> Outlets:
+    def _of(self, monitor: ModelMonitor) -> _Named:
         alerts, known = monitor.spec.alerts, self._named.get(monitor.name)
         if known is not None and known.alerts == alerts:
-            return known.outlets
+            return known
         hooks = [self._webhook] if self._webhook is not None else []
         if alerts.webhook is not None and self._secret:
             hooks.append(self._hook(alerts.webhook))
-
-        def offer(kind: str, subject: str, id: str, data: Mapping[str, Any]) -> None:
-            for hook in hooks:
-                hook.offer(kind, subject, id, data)
-
         address = url_of(alerts.alertmanager) if alerts.alertmanager is not None else ""
         alerted = self._alertmanager(address) if address else None
-        outlets = Outlets(offer=offer if hooks else None, alerted=alerted)
-        self._named[monitor.name] = _Named(alerts, outlets, address)
+        found = self._named[monitor.name] = _Named(alerts, Outlets(alerted=alerted), tuple(hooks), address)
         if known is not None:
-            outlets.counts = known.outlets.counts
+            found.outlets.counts = known.outlets.counts
             self._leave(monitor.name, known)
-        return outlets
+        return found
 
     def _leave(self, name: str, before: _Named) -> None:
         """A model does not name these any more: what is on there is over, and who is left by all ends."""

@@ -22,7 +22,7 @@ def envelope(kind: str, subject: str, id: str, data: Mapping[str, Any], *, sourc
         kind: behind `tidegate.`, such as `rollout.abort`.
         id: the same when it is sent again.
         source: this node.
-        now_s: Unix time.
+        now_s: when it happened, Unix time.
     """
     return {
         "specversion": "1.0",

@@ -1,10 +1,10 @@
-"""What is told of an incident, and to whom: a log line, a signed event, alerts for Alertmanager. Bodies are pure.
+"""What is told of an incident: a log line, the facts of an event, alerts for Alertmanager. Bodies are pure.
 
 Labels of an alert are its identity, so no number and no name of a feature stands in them.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -24,9 +24,6 @@ ALERT_NAMES: Final[Mapping[Signal, str]] = {
     "latency": "TidegateLatency",
 }
 _log: Final = logging.getLogger(__name__)
-
-Offer = Callable[[str, str, str, Mapping[str, Any]], None]
-"""kind, subject, id, data: as `gateway.control.alerts.Webhook.offer`."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,14 +114,13 @@ def _alert(incident: Incident, alarm: Alarm, link: str) -> Alert:
 
 
 class Outlets:
-    """Tells everybody who is named in the settings. Nothing here waits for a receiver.
+    """Tells the log and the Alertmanager that the settings name. Nothing here waits for a receiver.
 
     Attributes:
         counts: (signal, severity) -> how often it was told, for `tidegate_alerts_total`.
     """
 
-    def __init__(self, *, offer: Offer | None = None, alerted: Alerted | None = None, link: str = "") -> None:
-        self._offer = offer
+    def __init__(self, *, alerted: Alerted | None = None, link: str = "") -> None:
         self._alerted = alerted
         self._link = link
         self.counts: dict[tuple[Signal, Severity], int] = {}
@@ -132,12 +128,8 @@ class Outlets:
     def tell(self, ledger: Ledger, events: tuple[Event, ...]) -> None:
         """After each turn, with or without events: the ledger says which alerts are on."""
         for event in events:
-            facts = facts_of(event)
-            _log.log(
-                logging.INFO if event.kind == "closed" else logging.WARNING, "monitor_alert", extra={"facts": facts}
-            )
-            if self._offer is not None:
-                self._offer(f"incident.{event.kind}", ledger.model, event.id, facts)
+            level = logging.INFO if event.kind == "closed" else logging.WARNING
+            _log.log(level, "monitor_alert", extra={"facts": facts_of(event)})
             for alarm in event.incident.alarms:
                 key = (alarm.signal, alarm.severity)
                 self.counts[key] = self.counts.get(key, 0) + 1

@@ -156,7 +156,7 @@ class Watching:
 
     def _unknown(self, signal: Signal, variant: str, start_s: int, cohort: Cohort) -> Finding:
         shares = " and ".join(f"{share:.0%} of decision {at}" for at, share in enumerate(cohort.coverage()))
-        text = f"{int(cohort.labels.sum()):,} labels, of {shares}: too few in {BLIND_SPANS} cohorts or more"
+        text = f"too few labels in {BLIND_SPANS} cohorts or more; in the newest one {shares}"
         place = {"version": self.version, "variant": variant, **_span(start_s, self.cohorts.spans.end(start_s))}
         return Finding(signal=signal, state="insufficient", text=text, **place)
 

@@ -313,7 +313,10 @@ def test_an_applied_monitor_is_read_as_a_monitor():
     [
         ("monitor", {"actor": "ann", "what": "delete", "reason": "", "document_before": monitor()}),
         ("monitor", {"actor": "file:a.yaml", "what": "orphan", "reason": "", "owner": ""}),
-        ("monitor-state", {"actor": "monitor", "what": "lease freeze", "reason": "it drifts", "evidence": "m/1/1"}),
+        (
+            "monitor-state",
+            {"actor": "auto:monitor", "what": "lease freeze", "reason": "", "evidence": "m/1/1"},
+        ),
         ("", {"actor": "ann", "what": "retrain approve", "request": "k"}),
     ],
 )

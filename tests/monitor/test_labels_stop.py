@@ -92,7 +92,7 @@ def test_after_two_cohorts_with_too_few_labels_what_was_said_is_not_known_any_mo
     world.cohort(0.8, share=share)
     assert world.states() == dict.fromkeys(OK, "insufficient")
     (said,) = [one for one in world.monitor.board.latest if one.signal == "performance_realised"]
-    assert f"of {share:.0%} of decision 0 and {share:.0%} of decision 1" in said.text
+    assert f"in the newest one {share:.0%} of decision 0 and {share:.0%} of decision 1" in said.text
     assert world.monitor.turn([], ROLES, world.now_ms + 1).findings == (), "once for each span"
     world.cohort(0.8)
     assert world.states() == OK

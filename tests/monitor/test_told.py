@@ -1,32 +1,54 @@
-"""Who is told while settings change: an address that nobody names any more hears that it is over, and nothing after."""
+"""Who is told: an address that is not named any more hears that it is over; an event is sent until it is taken."""
 
 import asyncio
 from datetime import datetime
 
 import pytest
 
+from gateway.control.alerts import Webhook
+from gateway.control.monitorheld import Held, encoded_state, restore_state
+from gateway.control.monitornotes import UNTOLD
 from gateway.control.monitortold import Told
 from gateway.monitor.attribution import Attribution
 from gateway.monitor.book import ModelMonitor, Outcome
-from gateway.monitor.incidents import Ledger, turn
+from gateway.monitor.incidents import turn
 from gateway.monitor.settings import Alerts, Spec
 from gateway.monitor.words import Finding
-from tests.monitor.alarm_servers import Server
+from tests.monitor.alarm_servers import Asked, Server
 
+SECRET = b"a secret of the tests"
 NOW_S = 1_767_225_600.0
 WORLD = Attribution(verdict="world", action="page", sentence="The inputs have shifted.")
 OF_INPUTS = Finding(signal="input_drift", state="firing", version="1", variant="-", keys=("age",), text="PSI 0.3")
 
 
-def told_of() -> Told:
-    return Told(None, b"", source="/test", now_s=lambda: NOW_S)
+def told_of(webhook: Webhook | None = None) -> Told:
+    return Told(webhook, SECRET, source="/test", now_s=lambda: NOW_S)
 
 
-def alarmed(name: str, alerts: Alerts) -> ModelMonitor:
-    """A monitor with an open incident."""
-    monitor = ModelMonitor(name, Spec(alerts=alerts))
-    monitor.ledger = turn(Ledger(model=name), [OF_INPUTS], WORLD, NOW_S - 60).ledger
-    return monitor
+def held_of(name: str, alerts: Alerts) -> Held:
+    spec = Spec(alerts=alerts)
+    return Held(spec, ModelMonitor(name, spec))
+
+
+def alarmed(name: str, alerts: Alerts) -> Held:
+    """A monitor with an open incident, whose event is to be told."""
+    held = held_of(name, alerts)
+    found = turn(held.monitor.ledger, [OF_INPUTS], WORLD, NOW_S - 60)
+    held.monitor.ledger = found.ledger
+    held.notes.take(found.events, {})
+    return held
+
+
+def started(held: Held) -> Held:
+    """As after a start of control."""
+    again = held_of(held.monitor.name, held.spec.alerts)
+    assert restore_state(again, encoded_state(held)) == ""
+    return again
+
+
+def untold(held: Held) -> list[str]:
+    return [note.id for note in held.notes.untold]
 
 
 def addresses(told: Told) -> list[str]:
@@ -94,3 +116,86 @@ def test_an_end_that_an_alertmanager_does_not_take_is_tried_again_and_another_mo
             told.close()
 
         asyncio.run(scene())
+
+
+# ---- events ----
+
+
+def told_to(server: Server) -> list[tuple[str, str, str]]:
+    def facts(asked: Asked) -> tuple[str, str, str]:
+        return asked.json["type"], asked.json["id"], asked.json["time"]
+
+    return [facts(asked) for asked in server.asked]
+
+
+OPENED = ("tidegate.incident.opened", "credit/1767225540/1", "2025-12-31T23:59:00.000+00:00")
+
+
+def test_an_event_that_nobody_had_taken_when_control_ended_is_sent_after_the_start() -> None:
+    with Server((503, {})) as server:
+
+        async def scene() -> None:
+            told, held = told_of(), alarmed("credit", Alerts(webhook=server.url))
+            told.tell(held, Outcome())
+            await asyncio.to_thread(server.until, 1)
+            told.tell(held, Outcome())
+            assert untold(held) == [OPENED[1]], "it is in hand"
+            told.close()
+            held, told = started(held), told_of()
+            told.tell(held, Outcome())
+            await asyncio.to_thread(server.until, 2)
+            await until_taken(told, held)
+            assert (untold(held), held.moved) == ([], True)
+            told.close()
+            told = told_of()
+            told.tell(started(held), Outcome())
+            assert told.status()[0]["waiting"] == 0
+            told.close()
+
+        asyncio.run(scene())
+        assert told_to(server) == [OPENED, OPENED]
+
+
+async def until_taken(told: Told, held: Held) -> None:
+    """Until a turn finds that webhooks have answered."""
+    async with asyncio.timeout(20):
+        for _ in range(100_000):
+            await asyncio.sleep(0)
+            told.tell(held, Outcome())
+            if not held.notes.untold:
+                return
+    raise AssertionError(told.status())
+
+
+def test_an_event_is_told_once_every_webhook_has_taken_or_refused_it() -> None:
+    with Server() as own, Server((400, {})) as named:
+
+        async def scene() -> None:
+            node = Webhook(own.url, SECRET, source="/test", now_s=lambda: NOW_S)
+            told, held = told_of(node), alarmed("credit", Alerts(webhook=named.url))
+            told.tell(held, Outcome())
+            await asyncio.to_thread(named.until, 1)
+            told.tell(held, Outcome())
+            assert untold(held) == [OPENED[1]], "the node's own webhook does not run"
+            await node.deliver()
+            await until_taken(told, held)
+            assert told.dropped == 1, "the other one refused it: a dead letter"
+            told.close()
+
+        asyncio.run(scene())
+        assert (told_to(own), told_to(named)) == ([OPENED], [OPENED])
+
+
+def test_without_a_webhook_nothing_waits_and_with_one_not_without_bound() -> None:
+    async def scene() -> None:
+        told, held = told_of(), alarmed("credit", Alerts())
+        told.tell(held, Outcome())
+        assert untold(held) == []
+        held = held_of("credit", Alerts())
+        for at in range(UNTOLD + 5):
+            found = turn(held.monitor.ledger, [OF_INPUTS], WORLD, NOW_S + at)
+            held.notes.take(found.events, {})
+        assert len(untold(held)) == UNTOLD
+        assert untold(held)[-1] == f"credit/{NOW_S + UNTOLD + 4:.0f}/1"
+
+    asyncio.run(scene())

@@ -126,7 +126,7 @@ def test_the_monitor_rolls_back_where_its_owner_allowed_that(tmp_path: Path) -> 
         assert "outside the budget" in stopped["reason"]
         assert tree.counter("tidegate_rollout_actions_total", model=NAME, action="rollback", reason="model") == 1
         (leased,) = [line for line in audit(tree) if line["what"] == "lease rollback"]
-        assert leased["actor"] == "monitor"
+        assert leased["actor"] == "auto:monitor"
         status, whole = tree.get(f"/admin/v1/audit/{leased['id']}", admin=True)
         assert status == 200, whole
         tree.until("it is over", lambda: seen(tree)["incidents"])
