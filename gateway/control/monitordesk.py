@@ -12,6 +12,7 @@ from gateway.control.keepers import APPLIED, LEFT
 from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.reading import Read
+from gateway.control.restoring import generation_written
 from gateway.monitor import retrain, retraincalls
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.retrainer import read_secret
@@ -64,17 +65,16 @@ class MonitorDesk:
         name = monitor.metadata.name
         known = await self._store.get(KIND, name)
         before = _record(known)
-        current = before.generation if before is not None else 0
-        if generation is not None and generation != current:
-            shown = {"generation": current, "document": before.document if before is not None else None}
-            raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {generation}", shown)
+        _check_seen(name, generation, before)
         check_owner(self.noun, before.owner if before is not None else "", owner)
         await self._find(name)
         if before is not None and (before.document, before.owner) == (document, owner):
             return before, False
         assert isinstance(document, dict), "it was read"
+        # An ETag is never given twice: who saw a document that was deleted has not seen this one.
+        last = before.generation if before is not None else await generation_written(self._store, KIND, name)
         record = MonitorRecord(
-            document=document, generation=current + 1, applied_by=actor, applied_ms=self._now_ms(), owner=owner
+            document=document, generation=last + 1, applied_by=actor, applied_ms=self._now_ms(), owner=owner
         )
         audit = {
             "actor": actor,
@@ -121,21 +121,28 @@ class MonitorDesk:
                 raise InvalidInput(f"spec.retrain.{error}") from error
         return monitor
 
-    async def delete(self, name: str, *, actor: str, reason: str) -> None:
+    async def delete(self, name: str, *, actor: str, generation: int | None = None, reason: str) -> None:
         """Remove a document: the model is watched by the defaults from then on, if it has a reference of its own.
 
         References that were made of first rows go with it.
 
+        Args:
+            generation: that the caller has seen; None = whatever is there.
+
         Raises:
-            UnknownPolicy, Conflict, StoreAway
+            UnknownPolicy, StalePolicy, Conflict, StoreAway
         """
         known = await self._store.get(KIND, name)
         before = _record(known)
         if known is None or before is None:
             raise UnknownPolicy(f"nobody wrote a monitor {name[:128]!r}")
+        _check_seen(name, generation, before)
         check_owner(self.noun, before.owner, "")
         audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": before.document}
-        await self._store.delete(KIND, name, expected=known.revision, audit=audit)
+        try:
+            await self._store.delete(KIND, name, expected=known.revision, audit=audit)
+        except Stale as error:
+            raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
         await self._store.delete(FIRST, name, expected=None)
 
     # ---- for the watched folder ----
@@ -222,6 +229,14 @@ class MonitorDesk:
 
     async def _audit(self, name: str, actor: str, what: str, key: str) -> None:
         await self._store.audit_append(name, {"actor": actor, "what": what, "request": key})
+
+
+def _check_seen(name: str, generation: int | None, before: MonitorRecord | None) -> None:
+    """Raises StalePolicy: another generation than the caller has seen is in force; 0 = none is."""
+    current = before.generation if before is not None else 0
+    if generation is not None and generation != current:
+        shown = {"generation": current, "document": before.document if before is not None else None}
+        raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {generation}", shown)
 
 
 def _record(document: Document | None) -> MonitorRecord | None:

@@ -34,7 +34,7 @@ from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.control.restoring import document_of, is_lost, put, put_back, revision_deleted, was_deleted
+from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.control.states import state_of
@@ -102,7 +102,7 @@ class Policies:
         self._changed = changed
         self._random_bytes = random_bytes
         self._numbers: dict[str, int] = {}
-        self._deleted: dict[str, int] = {}
+        self._deleted: dict[str, tuple[int, int]] = {}
         self._zeroed_here: frozenset[str] = frozenset()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -333,7 +333,7 @@ class Policies:
                 if kept is not None and is_same(kept, policy, pins, owner):
                     return kept, False
                 if kept is None and name not in self._deleted:
-                    self._deleted[name] = await revision_deleted(self.store, name)
+                    self._deleted[name] = await deleted_at(self.store, name)
                 record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
                 audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
                 try:
@@ -388,10 +388,11 @@ class Policies:
         if policy.spec.kill.get(stable):
             raise Conflict(f"spec.kill: {stable!r} has been promoted; `policy rollback` goes back to a former stable")
         shadow = policy.spec.shadow
+        gone = self._deleted.get(policy.metadata.name, (0, 0))
         record = PolicyRecord(
             document=document,
-            revision=(before.revision if before else self._deleted.get(policy.metadata.name, 0)) + 1,
-            generation=before.generation + 1 if before else 1,
+            revision=(before.revision if before else gone[0]) + 1,
+            generation=(before.generation if before else gone[1]) + 1,
             applied_by=actor,
             applied_ms=self._now_ms(),
             owner=owner,
@@ -415,10 +416,12 @@ class Policies:
         )
         return weighed(record, policy)
 
-    async def delete(self, name: str, *, actor: str, reason: str = "", force: bool = False) -> None:
-        """Remove a policy: the model's default version answers again. Raises UnknownPolicy, Conflict, StoreAway."""
+    async def delete(
+        self, name: str, *, actor: str, generation: int | None = None, reason: str = "", force: bool = False
+    ) -> None:
+        """Remove a policy: the default answers again. Raises UnknownPolicy, StalePolicy, Conflict, StoreAway."""
         kept = self.get(name)
-        check_owner("policy", kept.record.owner, "")
+        self._checked(name, generation, "")
         if not force and kept.record.status.phase in ACTIVE:
             raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
         audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}
@@ -428,10 +431,10 @@ class Policies:
         await self._in_force()
 
     def _forget(self, name: str) -> None:
-        """It was deleted. Another one of this name goes on from its revision: workers know that they have had that."""
+        """It was deleted. Another one of this name goes on from its numbers: workers and callers have seen those."""
         kept = self.kept.pop(name, None)
         if kept is not None:
-            self._deleted[name] = kept.record.revision
+            self._deleted[name] = kept.record.revision, kept.record.generation
 
     async def kill(self, name: str, variant: str, killed: bool, *, actor: str, reason: str) -> Kept:
         """Take a variant out at once, whatever the document says, or let it back in. Also where a file owns the policy.

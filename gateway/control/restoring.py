@@ -31,13 +31,26 @@ async def was_deleted(store: Store, name: str, known: int = 0) -> bool:
             return False
 
 
-async def revision_deleted(store: Store, name: str) -> int:
-    """Routing revision at which a policy of this name was deleted last; 0 = never. Raises StoreAway."""
+async def deleted_at(store: Store, name: str) -> tuple[int, int]:
+    """Routing revision and generation at which a policy of this name was deleted last; 0 = never. Raises StoreAway."""
     cursor: str | None = None
     while True:
         page = await store.audit_read(name, after=cursor, newest=True, where={"kind": KIND, "what": "delete"})
         for record in page.records:
-            return int(record.record.get("revision_before", 0))
+            return int(record.record.get("revision_before", 0)), int(record.record.get("generation_before", 0))
+        cursor = page.cursor
+        if cursor is None:
+            return 0, 0
+
+
+async def generation_written(store: Store, kind: str, name: str) -> int:
+    """The newest generation that the trail names of a document; 0 = none. Raises StoreAway."""
+    cursor: str | None = None
+    while True:
+        page = await store.audit_read(name, after=cursor, newest=True, where={"kind": kind})
+        for record in page.records:
+            if "generation" in record.record:
+                return int(record.record["generation"])
         cursor = page.cursor
         if cursor is None:
             return 0

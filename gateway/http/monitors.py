@@ -16,9 +16,9 @@ from gateway.control.monitors import Monitors
 from gateway.control.monitorviews import explanation, in_short, since_s, view
 from gateway.control.reading import name_in
 from gateway.control.traffic import Traffic
-from gateway.errors import HttpError
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
+from gateway.http.preconditions import generation_seen
 from gateway.http.reply import Reply, json_reply
 from gateway.monitor.explaining import explained
 from gateway.monitor.settings import schema
@@ -106,7 +106,7 @@ class MonitorEndpoints:
             raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         reason = request.headers.get("x-reason", "")[:500] or request.query_params.get("reason", "")[:500]
         record, changed = await self._desk.apply(
-            document, actor=actor_of(request).name, generation=_generation(request), reason=reason
+            document, actor=actor_of(request).name, generation=generation_seen(request), reason=reason
         )
         warnings = await asyncio.to_thread(self._desk.warnings, document)
         done = {"name": name, "generation": record.generation, "changed": changed, "warnings": warnings}
@@ -115,9 +115,10 @@ class MonitorEndpoints:
         return reply
 
     async def delete(self, request: Request) -> Reply:
-        """Remove a document: defaults are in force from then on."""
-        reason = request.query_params.get("reason", "")[:500]
-        await self._desk.delete(request.path_params["name"], actor=actor_of(request).name, reason=reason)
+        """Remove a document, the one that the caller has seen if that is said: defaults are in force from then on."""
+        name, reason = request.path_params["name"], request.query_params.get("reason", "")[:500]
+        generation = generation_seen(request)
+        await self._desk.delete(name, actor=actor_of(request).name, generation=generation, reason=reason)
         return json_reply({})
 
     async def approve(self, request: Request) -> Reply:
@@ -140,18 +141,6 @@ async def _explained(held: Held) -> dict[str, dict[str, Any]]:
     versions = held.monitor.versions.items()
     watched = {version: (one.reference, one.spec, since_s(held, version)) for version, one in versions}
     return {version: await asyncio.to_thread(explained, *place) for version, place in watched.items()}
-
-
-def _generation(request: Request) -> int | None:
-    given = request.headers.get("if-match")
-    if request.headers.get("if-none-match") == "*":
-        return 0
-    if given is None:
-        return None
-    number = given.strip().removeprefix("W/").strip('"')
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise HttpError(412, "stale", f'If-Match: expected the ETag of the monitor, such as "3", got {given[:40]!r}')
-    return int(number)
 
 
 def _now_ms() -> int:

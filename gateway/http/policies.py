@@ -24,6 +24,7 @@ from gateway.control.traffic import Traffic
 from gateway.errors import HttpError, error_body, status_of
 from gateway.http.access import actor_of
 from gateway.http.body import object_of, text_of
+from gateway.http.preconditions import generation_seen
 from gateway.http.reply import Reply, json_reply, request_id_of
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import FIELDS
@@ -129,27 +130,21 @@ class PolicyEndpoints:
 
     def _generation(self, request: Request, name: str) -> int:
         """The generation that the caller has seen. Raises HttpError 428 when a policy is there and none is named."""
-        given, new = request.headers.get("if-match"), request.headers.get("if-none-match")
-        if new == "*":
-            return 0
-        if given is None:
-            if name not in self._policies.kept:
-                return 0
+        seen = generation_seen(request)
+        if seen is None and name in self._policies.kept:
             message = f"the policy {name!r} exists: send If-Match with the ETag that you have seen"
             raise HttpError(428, "precondition_required", message)
-        number = given.strip().removeprefix("W/").strip('"')
-        if not (number.isascii() and number.isdigit() and len(number) < 10):
-            raise InvalidInput(f'If-Match: expected the ETag of the policy, such as "3", got {given[:40]!r}')
-        return int(number)
+        return seen or 0
 
     async def delete(self, request: Request) -> Reply:
-        """Remove a policy; says which version answers everybody from now on."""
-        name = request.path_params["name"]
+        """Remove a policy, the one that the caller has seen if that is said; says which version answers from now on."""
+        name, generation = request.path_params["name"], generation_seen(request)
         force = request.query_params.get("force") in ("1", "true")
         version = self._service.catalogue.by_itself(name)
         if not force:
             _check_successor(self._policies.get(name), version)
-        await self._policies.delete(name, actor=actor_of(request).name, reason=_reason(request), force=force)
+        actor, reason = actor_of(request).name, _reason(request)
+        await self._policies.delete(name, actor=actor, generation=generation, reason=reason, force=force)
         return json_reply({"answers": version})
 
     async def kill(self, request: Request) -> Reply:

@@ -231,8 +231,10 @@ def test_documents_that_are_wrong(tmp_path: Path) -> None:
         assert tree.call("PUT", where, document(), admin=True, headers={"if-match": '"0"'})[0] == 412
         assert tree.call("PUT", where, document(), admin=True, headers={"if-match": '"nine"'})[0] == 412
         assert tree.call("PUT", where, document(), admin=True, headers={"if-none-match": "*"})[0] == 412
+        assert tree.call("PUT", where, document(), admin=True, headers={"if-match": 'W/"1"'})[0] == 412
         assert tree.call("PUT", where, document(), admin=True, headers={"if-match": '"1"'})[0] == 200
-        assert tree.call("DELETE", where, admin=True)[0] == 200
+        for seen_of, status in (('"1"', 412), ('W/"2"', 412), ('"2"', 200)):
+            assert tree.call("DELETE", where, admin=True, headers={"if-match": seen_of})[0] == status
         assert tree.call("DELETE", where, admin=True)[0] == 404
         for method, end in (("POST", "approve"), ("POST", "reject")):
             status, body = tree.call(method, f"{where}/retraining/{end}", {"request": "x"}, admin=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.control.counts import Totals
+from gateway.control.documents import StalePolicy
 from gateway.control.folder import AGAIN_S, MONITOR, POLICY, DocumentFolder
 from gateway.control.keepers import PolicyKeeper
 from gateway.control.monitordesk import MonitorDesk
@@ -15,6 +16,7 @@ from gateway.control.monitors import Monitors
 from gateway.control.policies import Policies
 from gateway.store.base import Store
 from runtimes.errors import Conflict
+from runtimes.registry.strictyaml import load
 from tests.store.places import Place, on_a_store
 
 TEXT = """\
@@ -152,6 +154,51 @@ def test_a_file_is_applied_changed_and_owned(place: Place, node: Callable[..., N
         page = await store.audit_read("m", newest=True)
         last = page.records[0].record
         assert (last["what"], last["actor"], last["owner"]) == ("apply", "file:a.yaml", "file:a.yaml")
+
+    play(place, story)
+
+
+def document(rows: int) -> dict[str, Any]:
+    spec = {"window": {"rows": rows}}
+    return {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": "m"}, "spec": spec}
+
+
+def test_who_saw_a_document_that_was_deleted_has_not_seen_the_one_after(
+    place: Place, node: Callable[..., Node]
+) -> None:
+    async def story(store: Store) -> None:
+        desk = node(store).desk
+        for round_ in range(2):
+            generation = 1 + 2 * round_
+            record, _ = await desk.apply(document(500), actor="ann", generation=0)
+            assert record.generation == generation
+            with pytest.raises(StalePolicy, match=f"is at generation {generation} by now, not 999"):
+                await desk.delete("m", actor="bob", generation=999, reason="")
+            record, _ = await desk.apply(document(900), actor="bob", generation=generation)
+            with pytest.raises(StalePolicy):
+                await desk.apply(document(610), actor="ann", generation=generation)
+            await desk.delete("m", actor="bob", generation=record.generation, reason="")
+        await desk.apply(document(500), actor="file:a.yaml", owner="file:a.yaml")
+        assert await desk.orphan("m", "file:a.yaml")
+        await desk.delete("m", actor="bob", reason="")
+        assert (await node(store, "another").desk.apply(document(500), actor="ann"))[0].generation == 6
+
+    play(place, story)
+
+
+def test_of_policies_neither(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one, wanted = node(store), load(POLICY_TEXT, "the policy")
+        kept, _ = await one.policies.apply(wanted, actor="ann", generation=0)
+        with pytest.raises(StalePolicy, match="expected generation 999, and 1 is in force"):
+            await one.policies.delete("m", actor="bob", generation=999)
+        await one.policies.delete("m", actor="bob", generation=kept.record.generation)
+        for at, policies in enumerate((one.policies, node(store, "another").policies)):
+            kept, _ = await policies.apply(wanted, actor="bob", generation=0)
+            assert kept.record.generation == at + 2
+            with pytest.raises(StalePolicy):
+                await policies.apply(wanted, actor="ann", generation=1)
+            await policies.delete("m", actor="bob")
 
     play(place, story)
 
