@@ -13,6 +13,7 @@ from gateway.control.monitorwords import (
     chance,
     fixed,
     headline,
+    is_judged,
     latency_beside,
     number,
     percent,
@@ -182,7 +183,7 @@ def _named(window: View, inputs: View) -> str:
 
 def _performance(one: View) -> Iterator[RenderableType]:
     estimates = [window["estimated"] for window in one["windows"] if window["estimated"] is not None]
-    realised = next((cohort for cohort in reversed(one["cohorts"]) if cohort["state"] == "ok"), None)
+    realised = next((cohort for cohort in reversed(one["cohorts"]) if is_judged(cohort)), None)
     if not estimates and realised is None:
         return
     table = _plain("  ± 3 standard errors", *_METRICS)

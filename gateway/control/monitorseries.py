@@ -13,6 +13,7 @@ from gateway.control.monitorplots import Point, bars, drift, finite, levels, per
 from gateway.control.monitorwords import (
     chance,
     fixed,
+    is_judged,
     judged,
     latency_beside,
     moment,
@@ -191,7 +192,7 @@ def _score(variant: Mapping[str, Any], about: Mapping[str, Any], drawn: Mapping[
 
 def _performance(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
     windows = [one for one in variant["windows"][-WINDOWS:] if one["estimated"] is not None]
-    cohorts = [one for one in variant["cohorts"] if one["rows"]]
+    cohorts = variant["cohorts"] if any(one["rows"] for one in variant["cohorts"]) else []
     if not windows and not cohorts:
         return
     yield "<h3>Performance</h3>"
@@ -221,7 +222,7 @@ def _metric(
     ]
     span_s = about["span_s"]
     realised = [
-        _point(one["start_s"] + span_s / 2, one, metric, f" coverage {_coverage(one)}")
+        _point(one["start_s"] + span_s / 2, one, metric, f" coverage {_coverage(one)}{_young(one)}")
         for one in cohorts
         if one["values"] or one["reason"] != "few_labels"
     ]
@@ -245,6 +246,10 @@ def _point(at_s: float, found: Mapping[str, Any], metric: str, note: str) -> Poi
     return Point(at_s, value, finite(found["errors"].get(metric)), note + more, sure)
 
 
+def _young(cohort: Mapping[str, Any]) -> str:
+    return "" if cohort["matured"] else ", too young to be judged"
+
+
 def _coverage(cohort: Mapping[str, Any]) -> str:
     return " / ".join(percent(share) for share in cohort["coverage"])
 
@@ -253,7 +258,7 @@ def _last_values(
     variant: Mapping[str, Any], windows: Sequence[Mapping[str, Any]], cohorts: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     estimated = windows[-1]["estimated"] if windows else None
-    realised = next((one for one in reversed(cohorts) if one["state"] == "ok"), None)
+    realised = next((one for one in reversed(cohorts) if is_judged(one)), None)
     reference = variant["reference_performance"]
     rows = [
         [metric.replace("_", " "), *(_with_error(found, metric) for found in (reference, estimated, realised))]
@@ -279,23 +284,24 @@ def _labels(variant: Mapping[str, Any], cohorts: Sequence[Mapping[str, Any]]) ->
     if delay:
         told = ", ".join(f"{float(q):.0%} within {duration(round(value * 1000))}" for q, value in delay.items())
         yield f'<p class="small">Labels come late: {escape(told)}.</p>'
-    last = next((one for one in reversed(cohorts) if one["state"] == "ok"), None)
+    last = next((one for one in reversed(cohorts) if is_judged(one)), None)
     if last is not None:
         covered = [percent(share) for share in last["coverage"]]
         yield (
-            f'<p class="small">Labels of the last judged cohort, {last["rows"]:,} predictions from '
+            f'<p class="small">Labels of the last judged cohort, {last["predictions"]:,} predictions from '
             f"{moment(last['start_s'])}: {covered[0]} of decision 0, {covered[1]} of decision 1.</p>"
         )
     if not cohorts:
         return
     rows = [
         [
-            moment(one["start_s"]), f"{one['rows']:,}", *(percent(share) for share in one["coverage"]),
-            _with_error(one, "accuracy"), reason_text(one["reason"]) or "judged",
+            moment(one["start_s"]), f"{one['predictions']:,}", f"{one['rows']:,}",
+            *(percent(share) for share in one["coverage"]), _with_error(one, "accuracy"),
+            (reason_text(one["reason"]) or "judged") if one["matured"] else "too young to be judged",
         ]
         for one in reversed(cohorts)
     ]  # fmt: skip
-    columns = ["predictions from", "rows", "labels of decision 0", "labels of decision 1", "accuracy", ""]
+    columns = ["from", "predictions", "labels", "of decision 0", "of decision 1", "accuracy", ""]
     yield f"<details><summary>Coverage by labels</summary>{table(columns, rows)}</details>"
 
 

@@ -138,7 +138,7 @@ def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[
             for one in findings
         },
         "windows": [msgspec.to_builtins(result) for result in history[-WINDOWS_SHOWN:]],
-        "cohorts": _cohorts(held, watching, variant),
+        "cohorts": _cohorts(held, watching, variant, now_ms),
         "label_delay_s": {str(q): value for q, value in watching.cohorts.delay_quantiles(variant).items()},
         "reference_performance": msgspec.to_builtins(watching.realised_reference()),
         "fairness": watching.exported_fairness(variant),
@@ -159,12 +159,14 @@ def _rows(held: Held, version: str, variant: str) -> tuple[int, int]:
     return sum(int(counts[ROWS]) for counts in mine), sum(int(counts[SKIPPED]) for counts in mine)
 
 
-def _cohorts(held: Held, watching: Watching, variant: str) -> list[dict[str, Any]]:
+def _cohorts(held: Held, watching: Watching, variant: str, now_ms: int) -> list[dict[str, Any]]:
     found = [(start, one) for start, name, one in watching.cohorts.items() if name == variant and one.predicted.any()]
-    return [_cohort(held, start, one) for start, one in found[-COHORTS_SHOWN:]]
+    matured = {start for start, _ in watching.old_enough(variant, now_ms)}
+    return [_cohort(held, start, one) | {"matured": start in matured} for start, one in found[-COHORTS_SHOWN:]]
 
 
 def _cohort(held: Held, start_s: int, cohort: Cohort) -> dict[str, Any]:
+    """A cohort as it is now; `rows` of it have a label. It is judged once it has matured."""
     came_true = performance(cohort, min_coverage=held.spec.labels.min_coverage, min_rows=held.spec.min_rows)
     return {
         "start_s": start_s,

@@ -74,6 +74,11 @@ def percent(value: Any) -> str:
     return f"{value:.1%}" if isinstance(value, int | float) and math.isfinite(value) else "-"
 
 
+def is_judged(cohort: Mapping[str, Any]) -> bool:
+    """Whether a cohort of the view is old enough, and has enough labels."""
+    return bool(cohort["matured"]) and cohort["state"] == "ok"
+
+
 def reason_text(reason: str) -> str:
     """Why there is no number, in words; "" = there is one."""
     return _REASONS.get(reason, reason)

@@ -125,8 +125,12 @@ class Watching:
 
     def coverage(self, variant: str, now_ms: int) -> float | None:
         """Share of predictions with a label in the newest cohort that has matured; the lower one of its decisions."""
-        cohorts = self.cohorts.matured(now_ms / 1000, variant, self._mature_s)
+        cohorts = self.old_enough(variant, now_ms)
         return min(cohorts[-1][1].coverage()) if cohorts else None
+
+    def old_enough(self, variant: str, now_ms: int) -> list[tuple[int, Cohort]]:
+        """(start, cohort) of those with predictions that have matured, oldest first."""
+        return self.cohorts.matured(now_ms / 1000, variant, self._mature_s)
 
     @property
     def _mature_s(self) -> float:

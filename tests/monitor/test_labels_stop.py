@@ -1,13 +1,18 @@
 """Labels that stop coming: coverage falls to 0, and what labels said once is not said for ever."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
 
+from gateway.control.monitorbins import drawn
 from gateway.control.monitorheld import Held
-from gateway.control.monitorviews import facts
+from gateway.control.monitorpage import page_of
+from gateway.control.monitorviews import facts, view
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import empty
+from gateway.monitor.explaining import explained
 from gateway.monitor.plan import SCORE_BINS
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding, Reference, identified
@@ -65,6 +70,14 @@ class World:
         shown = facts(held, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=self.now_ms)
         return list(shown.label_coverage_ratio)
 
+    def page(self) -> str:
+        """Words of the report, a bar between cells."""
+        held = Held(self.spec, self.monitor, roles=ROLES)
+        found = view("m", held, leads=True, away="", now_ms=self.now_ms)
+        about = {"1": explained(self.watched.reference, self.spec)}
+        text = page_of(found, about, drawn(held, found), self.now_ms / 1000)
+        return re.sub(r"<[^>]+>", "|", text).replace("||", "|")
+
 
 OK = {"performance_realised": "ok", "concept_drift": "ok"}
 
@@ -96,6 +109,22 @@ def test_after_two_cohorts_with_too_few_labels_what_was_said_is_not_known_any_mo
     assert world.monitor.turn([], ROLES, world.now_ms + 1).findings == (), "once for each span"
     world.cohort(0.8)
     assert world.states() == OK
+
+
+def test_the_report_calls_judged_what_was_and_tells_labels_from_predictions() -> None:
+    world = World()
+    world.cohort(0.7, share=0.75)
+    world.cohort(0.7, share=0.0)
+    world.hour += 6
+    world.cohort(0.9)
+    world.hour -= 4  # the last one has all its labels, and is too young
+    page = world.page()
+    assert "Labels of the last judged cohort, 800 predictions from 1970-01-01 00:00:00 UTC: 75.0% of decision 0" in page
+    assert "|1970-01-01 08:00:00 UTC|800|800|100.0%|100.0%|0.9000 ± " in page
+    assert [line for line in ("too young to be judged", "too few labels", "judged") if f"|{line}|" not in page] == []
+    assert "|1970-01-01 01:00:00 UTC|800|0|0.0%|0.0%|-|too few labels|" in page
+    last = r"came true, last cohort.*?\|accuracy\|0\.8000 ± [0-9.]+\|-\|0\.7000 ± "
+    assert re.search(last, page, re.DOTALL), "of a judged cohort"
 
 
 def test_an_alarm_is_not_over_because_labels_stop() -> None:
