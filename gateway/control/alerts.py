@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from gateway.config import Alerts, ConfigError
 from gateway.monitor.cloudevents import encoded, envelope, signed
@@ -63,6 +63,20 @@ def call(
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     """Send; gives the status. As `call`."""
     return call("POST", url, body, headers, 0)[0]
+
+
+def address_of(url: str) -> str:
+    """The same for all spellings of one address: letters of the host, the default port, an empty path.
+
+    Raises ValueError: no http:// or https:// and a host, a port that is none, or letters that no URL has.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not all("!" <= one <= "~" for one in url):
+        raise ValueError("expected http:// or https:// and a host, in ASCII")
+    user = parts.netloc.rpartition("@")[0]
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    place = f"{user}@{parts.hostname}:{port}" if user else f"{parts.hostname}:{port}"
+    return urlunsplit((parts.scheme, place, parts.path or "/", parts.query, ""))
 
 
 class Webhook:
@@ -173,6 +187,11 @@ class Webhook:
         self.dead.append({"reason": reason, "event": event})
         _log.error("webhook_dead_letter", extra={"facts": {"type": event["type"], "id": event["id"], "reason": reason}})
 
+    @property
+    def address(self) -> str:
+        """As of `address_of`."""
+        return address_of(self._url)
+
     def status(self) -> dict[str, Any]:
         """How it goes, for people and programs; no secret, and no more of the URL than its host."""
         return {"host": urlsplit(self._url).netloc.rpartition("@")[2], "waiting": len(self._queue), **self.counts,
@@ -185,9 +204,10 @@ def read_secret(alerts: Alerts) -> bytes:
     Raises ConfigError: none can be read, it is too short, or the node's webhook has none.
     """
     if alerts.webhook_url:
-        url = urlsplit(alerts.webhook_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigError("alerts.webhook_url: expected http:// or https:// and a host")
+        try:
+            address_of(alerts.webhook_url)
+        except ValueError as error:
+            raise ConfigError(f"alerts.webhook_url: {error}") from error
         if alerts.webhook_secret_file is None:
             raise ConfigError("alerts.webhook_secret_file: events are signed; name a file that holds the secret")
     if alerts.webhook_secret_file is None:

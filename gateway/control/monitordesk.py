@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.alerts import address_of
 from gateway.control.documents import StalePolicy, UnknownPolicy, check_owner
 from gateway.control.firstreferences import KIND as FIRST
 from gateway.control.keepers import APPLIED, LEFT
@@ -14,6 +15,7 @@ from gateway.control.monitors import KIND, Monitors
 from gateway.control.reading import Read
 from gateway.control.restoring import generation_written
 from gateway.monitor import retrain, retraincalls
+from gateway.monitor.alertmanager import url_of
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.retrainer import read_secret
 from gateway.monitor.settings import Monitor, PolicyError, parse
@@ -113,6 +115,15 @@ class MonitorDesk:
         spec = monitor.spec
         if spec.alerts.webhook is not None and not self._can_sign():
             raise InvalidInput("spec.alerts.webhook: events are signed; set alerts.webhook_secret_file on the node")
+        for name, url, check in (
+            ("webhook", spec.alerts.webhook, address_of),
+            ("alertmanager", spec.alerts.alertmanager, url_of),
+        ):
+            try:
+                if url is not None:
+                    address_of(check(url))
+            except ValueError as error:
+                raise InvalidInput(f"spec.alerts.{name}: {error}") from error
         settings = ModelMonitor(monitor.metadata.name, spec).retrain_settings()
         if settings is not None:
             try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.control.alerts import Webhook, call, post
+from gateway.control.alerts import Webhook, address_of, call, post
 from gateway.control.monitorheld import Held
 from gateway.monitor.alertmanager import Alertmanager, url_of
 from gateway.monitor.book import ModelMonitor, Outcome
@@ -147,8 +147,10 @@ class Told:
             return known
         hooks = [self._webhook] if self._webhook is not None else []
         if alerts.webhook is not None and self._secret:
-            hooks.append(self._hook(alerts.webhook))
-        address = url_of(alerts.alertmanager) if alerts.alertmanager is not None else ""
+            named = address_of(alerts.webhook)
+            if all(hook.address != named for hook in hooks):
+                hooks.append(self._hook(named, alerts.webhook))
+        address = address_of(url_of(alerts.alertmanager)) if alerts.alertmanager is not None else ""
         alerted = self._alertmanager(address) if address else None
         found = self._named[monitor.name] = _Named(alerts, Outlets(alerted=alerted), tuple(hooks), address)
         if known is not None:
@@ -165,10 +167,10 @@ class Told:
         found.set(name, ())
         found.retire(all(one.alertmanager != before.alertmanager for one in self._named.values()))
 
-    def _hook(self, url: str) -> Webhook:
-        found = self._webhooks.get(url)
+    def _hook(self, address: str, url: str) -> Webhook:
+        found = self._webhooks.get(address)
         if found is None:
-            found = self._webhooks[url] = Webhook(url, self._secret, source=self._source, now_s=self._now_s)
+            found = self._webhooks[address] = Webhook(url, self._secret, source=self._source, now_s=self._now_s)
             self._spawn(found.run())
         return found
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from gateway.control.alerts import Webhook
+from gateway.control.alerts import Webhook, address_of
 from gateway.control.monitorheld import Held, encoded_state, restore_state
 from gateway.control.monitornotes import UNTOLD
 from gateway.control.monitortold import Told
@@ -184,6 +184,42 @@ def test_an_event_is_told_once_every_webhook_has_taken_or_refused_it() -> None:
 
         asyncio.run(scene())
         assert (told_to(own), told_to(named)) == ([OPENED], [OPENED])
+
+
+def test_a_webhook_that_is_the_nodes_own_gets_each_event_once() -> None:
+    with Server() as server:
+
+        async def scene() -> None:
+            node = Webhook(server.url, SECRET, source="/test", now_s=lambda: NOW_S)
+            told, held = told_of(node), alarmed("credit", Alerts(webhook=server.url.replace("http", "HTTP") + "/"))
+            told.tell(held, Outcome())
+            assert told.status() == []
+            await node.deliver()
+            told.tell(held, Outcome())
+            assert untold(held) == []
+            told.close()
+
+        asyncio.run(scene())
+        assert told_to(server) == [OPENED]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://a.example", "http://A.example:80/"),
+        ("https://a.example/x?y=1", "https://a.example:443/x?y=1#z"),
+        ("http://u:p@a.example/", "http://u:p@a.example"),
+    ],
+)
+def test_spellings_of_one_address(one: str, other: str) -> None:
+    assert address_of(one) == address_of(other)
+    assert address_of(one) not in map(address_of, (one + "x", "https://b.example/", "http://a.example:81/"))
+
+
+@pytest.mark.parametrize("url", ["ftp://a.example/", "http://", "http://a.example:99999/", "http://a.example/\u00e9"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected http|Port"):
+        address_of(url)
 
 
 def test_without_a_webhook_nothing_waits_and_with_one_not_without_bound() -> None:

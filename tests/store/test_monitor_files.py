@@ -15,7 +15,7 @@ from gateway.control.monitordesk import MonitorDesk
 from gateway.control.monitors import Monitors
 from gateway.control.policies import Policies
 from gateway.store.base import Store
-from runtimes.errors import Conflict
+from runtimes.errors import Conflict, InvalidInput
 from runtimes.registry.strictyaml import load
 from tests.store.places import Place, on_a_store
 
@@ -182,6 +182,19 @@ def test_who_saw_a_document_that_was_deleted_has_not_seen_the_one_after(
         assert await desk.orphan("m", "file:a.yaml")
         await desk.delete("m", actor="bob", reason="")
         assert (await node(store, "another").desk.apply(document(500), actor="ann"))[0].generation == 6
+
+    play(place, story)
+
+
+@pytest.mark.parametrize("wrong", [{"alertmanager": "http://u:p@a.example"}, {"webhook": "http://a.example/\u00e9"}])
+def test_addresses_that_nobody_can_be_told_at_are_refused(
+    place: Place, node: Callable[..., Node], wrong: dict[str, str]
+) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        one.desk._can_sign = lambda: True
+        with pytest.raises(InvalidInput, match=f"spec.alerts.{next(iter(wrong))}: expected"):
+            await one.desk.apply(document(500) | {"spec": {"alerts": wrong}}, actor="ann")
 
     play(place, story)
 
