@@ -22,7 +22,7 @@ background:var(--card);overflow-wrap:anywhere}.verdict.critical{border-color:var
 .resolved{color:var(--even)}.unknown,.insufficient,.info{color:var(--none)}
 @media (prefers-color-scheme:dark){.pending,.warning.tag{color:#f2b84b}}
 .card .text{display:block;margin-top:.3rem;overflow-wrap:anywhere}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:.25rem 1.25rem}
+.pair{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:.25rem 1.25rem}
 .feature{border-top:1px solid var(--line);padding:.7rem 0 .2rem}.feature.hot h4{color:var(--bad)}
 .feature.hot h4 span{color:var(--soft)}.quality span{margin-right:1.2rem}.quality:empty{display:none}
 figure{margin:0}figcaption{font-size:.9rem;font-weight:600}

@@ -190,10 +190,13 @@ def _signal(name: str) -> str:
 
 
 def signals_of(variant: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(signal, state, text) of each signal, in a fixed order; a signal that nobody spoke of is unknown."""
-    nobody = {"state": "unknown", "text": ""}
+    """(signal, state, text) of each signal, in a fixed order; a signal that nobody spoke of is unknown.
+
+    One that fires and whose last window has nothing to add is told by the names of what fires.
+    """
+    nobody = {"state": "unknown", "text": "", "keys": []}
     found = [(name, variant["signals"].get(name, nobody)) for name in SIGNALS]
-    return [(name, one["state"], one["text"]) for name, one in found]
+    return [(name, one["state"], one["text"] or ", ".join(one["keys"])) for name, one in found]
 
 
 def warnings_of(view: Mapping[str, Any]) -> Iterator[str]:

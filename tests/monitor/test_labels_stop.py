@@ -133,6 +133,9 @@ def test_an_alarm_is_not_over_because_labels_stop() -> None:
         world.cohort(right)
     firing = dict.fromkeys(OK, "firing")
     assert world.states() == firing
+    world.cohort(0.8)
+    assert world.states() == firing, "one good cohort is not enough"
+    assert re.search(r"performance realised\|.?firing\|accuracy, precision", world.page())
     before = world.monitor.ledger.open
     for _ in range(4):
         world.cohort(0.8, share=0.0)

@@ -32,6 +32,7 @@ def test_without_a_window_the_reference_alone_is_drawn() -> None:
     held = held_of(plan_of(3, "f"), [(50, 0.0)])
     found, _ = page(held)
     assert "Nothing can be said yet: no window was judged; 50 rows are in open windows." in text_of(found)
+    assert "repeat(auto-fill" in found, "a plot that stands alone is no wider than two that stand side by side"
     assert 'class="reference"' in found
     assert 'class="window"' not in found.partition("</style>")[2].replace("key window", "")
 
