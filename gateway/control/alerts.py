@@ -3,16 +3,12 @@
 One event at a time, in order. A receiver that is down is asked again, with longer and longer waits; what it does not
 take in the end, or finds no room in the queue, is a dead letter: counted, listed, and still in the audit trail.
 
-`call` and `post` are how this node asks anybody outside: no proxies of the environment, no redirects, a time limit, a
-bounded answer. Envelope and signature: `gateway.monitor.cloudevents`.
+Envelope and signature: `gateway.monitor.cloudevents`. How anybody outside is asked: `gateway.control.outside`.
 """
 
 import asyncio
-import http.client
 import logging
 import random
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -20,14 +16,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from gateway.config import Alerts, ConfigError
+from gateway.control.outside import post
 from gateway.monitor.cloudevents import encoded, envelope, signed
 
 QUEUE: Final = 1_000
 ATTEMPTS: Final = 6
 FIRST_WAIT_S: Final = 0.5
 """0.5, 1, 2, 4, 8 s: a restart of the receiver is waited for, an outage is not."""
-TIMEOUT_S: Final = 5.0
-MOST_ANSWER: Final = 1024 * 1024
 LISTED: Final = 100
 LEAST_SECRET: Final = 16
 _AGAIN: Final = frozenset({408, 425, 429})
@@ -35,34 +30,6 @@ _log: Final = logging.getLogger(__name__)
 
 Post = Callable[[str, bytes, Mapping[str, str]], int]
 """URL, body, headers -> status; raises OSError when nobody answers."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A signed event, or a token, goes where it was meant to, or nowhere."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """No."""
-
-
-def call(
-    method: str, url: str, body: bytes | None, headers: Mapping[str, str], most: int = MOST_ANSWER
-) -> tuple[int, bytes]:
-    """Ask; gives the status and at most so many bytes of a good answer. Blocks: call it in a thread. Raises OSError."""
-    request = urllib.request.Request(url, body, dict(headers), method=method)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
-    try:
-        with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return int(answer.status), answer.read(most)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, b""
-    except http.client.HTTPException as error:
-        raise OSError(f"no HTTP answer: {type(error).__name__}") from error
-
-
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """Send; gives the status. As `call`."""
-    return call("POST", url, body, headers, 0)[0]
 
 
 def address_of(url: str) -> str:

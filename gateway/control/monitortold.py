@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.control.alerts import Webhook, address_of, call, post
+from gateway.control.alerts import Webhook, address_of
 from gateway.control.monitorheld import Held
+from gateway.control.outside import call, post
 from gateway.monitor.alertmanager import Alertmanager, url_of
 from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.notices import Outlets

@@ -350,18 +350,16 @@ class Policies:
         kept = self.kept.get(name)
         current = kept.record.generation if kept else 0
         if generation is not None and generation != current:
-            view = self.view(name) if kept else {}
-            raise StalePolicy(f"expected generation {generation}, and {current} is in force", view)
+            text = f"expected generation {generation}, and {current} is in force"
+            raise StalePolicy(text, self.view(name) if kept else {})
         check_owner("policy", kept.record.owner if kept else "", owner)
         return current
 
     async def _pinned(self, policy: TrafficPolicy) -> tuple[VariantPin, ...]:
         """Variants with what they name now. Raises Conflict."""
         name = policy.metadata.name
-        pins = []
-        for variant in policy.spec.variants:
-            version, digest = await self.models.pin(name, variant.model)
-            pins.append(VariantPin(variant.name, name, version, digest))
+        found = [(one.name, *(await self.models.pin(name, one.model))) for one in policy.spec.variants]
+        pins = [VariantPin(variant, name, version, digest) for variant, version, digest in found]
         check_pins(pins, {pin.variant: self.models.contract(pin.digest) for pin in pins}, policy.spec.stable)
         return tuple(pins)
 

@@ -13,7 +13,7 @@ FIRST_WAIT_S: Final = 0.5
 _AGAIN: Final = frozenset({408, 425, 429})
 
 Ask = Callable[[str, str, bytes | None, Mapping[str, str]], tuple[int, bytes]]
-"""method, URL, body, headers -> status and answer; raises OSError: `gateway.control.alerts.call`. Runs in a thread."""
+"""method, URL, body, headers -> status and answer; raises OSError: `gateway.control.outside.call`. Runs in a thread."""
 Pause = Callable[[float], Awaitable[None]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.control.alerts import post
+from gateway.control.outside import post
 from gateway.monitor.alertmanager import ALERTS, ATTEMPTS, VALID_S, Alertmanager, url_of
 from gateway.monitor.attribution import Attribution
 from gateway.monitor.incidents import Ledger, turn

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.control.alerts import call
+from gateway.control.outside import call
 from gateway.monitor.cloudevents import signature
 from gateway.monitor.retrain import Facts, Settings
 from gateway.monitor.retraincalls import check, check_secret, data_of, found_in, lookup_of, request_of

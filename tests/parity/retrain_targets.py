@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gateway.control.alerts import call
+from gateway.control.outside import call
 from gateway.monitor.retrain import Facts, Settings
 from gateway.monitor.retraincalls import check, data_of
 from gateway.monitor.retrainer import deliver
