@@ -288,12 +288,15 @@ class Judge:
             rail.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
         passes = rail.safety.crossed(analysis.beta) and not self._is_blind(rail, done[self.stable])
+        tripped = rail.harm.crossed(analysis.alpha, kept) or rail.rail.label in self.tripped
         canary, stable = done.values()
+        # Who is shown to be no worse would not have been missed when worse, also without a single error; and what was
+        # found, and is only warned of, has been findable.
+        known = passes or tripped
         return Verdict(
-            tripped=rail.harm.crossed(analysis.alpha, kept) or rail.rail.label in self.tripped,
+            tripped=tripped,
             passes=passes,
-            # Who is shown to be no worse would not have been missed when worse, also without a single error.
-            detectable_ratio=1.0 if passes else rail.detectable(canary, stable, weight, analysis.alpha, kept),
+            detectable_ratio=1.0 if known else rail.detectable(canary, stable, weight, analysis.alpha, kept),
             insufficient=not all(done.values()),
             saturated=rail.bitmap.saturated,
             log_e=rail.harm.peak_log_e,

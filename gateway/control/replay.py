@@ -394,7 +394,7 @@ def _done(evidence: Mapping[str, Any]) -> list[int]:
 
 
 def _detectable(rail: Mapping[str, Any], evidence: Mapping[str, Any]) -> float | None:
-    if _passes(rail, evidence):
+    if _passes(rail, evidence) or ("begun" in rail and _trips(rail, evidence)):
         return 1.0
     (canary, stable), margin = _done(evidence), rail["safety"]["margin_ratio"]
     total = canary + stable
@@ -412,6 +412,10 @@ def _passes(rail: Mapping[str, Any], evidence: Mapping[str, Any]) -> bool:
     return float(rail["safety"]["peak_log_e"]) >= math.log(1.0 / evidence["beta"])
 
 
+def _trips(rail: Mapping[str, Any], evidence: Mapping[str, Any]) -> bool:
+    return float(rail["harm"]["peak_log_e"]) >= math.log(evidence["guardrails"] / evidence["alpha"])
+
+
 def _state_of(label: str, evidence: Mapping[str, Any]) -> str:
     """The verdict in a word, by thresholds alpha / K and beta."""
     if label in evidence.get("shifts", {}):
@@ -419,8 +423,7 @@ def _state_of(label: str, evidence: Mapping[str, Any]) -> str:
     rail = evidence["rails"].get(label)
     if rail is None:
         return _shadow_state(label, evidence)
-    trips = float(rail["harm"]["peak_log_e"]) >= math.log(evidence["guardrails"] / evidence["alpha"])
-    if trips:
+    if _trips(rail, evidence):
         return "tripped"
     if rail["erred_units"] >= rail.get("erred_places", BITMAP_BITS) // 2:
         return "saturated"
