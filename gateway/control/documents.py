@@ -109,7 +109,7 @@ def next_ownership(kept: Kept | None, policy: TrafficPolicy, *, goes_on: bool) -
         return tables.Ownership.first(counts)
     old = kept.policy.names
     known = ownership_of(kept)
-    if goes_on and old == policy.names:
+    if goes_on:
         return known
     if kept.policy.salt != policy.salt or kept.policy.spec.unit != policy.spec.unit:
         return tables.Ownership.first(counts)

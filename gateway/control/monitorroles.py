@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from gateway.control.documents import Kept
+from gateway.control.documents import Kept, killed_in
 from gateway.control.labelnotes import NOBODY
 from gateway.control.messages import Route, Snapshot
 from gateway.control.plans import Drift
@@ -44,7 +44,7 @@ def roles_of(kept: Kept | None, route: Route | None, changed_s: float, versions:
     record = kept.record
     pinned = {pin.variant: str(pin.version) for pin in record.variants}
     # Who gets nothing has no windows that could ever be clean: its alarms end with its traffic.
-    out = {*record.killed, *([record.canary] if record.zeroed else [])}
+    out = {*killed_in(record, kept.policy), *([record.canary] if record.zeroed else [])}
     tries = record.status.phase in ACTIVE and record.canary in pinned and not record.zeroed
     live = {(version, variant) for variant, version in pinned.items() if variant not in out}
     return Roles(

@@ -345,6 +345,10 @@ class Monitors:
 
     def _roles(self, name: str, held: Held, now_ms: int) -> Roles:
         kept = self._policies.kept.get(name)
+        state = next((one for one in self._service.snapshot.policies if one.name == name), None)
+        if kept is not None and state is not None and state.variants != kept.record.variants and held.routing >= 0:
+            # The document waits for its stable version; what answered before goes on, without a canary.
+            return msgspec.structs.replace(held.roles, canary=None)
         routing = kept.record.revision if kept is not None else 0
         changed_s = held.roles.changed_s if routing == held.routing else now_ms / 1000
         held.routing = routing

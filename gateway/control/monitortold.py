@@ -80,7 +80,7 @@ class Told:
                 taken = partial(self._taken, name, note.id)
                 for hook in hooks:
                     hook.offer(f"incident.{note.kind}", name, note.id, note.data, at_s=note.at_s, done=taken)
-        left = [note for note in untold if waits[note.id]]
+        left = [note for note in untold if waits[note.id] > 0]
         held.moved = held.moved or len(left) < len(untold)
         held.notes.untold = left
         self._waits[name] = {note.id: waits[note.id] for note in left}

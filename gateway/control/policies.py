@@ -22,27 +22,23 @@ from gateway.control.documents import (
     check_owner,
     check_pins,
     is_same,
-    next_ownership,
     readable,
     weighed,
-    with_gone,
     without_rollout,
 )
 from gateway.control.losses import marked
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
-from gateway.control.plans import rollout_spec
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.control.states import state_of
+from gateway.control.succession import Applied, next_record, said_again
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
-from router import slots as tables
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
-from router.rollout.spec import identity
 from router.rollout.status import ACTIVE, RolloutStatus, wanted
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
@@ -334,7 +330,8 @@ class Policies:
                     return kept, False
                 if kept is None and name not in self._deleted:
                     self._deleted[name] = await deleted_at(self.store, name)
-                record = self._next(kept, policy, document, pins, actor=actor, owner=owner)
+                by, gone = Applied(actor, owner, self._now_ms()), self._deleted.get(name, (0, 0))
+                record = next_record(kept, policy, document, pins, gone, by)
                 audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
                 try:
                     return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
@@ -362,57 +359,6 @@ class Policies:
         pins = [VariantPin(variant, name, version, digest) for variant, version, digest in found]
         check_pins(pins, {pin.variant: self.models.contract(pin.digest) for pin in pins}, policy.spec.stable)
         return tuple(pins)
-
-    def _next(
-        self,
-        kept: Kept | None,
-        policy: TrafficPolicy,
-        document: object,
-        pins: tuple[VariantPin, ...],
-        *,
-        actor: str,
-        owner: str,
-    ) -> PolicyRecord:
-        """The record of a new document. A rollout that goes on keeps its shares; otherwise they are the document's."""
-        assert isinstance(document, dict), "parsed"
-        before = kept.record if kept else None
-        digests = {pin.variant: pin.digest for pin in pins}
-        spec = rollout_spec(policy, digests)
-        goes_on = before is not None and spec is not None and identity(spec) == before.status.identity
-        ownership = next_ownership(kept, policy, goes_on=goes_on)
-        stable = policy.spec.stable
-        if goes_on and before is not None and before.stable in policy.names:
-            stable = before.stable
-        if policy.spec.kill.get(stable):
-            raise Conflict(f"spec.kill: {stable!r} has been promoted; `policy rollback` goes back to a former stable")
-        shadow = policy.spec.shadow
-        gone = self._deleted.get(policy.metadata.name, (0, 0))
-        record = PolicyRecord(
-            document=document,
-            revision=(before.revision if before else gone[0]) + 1,
-            generation=(before.generation if before else gone[1]) + 1,
-            applied_by=actor,
-            applied_ms=self._now_ms(),
-            owner=owner,
-            variants=pins,
-            slots=tables.to_text(ownership.owner, policy.names),
-            before=tables.to_text(ownership.before, with_gone(policy.names)),
-            stable=stable,
-            canary=before.canary if before and goes_on else policy.spec.rollout.to if policy.spec.rollout else "",
-            shadow_slots=before.shadow_slots if before and goes_on else shadow.percent_slots if shadow else 0,
-            zeroed=before.zeroed if before and goes_on else False,
-            killed=tuple(one for one in before.killed if one in policy.names and one != stable) if before else (),
-            slow_ns=before.slow_ns if before and goes_on else 0,
-            wait_ns=before.wait_ns if before and goes_on else 0,
-            run_ns=before.run_ns if before and goes_on else {},
-            weights=before.weights if before else {},
-            status=before.status if before else RolloutStatus(),
-            evidence=before.evidence if before else {},
-            answers=before.answers if before else {},
-            lineage=before.lineage if before else (),
-            exposures=before.exposures if before else (),
-        )
-        return weighed(record, policy)
 
     async def delete(
         self, name: str, *, actor: str, generation: int | None = None, reason: str = "", force: bool = False
@@ -449,7 +395,8 @@ class Policies:
         out = tuple(sorted({*record.killed, variant} if killed else {*record.killed} - {variant}))
         if out == record.killed:
             return kept
-        changed = msgspec.structs.replace(record, killed=out, revision=record.revision + 1)
+        status = said_again(record, again=False)
+        changed = msgspec.structs.replace(record, killed=out, revision=record.revision + 1, status=status)
         audit = {
             "actor": actor,
             "what": "kill" if killed else "unkill",
@@ -480,7 +427,7 @@ class Policies:
         if to is None and kept.record.stable != kept.policy.spec.stable:
             document: Any = without_rollout(kept)
         else:
-            document = await document_of(self.store, name, to or kept.record.generation - 1)
+            document = await document_of(self.store, name, to or kept.record.generation - 1, deleted=to is not None)
         found, _ = await self.apply(
             document, actor=actor, owner=kept.record.owner, reason=reason or "rollback", what="rollback"
         )

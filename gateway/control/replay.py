@@ -114,7 +114,9 @@ def _order(record: AuditRecord, previous: AuditRecord | None) -> Iterator[Check]
     before, after, what = said.get("revision_before"), said.get("revision_after"), said.get("what")
     if not isinstance(before, int) or not isinstance(after, int):
         return
-    grown = 0 if what == "delete" else before + int(said.get("routed", True))
+    # A policy that is made anew goes on from the revision of the deleted one, which its record does not say.
+    anew = before == 0 and what in ("apply", "rollback")
+    grown = 0 if what == "delete" else after if anew else before + int(said.get("routed", True))
     yield _same("revision after, by what was done", after, grown)
     if what in _LEAVES_ALONE and (what == "fallback" or not said.get("routed")):
         yield _same(f"shares, which {what} leaves alone", said.get("shares_after"), said.get("shares_before"))
@@ -340,6 +342,8 @@ def _seen_shift(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> float 
 def _shift_state(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     if shift["bins"]["peak_log_e"] >= math.log(evidence["guardrails"] / evidence["alpha"]):
         return "tripped"
+    if shift.get("seen_units", 0) >= shift.get("seen_places", BITMAP_BITS) // 2:
+        return "saturated"
     canary, every = totals(shift["events"])
     if not 0 < canary < every:
         return "insufficient"

@@ -56,18 +56,25 @@ async def generation_written(store: Store, kind: str, name: str) -> int:
             return 0
 
 
-async def document_of(store: Store, name: str, generation: int) -> dict[str, Any]:
-    """An earlier document, from the audit trail. Raises Conflict: it is not there; StoreAway."""
+async def document_of(store: Store, name: str, generation: int, *, deleted: bool) -> dict[str, Any]:
+    """An earlier document, from the audit trail. Raises Conflict: it is not there; StoreAway.
+
+    Args:
+        deleted: it may be that of a policy of this name that was deleted since.
+    """
+    missing = Conflict(f"no document of generation {generation} is in the audit trail of {name!r}")
     cursor: str | None = None
     while True:
         page = await store.audit_read(name, after=cursor, newest=True, limit=200, where={"kind": KIND})
         for record in page.records:
+            if record.record.get("what") == "delete" and not deleted:
+                raise missing
             if record.record.get("generation") == generation and "document" in record.record:
                 found: dict[str, Any] = record.record["document"]
                 return found
         cursor = page.cursor
         if cursor is None:
-            raise Conflict(f"no document of generation {generation} is in the audit trail of {name!r}")
+            raise missing
 
 
 async def is_lost(store: Store, known: Kept, found: Document) -> bool:

@@ -294,6 +294,9 @@ class Service:
     async def _look(self) -> None:
         """Scan, fetch what is new, and publish after each step."""
         async with self._looking:
+            # At a start nothing has been published, so nobody else has told the catalogue.
+            for name, versions in (self.policies.pins() if self.policies is not None else {}).items():
+                self.catalogue.pins.setdefault(name, set()).update(versions)
             try:
                 passed_over = self.catalogue.problems
                 self.catalogue.observed(await self.in_thread(self.catalogue.look))
@@ -309,9 +312,6 @@ class Service:
             await self._fetch_all()
 
     async def _fetch_all(self) -> None:
-        # At a start nothing has been published, so nobody else has told the catalogue.
-        for name, versions in (self.policies.pins() if self.policies is not None else {}).items():
-            self.catalogue.pins.setdefault(name, set()).update(versions)
         for seen in list(self.catalogue.to_fetch()):
             self.publish()
             self.catalogue.fetched(seen, await self.in_thread(self.catalogue.fetch, seen))

@@ -97,7 +97,8 @@ class Shift:
 
     def evidence(self) -> dict[str, Any]:
         """What a verdict rests on, without the units."""
-        return {"margin": self.rail.ratio, "bins": self.bins.state(), "events": self.events}
+        seen = {"seen_units": self.seen.ones, "seen_places": self.seen.places}
+        return {"margin": self.rail.ratio, "bins": self.bins.state(), "events": self.events, **seen}
 
 
 def _no_units() -> list[list[int]]:

@@ -1,6 +1,6 @@
 """From a policy's record to what workers act on. Pure."""
 
-from gateway.control.documents import Kept, noted
+from gateway.control.documents import Kept, killed_in, noted
 from gateway.control.messages import PolicyState
 from gateway.control.thresholds import limits_by_size
 from router import slots as tables
@@ -22,12 +22,12 @@ def state_of(name: str, number: int, kept: Kept, *, zeroed_here: bool) -> Policy
         variants=record.variants,
         slots=tables.from_text(record.slots, names),
         stable=names.index(record.stable),
-        canary=names.index(record.canary) if record.canary else -1,
+        canary=names.index(record.canary) if record.canary in names else -1,
         rollout=record.status.identity,
         slow_ns=record.slow_ns,
         shadow_slots=record.shadow_slots,
         zeroed=record.withheld or zeroed_here,
-        killed=record.killed,
+        killed=tuple(sorted(killed_in(record, kept.policy))),
         doublings=noted(kept),
         run_ns=limits_by_size(kept),
         wait_ns=record.wait_ns,

@@ -25,7 +25,7 @@ from router.rollout.findings import Finding, findings, marks_of
 from router.rollout.gates import is_acknowledged, view_waits, waits_of
 from router.rollout.observed import Observed
 from router.rollout.phases import MAX_TICK_MS, MOVES, fall_back, look_again, lose_patience, replan, watch
-from router.rollout.spec import RolloutSpec, identity, plan_digest
+from router.rollout.spec import ALL_SLOTS, RolloutSpec, identity, plan_digest
 from router.rollout.status import ACTIVE, AT_REST, GOING_BACK, IN_STEP, UNDER_WATCH, Force, RolloutStatus, wanted
 from router.rollout.turn import Turn
 
@@ -218,7 +218,10 @@ def _go_on(turn: Turn) -> None:
             turn.notify_once(one.name, "warning", one.text)
     turn.set(four_eyes=spec.four_eyes)
     look_again(turn)
-    lose_patience(turn)
+    if turn.observed.killed and turn.status.slots != ALL_SLOTS:
+        turn.set(force=None)  # who let it go on has not seen what it was killed for
+    else:
+        lose_patience(turn)
     turn.hold(_held_by(found, turn.status.force))
     watch(turn)
     if not fall_back(turn):

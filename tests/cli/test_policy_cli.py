@@ -63,9 +63,11 @@ def no_policy(request: pytest.FixtureRequest) -> Iterator[None]:
         running.call("DELETE", "/admin/v1/policies/affine?force=1", admin=True)
 
 
-def applied(tree: Tree, text: str = AB, *more: str) -> None:
+def applied(tree: Tree, text: str = AB, *more: str) -> int:
+    """Its generation: one is never given twice, also after a delete."""
     done = run("policy", "apply", "-", *more, tree=tree, stdin=text)
     assert done.code == 0, done
+    return int(json.loads(tree.get("/admin/v1/policies/affine", admin=True)[1])["generation"])
 
 
 def plan_of(tree: Tree) -> bytes:
@@ -102,12 +104,12 @@ def test_the_schema_is_that_of_the_document() -> None:
 def test_a_document_comes_back_as_it_can_be_applied_again(tree: Tree) -> None:
     text = AB.replace("unit:", 'rules: [{name: n, match: [{headers: {x-c: {in: ["NO", "1.10", "a: b"]}}}], '
                       "route: {variant: canary}}]\n  unit:")  # fmt: skip
-    applied(tree, text, "--reason", "zuerst überprüft")
+    first = applied(tree, text, "--reason", "zuerst überprüft")
     printed = run("policy", "get", "affine", "-o", "yaml", tree=tree).out
     again = run("policy", "apply", "-", "--json", tree=tree, stdin=printed).json()
-    assert (again["changed"], again["generation"], again["in_force_everywhere"]) == (False, 1, True)
+    assert (again["changed"], again["generation"], again["in_force_everywhere"]) == (False, first, True)
     shown = run("policy", "get", "affine", tree=tree).out
-    assert re.search(r"generation 1, revision \d+, applied by local", shown)
+    assert re.search(rf"generation {first}, revision \d+, applied by local", shown)
     assert "canary    2         10 %" in shown
     listed = run("policy", "ls", tree=tree).out
     assert "stable 90 %, canary 10 %" in listed
@@ -115,14 +117,14 @@ def test_a_document_comes_back_as_it_can_be_applied_again(tree: Tree) -> None:
 
 
 def test_who_was_slower_is_shown_what_is_in_force(tree: Tree, tmp_path: Path) -> None:
-    applied(tree)
+    first = applied(tree)
     mine = tmp_path / "mine.yaml"
     mine.write_text(AB.replace("9000", "5000").replace("canary: 1000", "canary: 5000"))
     applied(tree, AB.replace("9000", "8000").replace("canary: 1000", "canary: 2000"))
-    done = run("policy", "apply", str(mine), "--if-match", "1", tree=tree)
+    done = run("policy", "apply", str(mine), "--if-match", str(first), tree=tree)
     assert done.code == 1
-    assert "expected generation 1, and 2 is in force" in done.err
-    assert "local applied generation 2" in done.err
+    assert f"expected generation {first}, and {first + 1} is in force" in done.err
+    assert f"local applied generation {first + 1}" in done.err
     assert "-    stable: 8000\n-    canary: 2000\n+    stable: 5000\n+    canary: 5000\n" in done.err
     assert "units that move: 30 %" in done.err
     assert run("policy", "apply", str(mine), "--force", tree=tree).code == 0
@@ -204,7 +206,7 @@ def test_a_diff_shows_lines_and_what_they_mean(tree: Tree) -> None:
 
 
 def test_kill_rollback_and_delete(tree: Tree) -> None:
-    applied(tree)
+    first = applied(tree)
     applied(tree, AB.replace("9000", "5000").replace("canary: 1000", "canary: 5000"))
     done = run("policy", "kill", "affine", "canary", "--reason", "smoke", tree=tree)
     assert "canary gets nothing, on every worker" in done.out
@@ -213,9 +215,11 @@ def test_kill_rollback_and_delete(tree: Tree) -> None:
     assert tree.counter("tidegate_policy_weight_ratio", kind="intended", variant="canary") == 0.5
     assert run("policy", "kill", "affine", "canary", "--undo", tree=tree).code == 0
     assert "cannot be killed" in run("policy", "kill", "affine", "stable", tree=tree).err
-    assert "is rolled back, on every worker; generation 3" in run("policy", "rollback", "affine", tree=tree).out
+    done = run("policy", "rollback", "affine", tree=tree)
+    assert f"is rolled back, on every worker; generation {first + 2}" in done.out
     assert "stable 90 %" in run("policy", "ls", tree=tree).out
-    assert run("policy", "rollback", "affine", "--to", "2", "--json", tree=tree).json()["generation"] == 4
+    done = run("policy", "rollback", "affine", "--to", str(first + 1), "--json", tree=tree)
+    assert done.json()["generation"] == first + 3
     assert (
         "version 2 answers everybody, and that is variant 'canary'" in run("policy", "delete", "affine", tree=tree).err
     )

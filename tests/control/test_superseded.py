@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from gateway.control.documents import Kept
+from gateway.control.messages import Route
+from gateway.control.monitorroles import roles_of
 from gateway.control.plans import rollout_spec
 from gateway.control.policies import Policies
+from gateway.control.replay import replay
 from gateway.control.states import state_of
 from gateway.control.steps import carried_out, spec_of
 from gateway.control.thresholds import Thresholds
@@ -142,3 +145,45 @@ def test_what_the_plan_calls_another_rollout_is_one(spec: dict[str, Any]) -> Non
     found = [identity(one) for one in (rollout_spec(before, digests), rollout_spec(after, digests)) if one]
     reasons = new_rollout_reasons(before, after, {"m:1": "a", "m:2": "b"})
     assert (found[0] != found[1]) == bool(reasons), reasons
+
+
+def test_a_kill_in_a_document_reaches_workers_before_its_stable_version_does(tmp_path: Path) -> None:
+    """What waits for it takes the variant out as well."""
+
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        kept, _ = await policies.apply(document(kill={"canary": True}), actor="ada")
+        assert state_of("m", 1, kept, zeroed_here=False).killed == ("canary",)
+        assert kept.record.killed == ()
+        await policies.store.close()
+
+    asyncio.run(story())
+
+
+def test_who_is_killed_by_a_document_has_no_windows_that_could_end_its_alarm(tmp_path: Path) -> None:
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        kept, _ = await policies.apply(document(kill={"canary": True}), actor="ada")
+        roles = roles_of(kept, Route(2, (1, 2), {}), 0.0, frozenset("12"))
+        assert roles.live is not None
+        assert {variant for _, variant in roles.live} == {"stable", "-"}
+        await policies.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_rollback_without_a_number_brings_back_nothing_that_was_deleted(tmp_path: Path) -> None:
+    async def story() -> None:
+        policies = await opened(tmp_path / "a.db", tmp_path)
+        first, _ = await policies.apply(document(), actor="ada")
+        await policies.delete("m", actor="ada")
+        await policies.apply(document(split={"stable": 9000, "canary": 1000}), actor="ada")
+        with pytest.raises(Conflict, match="no document of generation 1 "):
+            await policies.rollback("m", None, actor="ada", reason="")
+        kept = await policies.rollback("m", 1, actor="ada", reason="")
+        assert kept.record.document == first.record.document
+        records = (await policies.store.audit_read("m", limit=50)).records
+        assert {replay(one, None).text for one in records} == {"same verdict"}
+        await policies.store.close()
+
+    asyncio.run(story())

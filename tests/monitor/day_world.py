@@ -248,7 +248,8 @@ class World:
             zeroed=False,
             status=SimpleNamespace(phase="RAMPING"),
         )
-        self.kept = {"m": SimpleNamespace(record=record)}
+        policy = SimpleNamespace(spec=SimpleNamespace(kill={}))
+        self.kept = {"m": SimpleNamespace(record=record, policy=policy)}
         return variants
 
     def _ask(self, node: Node, version: str, variant: str, at: int) -> None:

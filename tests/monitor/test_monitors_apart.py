@@ -51,7 +51,7 @@ class World:
         models = [WantedModel(name, 1, f"sha256:{name}", str(folder), "model.onnx", ModelConfig()) for name in NAMES]
         routes = {name: Route(1, (1,), {}) for name in NAMES}
         states = [SimpleNamespace(name=name, version=1) for name in NAMES]
-        self.snapshot: Any = SimpleNamespace(models=models, routes=routes, states=states, ready=True)
+        self.snapshot: Any = SimpleNamespace(models=models, routes=routes, states=states, policies=(), ready=True)
         self.source_problem = ""
         self.watched: tuple[Any, ...] = ()
         self.kept: dict[str, Any] = {}

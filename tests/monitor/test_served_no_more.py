@@ -5,9 +5,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.control.messages import ModelState, Route, Snapshot
+from gateway.control.messages import ModelState, PolicyState, Route, Snapshot, VariantPin
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.monitorviews import facts
 from gateway.monitor.incidents import Incident, Ledger, turn
@@ -109,3 +110,23 @@ def test_an_incident_is_not_closed_by_mistake(tmp_path: Path, why: str) -> None:
         world.snapshot = Snapshot(2, (), nobody, ready=True, states=(ModelState("m", 0, "", 0, "LOADING"),))
     asyncio.run(again.tick())
     assert open_in(again) == before
+
+
+def test_while_a_document_waits_the_roles_of_the_one_before_hold(tmp_path: Path) -> None:
+    """What answers everybody meanwhile is watched on; it was told to be no longer served."""
+    world = World(tmp_path, 10)
+    monitors = alarmed(world)
+    world._people(60)
+    record = world.kept["m"].record
+    pins = tuple(VariantPin(one.variant, "m", one.version, "sha256:x") for one in record.variants)
+    record.variants, record.status.phase = pins, "BAKING"
+    state = PolicyState("m", 1, 1, {}, pins, bytes(10_000), 0)
+    world.snapshot = msgspec.structs.replace(world.snapshot, policies=(state,))
+    asyncio.run(monitors.tick())
+    roles, before = monitors.held["m"].roles, open_in(monitors)
+    assert (roles.canary, before is None) == (("2", "canary"), False)
+    record.variants = tuple(msgspec.structs.replace(pin, version=9) for pin in pins)
+    record.revision += 1
+    asyncio.run(monitors.tick())
+    assert monitors.held["m"].roles == msgspec.structs.replace(roles, canary=None)
+    assert open_in(monitors) == before

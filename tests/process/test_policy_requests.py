@@ -114,11 +114,11 @@ def test_cookies_in_two_lines_are_one_list(tree: Tree, caller: Caller) -> None:
 def test_what_a_request_without_a_unit_gets(tree: Tree, caller: Caller) -> None:
     half = {"stable": 5000, "canary": 5000}
     unit = {"from": [{"header": "x-user-id"}]}
-    apply(tree, policy("table", unit=unit, split=half))
+    first = apply(tree, policy("table", unit=unit, split=half))["generation"]
     assert {caller.ask(BODY).variant for _ in range(40)} == {"stable"}
-    apply(tree, policy("table", unit=unit | {"missing": "random"}, split=half), generation=1)
+    apply(tree, policy("table", unit=unit | {"missing": "random"}, split=half), generation=first)
     assert {caller.ask(BODY).variant for _ in range(40)} == {"stable", "canary"}
-    apply(tree, policy("table", unit=unit | {"missing": "reject"}, split=half), generation=2)
+    apply(tree, policy("table", unit=unit | {"missing": "reject"}, split=half), generation=first + 1)
     refused = caller.ask(BODY)
     assert (refused.status, b"carries none" in refused.body) == (400, True)
     assert caller.ask(BODY, "x-user-id: ann\r\n").status == 200
@@ -137,38 +137,38 @@ def test_whoever_names_a_version_is_served_outside_the_policy(tree: Tree, caller
 
 def test_a_policy_may_leave_predictions_unnamed(tree: Tree, caller: Caller) -> None:
     without = {"ids": False}
-    apply(tree, policy("table", feedback=without, split={"stable": 5000, "canary": 5000}))
+    first = apply(tree, policy("table", feedback=without, split={"stable": 5000, "canary": 5000}))["generation"]
     few = [caller.ask(BODY, f"x-user-id: u{i}\r\nx-request-id: r{i}\r\n") for i in range(40)]
     assert {answer.variant for answer in few} == {"stable", "canary"}
     assert [answer.headers["x-request-id"] for answer in few] == [f"r{i}" for i in range(40)]
     assert not any("x-prediction-id" in answer.headers for answer in few)
     traced = caller.ask(BODY, "x-user-id: u1\r\ntraceparent: 00-1\r\n")
     assert ("x-prediction-id" in traced.headers, traced.status) == (False, 200)
-    apply(tree, policy("table", split={"stable": 5000, "canary": 5000}), generation=1)
+    apply(tree, policy("table", split={"stable": 5000, "canary": 5000}), generation=first)
     assert all("x-prediction-id" in caller.ask(BODY, f"x-user-id: u{i}\r\n").headers for i in range(4))
 
 
 def test_a_policy_may_refuse_who_names_a_version(tree: Tree, caller: Caller) -> None:
-    apply(tree, policy("table", explicitVersions="refuse"))
+    first = apply(tree, policy("table", explicitVersions="refuse"))["generation"]
     answer = named(caller)
     assert (answer.status, b"ask without one" in answer.body) == (403, True)
     assert named(caller, selector="1").status == 403
     assert caller.ask(BODY, path="/v2/models/table/versions/2/infer?slow=1").status == 403
     assert named(caller, selector="9").status == 404
     assert caller.ask(BODY).status == 200
-    apply(tree, policy("table"), generation=1)
+    apply(tree, policy("table"), generation=first)
     assert named(caller).status == 200
 
 
 def test_of_two_editors_one_is_told_that_the_other_was_first(tree: Tree, caller: Caller) -> None:
-    apply(tree, policy("table"))
-    apply(tree, policy("table", split={"stable": 9000, "canary": 1000}), generation=1)
+    first = apply(tree, policy("table"))["generation"]
+    apply(tree, policy("table", split={"stable": 9000, "canary": 1000}), generation=first)
     wanted = policy("table", split={"stable": 8000, "canary": 2000})
     path = "/admin/v1/policies/table"
-    status, body = tree.call("PUT", path, wanted, admin=True, headers={"if-match": '"1"'})
+    status, body = tree.call("PUT", path, wanted, admin=True, headers={"if-match": f'"{first}"'})
     assert status == 412
     told = json.loads(body)
-    assert (told["code"], "generation 1, and 2" in told["error"]) == ("stale", True)
+    assert (told["code"], f"generation {first}, and {first + 1}" in told["error"]) == ("stale", True)
     assert tree.call("PUT", path, wanted, admin=True)[0] == 428
     assert [v["slots"] for v in json.loads(tree.get(path, admin=True)[1])["variants"]] == [9000, 1000]
 

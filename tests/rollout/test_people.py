@@ -311,3 +311,16 @@ def test_a_canary_killed_at_all_users_is_not_promoted() -> None:
     tower.tick()
     tower.tick()
     assert tower.status.phase == "PROMOTED"
+
+
+def test_a_promotion_asked_for_before_a_kill_is_not_carried_out_after_it() -> None:
+    """Whoever asked for it had not seen what it was killed for."""
+    tower = Tower().until("BAKING", at=1)
+    tower.tick(command("promote", "bob"), window_open=False)
+    assert tower.status.force is not None
+    tower.tick(killed=True)
+    assert tower.status.force is None
+    for _ in range(3):
+        tower.tick()
+    assert tower.status.phase != "PROMOTED"
+    assert tower.slots < ALL_SLOTS
