@@ -88,11 +88,11 @@ def call(
     whole_s: float = WHOLE_S,
 ) -> tuple[int, bytes]:
     """Ask; gives the status and at most so many bytes of a good answer. Blocks: call it in a thread. Raises OSError."""
-    request = urllib.request.Request(url, body, dict(headers), method=method)
     ended = _Ended(whole_s)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects, _Plain(ended), _Secure(ended))
     ended.start()
     try:
+        request = urllib.request.Request(url, body, dict(headers), method=method)
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             text = answer.read(most)
             if ended.over or (len(text) < most and answer.length):

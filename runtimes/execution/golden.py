@@ -9,7 +9,7 @@ not looked at, so both can be taken from real ones.
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ Run = Callable[[Sequence[Array | None]], list[Array]]
 
 class _Tensor(msgspec.Struct, frozen=True):
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
     datatype: str
     data: list[Any]
 
@@ -66,7 +66,7 @@ def check(directory: str | Path, signature: Signature, run: Run) -> int:
     for number, line in lines:
         try:
             _ask(msgspec.json.decode(line, type=_Golden), signature, run)
-        except (msgspec.MsgspecError, ServingError, ValueError, OverflowError, TypeError) as error:
+        except (msgspec.MsgspecError, ServingError, ValueError, OverflowError, TypeError, RecursionError) as error:
             raise LoadFailed(f"{FILE_NAME}, line {number}: {error}", stage=STAGE) from error
     return len(lines)
 

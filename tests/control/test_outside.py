@@ -62,6 +62,12 @@ def test_what_is_no_answer_is_an_oserror(text: bytes) -> None:
         call("POST", url, b"body", {})
 
 
+@pytest.mark.parametrize("url", ["", "no address", "ftp:", "http://[bad", "http://127.0.0.1:99999999/", "http://a b/"])
+def test_an_address_that_cannot_be_called_is_an_oserror(url: str) -> None:
+    with pytest.raises(OSError):  # noqa: PT011
+        post(url, b"body", {})
+
+
 def test_an_answer_is_cut_where_it_is_enough() -> None:
     with peer(saying(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nanswer")) as url:
         assert call("POST", url, b"body", {}, 4) == (200, b"answ")

@@ -64,6 +64,10 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     (line([X | {"shape": [1, 4]}], [Y]), "the model refused the input"),
     (line([X], [Y], tolerance=1.0), "unknown field `tolerance`"),
     ("{", "Input data was truncated"),
+    (json.dumps(line([X | {"data": "DEEP"}], [Y])).replace('"DEEP"', "[" * 9_000 + "1" + "]" * 9_000), "recursion"),
+    (line([X | {"shape": [-2, -2]}], [Y]), "Expected `int` >= 0"),
+    (line([X | {"shape": [10**18]}], [Y]), "'x': expected 1000000000000000000 values, got 4"),
+    ("\x00", "malformed"),
 ]
 
 

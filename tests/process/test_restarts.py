@@ -58,3 +58,15 @@ def test_a_stable_version_that_is_not_the_newest_is_there_when_the_server_is_rea
         os.kill(tree.control_pid(), signal.SIGKILL)
         tree.until("a new control", lambda: shown(tree, "table", "policies").get("revision") == 1)
         assert answers(tree) == {"stable": {200}, "canary": {200}}
+
+
+def test_a_model_that_only_a_policy_wants_is_there_when_the_server_is_ready(repository: Path, tmp_path: Path) -> None:
+    """In mode explicit nobody else asks for it."""
+    arguments = ("--workers", "1", "--model-control-mode", "explicit")
+    with started(repository, tmp_path / "data", *arguments) as tree:
+        apply(tree, policy("table", variants=("1", "2"), split={"stable": 5000, "canary": 5000}))
+        assert answers(tree) == {"stable": {200}, "canary": {200}}
+        tree.process.send_signal(signal.SIGTERM)
+        tree.process.wait(20)
+    with started(repository, tmp_path / "data", *arguments) as tree:
+        assert {status for each in answers(tree).values() for status in each} == {200}
