@@ -23,6 +23,7 @@ HOT_PATH = [
     "gateway/predictions.py",
     "gateway/served.py",
     "gateway/shadow.py",
+    "gateway/signing.py",
     "gateway/tally.py",
     "gateway/wire/encode.py",
     "gateway/wire/fast_json.py",
@@ -39,6 +40,7 @@ HOT_PATH = [
     "runtimes/batching/queue.py",
     "runtimes/batching/turns.py",
     "runtimes/execution/session.py",
+    "runtimes/readiness.py",
     "runtimes/tensors.py",
     "runtimes/wide.py",
 ]

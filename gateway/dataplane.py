@@ -106,7 +106,7 @@ class Dataplane:
             served = route if type(route) is ServedVersion else self._routed(route, exchange)
             exchange.served = served
             served.begin()
-            if served.runtime.state != "READY" or served.runtime.terminations:
+            if not served.readiness.clear:
                 self._check_ready(served.runtime)
             if len(exchange.body) > self._inline_body_bytes:
                 self._decode_elsewhere(exchange, served)

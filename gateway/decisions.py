@@ -18,7 +18,7 @@ from gateway.config import Decisions
 from gateway.counters import WORKER_INDEX
 from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.exchange import Exchange, Placed
-from gateway.predictions import ID_CHARS, id_of
+from gateway.predictions import ID_CHARS
 from runtimes.tensors import Array
 
 FLUSH_S: Final = 0.25
@@ -244,7 +244,7 @@ class DecisionLog:
                 "outcome": outcome,
             }
             if prediction:
-                line["prediction"] = keyed_prediction(key, id_of(prediction)[:ID_CHARS])
+                line["prediction"] = keyed_prediction(key, prediction[:ID_CHARS])
             if values is not None:
                 line["outputs"] = dict(zip(facts.outputs, values, strict=True))
             found.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -1,19 +1,23 @@
 """One inference request in flight, as every lane and the dataplane see it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gateway.predictions import UNCOUNTED, signed
+from gateway.tally import stratum_of
 from gateway.wire.fields import agreed_value
 from gateway.wire.request import InferRequest
 from router.view import MIXED, Mixed, Value, parse_cookies, parse_query
 from runtimes.batching.job import Job
 
 if TYPE_CHECKING:
+    from mypy_extensions import i64
+
     from gateway.policyroute import PolicyRoute
     from gateway.served import ServedVersion
 
 JSON: Final = b"application/json"
-_NO_HEADERS: Final[Mapping[bytes, bytes]] = {}
+_NO_HEADERS: Final[dict[bytes, bytes]] = {}
 
 
 class Placed:
@@ -24,12 +28,13 @@ class Placed:
         counts: where they count (`gateway.tally`).
         place: how the evidence names it; 0 = they are no evidence.
         unit: 64-bit hash of the unit.
+        bits, stratum: the same as a signed number, and what randomised it, for its prediction's id.
         shadowed: a copy goes to the policy's shadow.
         of_canary: the variant is the canary.
         rule: name of the rule that decided; "" = the default split.
     """
 
-    __slots__ = ("counts", "of_canary", "place", "rule", "served", "shadowed", "unit")
+    __slots__ = ("bits", "counts", "of_canary", "place", "rule", "served", "shadowed", "stratum", "unit")
 
     def __init__(
         self,
@@ -44,7 +49,9 @@ class Placed:
         self.served = served
         self.counts = counts
         self.place = place
+        self.stratum = stratum_of(place) if place else UNCOUNTED
         self.unit = unit
+        self.bits: i64 = signed(unit)
         self.shadowed = shadowed
         self.of_canary = of_canary
         self.rule = rule
@@ -68,7 +75,7 @@ class Exchange(Job):
         tally: where this request counts under its policy; None where no policy decided, or once it has counted.
         placed: where a policy put it; None where no policy decided.
         final_deadline_ns: the caller's, while `deadline_ns` is that of an attempt on a canary; 0 = no attempt.
-        prediction: header line of an answer that names its prediction, from the end of the line before; b"" = none.
+        prediction: id of its prediction, for the header of the answer; b"" = it names none.
     """
 
     # Class attributes, as in `Job`: most requests set few of them.
@@ -80,7 +87,7 @@ class Exchange(Job):
     timeout_ms: int = 0
     trace: bytes = b""
     started_ns: int = 0
-    headers: Mapping[bytes, bytes] = _NO_HEADERS
+    headers: dict[bytes, bytes] = _NO_HEADERS
     query: bytes = b""
     mixed: bool = False
     served: "ServedVersion | None" = None

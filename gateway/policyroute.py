@@ -13,10 +13,10 @@ from gateway.counters import CounterPage
 from gateway.decisions import DecisionLog, Facts
 from gateway.exchange import Exchange, Placed
 from gateway.monitor.plan import LABEL_BINS
-from gateway.predictions import NO_MARK, Signer
-from gateway.predictions import UNCOUNTED as UNCOUNTED_ID
+from gateway.predictions import NO_MARK
 from gateway.served import Codec, ServedVersion
 from gateway.shadow import Shadow
+from gateway.signing import Signer
 from gateway.tally import (
     BAD,
     FALLBACK,
@@ -155,8 +155,8 @@ class Arm:
         for job, marked in zip(jobs, marks, strict=True):
             placed = job.placed
             if placed is not None:
-                place = placed.place
-                job.prediction = signer.sign(index, placed.unit, place >> 15 & 0x7F if place else UNCOUNTED_ID, marked)
+                signer.add(job, index, placed.bits, placed.stratum, marked)
+        signer.sign()
 
     def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], started_ns: int, now: int) -> None:
         """Slow requests, those that waited long, and those of the sampled units."""
@@ -331,8 +331,7 @@ class PolicyRoute:
         if placed is None:
             placed = self._place(exchange, alone)
         served = placed.served
-        runtime = served.runtime
-        if self._apart or runtime.state != READY or runtime.terminations or (placed.of_canary and self.zeroed):
+        if self._apart or not served.readiness.clear or (placed.of_canary and self.zeroed):
             placed = self._instead(placed)
             served = placed.served
         placed.counts[ROUTED] += 1

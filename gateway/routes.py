@@ -13,9 +13,9 @@ from gateway.failing import Failing
 from gateway.logs import RequestLog
 from gateway.monitor.tap import Tap
 from gateway.policyroute import PolicyRoute, Terms
-from gateway.predictions import Clock, Signer
 from gateway.served import Codec, Named, Results, ServedVersion
 from gateway.shadow import Comparison, Shadow, shadow_counts
+from gateway.signing import Clock, Signer
 from gateway.tally import NoteRing
 from gateway.wire.request import Limits
 from router.compiled import CompiledPolicy, compile_policy
@@ -171,7 +171,7 @@ class RouteBook:
 
     def _name(self, codec: Codec, key: SigningKey) -> ServedVersion:
         origin = int.from_bytes(os.urandom(8), "big")
-        signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], now_s=self.clock, sequence=origin)
+        signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], clock=self.clock, sequence=origin)
         return self._serve(codec, evidence=Named(codec, signer, origin))
 
     @property
@@ -225,8 +225,8 @@ class RouteBook:
             key.secret,
             state.revision,
             [pin.digest for pin in state.variants],
-            now_s=self.clock,
-            sequence=int.from_bytes(os.urandom(4), "big"),
+            clock=self.clock,
+            sequence=int.from_bytes(os.urandom(6), "big"),
         )
         rollout = policy.spec.rollout
         terms = Terms(

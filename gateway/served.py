@@ -18,7 +18,8 @@ from gateway.meter import Meter
 from gateway.monitor.counting import Counter
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
-from gateway.predictions import NO_MARK, UNCOUNTED, Signer, id_of
+from gateway.predictions import NO_MARK, UNCOUNTED, signed
+from gateway.signing import Signer
 from gateway.tally import Executions, stratum_of
 from gateway.wire.encode import BatchEncoder, encode_response
 from gateway.wire.fast_json import FastDecoder
@@ -144,15 +145,16 @@ class Named:
     def __init__(self, codec: Codec, signer: Signer, origin: int) -> None:
         self._codec = codec
         self._signer = signer
-        self._origin = origin
+        self._unit = signed(origin)
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Name each prediction. See `Evidence.answered`."""
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
-        signer, origin = self._signer, self._origin
+        signer, unit = self._signer, self._unit
         for job, marked in zip(jobs, marks or [NO_MARK] * len(jobs), strict=True):
-            job.prediction = signer.sign(0, origin, UNCOUNTED, marked)
+            signer.add(job, 0, unit, UNCOUNTED, marked)
+        signer.sign()
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """Nobody else answers."""
@@ -193,6 +195,7 @@ class ServedVersion:
     ) -> None:
         self.codec = codec
         self.runtime = codec.runtime
+        self.readiness = codec.runtime.readiness
         self.meter = codec.meter(variant)
         self.variant = variant
         self.decoder = codec.decoder
@@ -214,7 +217,7 @@ class ServedVersion:
     def headers_of(self, exchange: Exchange) -> Sequence[Header]:
         """Headers of an answer to this exchange."""
         if exchange.prediction:
-            return [*self.headers, (b"x-prediction-id", id_of(exchange.prediction))]
+            return [*self.headers, (b"x-prediction-id", exchange.prediction)]
         return self.headers
 
     # ---- results ----

@@ -187,7 +187,7 @@ def snapshot(*, policy: bool, monitor: bool, ids: bool = True) -> Snapshot:
     """One version of one model, and what decides and counts there."""
     pin = VariantPin("stable", NAME, 1, DIGEST)
     document = routed(NAME, {"stable": 10_000}, ids=ids)
-    states = (PolicyState(NAME, 1, 1, document, (pin, pin), SPLIT, 0),) if policy else ()
+    states = (PolicyState(NAME, 1, 1, document, (pin, pin), SPLIT, 0, doublings=-1),) if policy else ()
     watched = (Watched(NAME, 1, DIGEST, encoded(plan()), ids=ids),) if monitor else ()
     routes = {NAME: Route(1, (1,), {})}
     signing = (SigningKey(1, bytes(32)),)

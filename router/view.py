@@ -30,13 +30,16 @@ class View(Protocol):
     """One request as rules see it: `RequestView`, or whatever carries a request through a server.
 
     Attributes:
-        headers, request_id: as of `RequestView`.
+        request_id: as of `RequestView`.
         mixed: an input was asked for whose rows disagree.
     """
 
-    headers: Mapping[bytes, bytes]
     request_id: bytes
     mixed: bool
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """As of `RequestView`."""
 
     def cookie(self, name: bytes) -> bytes | None:
         """The first cookie of that name."""

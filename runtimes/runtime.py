@@ -31,6 +31,7 @@ from runtimes.execution.pool import ModelThread
 from runtimes.execution.session import OnnxSession
 from runtimes.execution.warmup import Learnt, warm_up
 from runtimes.execution.watchdog import CEILING_NS, Guard, Watchdog, limit_ns
+from runtimes.readiness import Readiness
 from runtimes.registry.modelconfig import ModelConfig
 from runtimes.sizes import Sizes, largest, size_for
 from runtimes.tensors import DYNAMIC, Array, Signature
@@ -176,6 +177,7 @@ class Runtime:
         notes: what its owner should know (why rows are not merged, why it runs in the pool).
         load_ns: from the wish to READY.
         terminations: executions that the watchdog ended.
+        readiness: whether it takes requests, in short.
         most: bounds of its inputs' sizes; None = all are fixed.
     """
 
@@ -186,7 +188,8 @@ class Runtime:
         self.version_text = str(wanted.version)
         self.digest = wanted.digest
         self.config = wanted.config
-        self.state = LOADING
+        self.readiness = Readiness()
+        self._state = LOADING
         self.reason = ""
         self.notes: tuple[str, ...] = ()
         self.load_ns = 0
@@ -207,6 +210,17 @@ class Runtime:
 
     def __repr__(self) -> str:
         return f"<Runtime {self.name}:{self.version} {self.state} {self.digest[:19]}>"
+
+    @property
+    def state(self) -> str:
+        """Where it stands: LOADING, READY, DRAINING, CLOSED or UNAVAILABLE."""
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        """Whoever sets it sets what requests ask."""
+        self._state = state
+        self.readiness.clear = state == READY and not self.terminations
 
     def open(self, prepared: Prepared, sink_for: Callable[["Runtime"], Sink]) -> None:
         """Become READY with a prepared session; `sink_for` makes the receiver of its results."""
@@ -331,6 +345,7 @@ class Runtime:
         """An execution was ended: leave the loop for good, and after the second in a minute, quarantine."""
         now = self._environment.now_ns()
         self.terminations += 1
+        self.readiness.clear = False
         self.batcher.leave_loop()
         self._terminated_at_ns = [at for at in self._terminated_at_ns if now - at < QUARANTINE_NS] + [now]
         if len(self._terminated_at_ns) >= TERMINATIONS:

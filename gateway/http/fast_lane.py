@@ -34,6 +34,7 @@ from runtimes.errors import ServingError
 if TYPE_CHECKING:
     from gateway.http.protocol import EdgeProtocol
 
+_PREDICTION: Final = b"\r\nx-prediction-id: "
 _REQUEST_ID: Final = b"\r\nx-request-id: "
 _END: Final = b"\r\ncontent-length: %d\r\n\r\n"
 _ENDS_KEPT: Final = 2048
@@ -91,6 +92,7 @@ class FastExchange(Exchange):
                 (
                     edge.head_ok,
                     served.head,
+                    _PREDICTION if self.prediction else b"",
                     self.prediction,
                     _REQUEST_ID,
                     self.request_id,

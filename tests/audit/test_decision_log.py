@@ -17,7 +17,9 @@ from gateway.counters import WORKER_FIELDS, WORKER_INDEX
 from gateway.decisionfiles import FOLDER, FileSink, append, find, forget, keyed_prediction, keyed_unit, paths
 from gateway.decisions import DecisionLog, Facts, NotNow, Sink
 from gateway.exchange import Exchange, Placed
-from gateway.predictions import Clock, Signer, id_of, mark, mark_of_rows, read
+from gateway.predictions import mark, mark_of_rows, read
+from gateway.signing import Clock, Signer
+from tests.ids import id_by
 
 pytestmark = pytest.mark.interpreted
 KEY = bytes(range(32))
@@ -30,7 +32,7 @@ def placed(unit: int) -> Placed:
 
 def job(unit: int, rows: int = 1) -> Exchange:
     found = Exchange()
-    found.request_id, found.prediction = b"r%d" % unit, b"\r\nx-prediction-id: id%d" % unit
+    found.request_id, found.prediction = b"r%d" % unit, b"id%d" % unit
     found.placed, found.rows = placed(unit), rows
     return found
 
@@ -74,15 +76,15 @@ def test_what_a_line_says(tmp_path: Path):
 
 
 def test_a_larger_request_is_found_by_what_its_id_says(tmp_path: Path):
-    signer = Signer(1, KEY, 7, ["sha256:" + "ab" * 32], now_s=Clock(1_800_000_000), sequence=5)
-    line = signer.sign(0, 7, 0, mark_of_rows([mark(9, 0, 0)] * 20))
+    signer = Signer(1, KEY, 7, ["sha256:" + "ab" * 32], clock=Clock(1_800_000_000), sequence=5)
+    id = id_by(signer, 0, 7, 0, mark_of_rows([mark(9, 0, 0)] * 20))
     larger = job(1, rows=20)
-    larger.prediction = line
+    larger.prediction = id.encode()
     writer, _ = log(tmp_path)
     writer.start()
     writer.answered(FACTS, (), [larger], [], 5_250_000_000)
     writer.close()
-    asked = read(id_of(line).decode() + "/3", {1: KEY})
+    asked = read(id + "/3", {1: KEY})
     assert lines(tmp_path)[0]["prediction"] == keyed_prediction(KEY, asked.id.encode())
 
 

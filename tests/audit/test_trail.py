@@ -152,7 +152,7 @@ def test_a_prediction_and_a_user_are_found_and_a_user_is_forgotten(tmp_path: Pat
         assert len(lines("bob")) == 1
         assert admin(tree, "POST", "audit/find", {"prediction_id": first[1][2]})["decisions"] == []
         assert "alice" not in json.dumps(admin(tree, "GET", "audit"))
-        status, body = tree.call("POST", "/admin/v1/audit/find", {"prediction_id": "x" * 52}, admin=True)
+        status, body = tree.call("POST", "/admin/v1/audit/find", {"prediction_id": "x" * 56}, admin=True)
         assert (status, json.loads(body)["code"]) == (400, "invalid_input")
 
 

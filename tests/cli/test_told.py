@@ -90,7 +90,7 @@ def test_a_cell_that_is_too_long_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_who_is_unknown_is_told_what_tells_models_apart(tmp_path: Path) -> None:
     file = tmp_path / "f.csv"
-    file.write_text("prediction_id,label\n" + "a" * 52 + ",1\n")
+    file.write_text("prediction_id,label\n" + "a" * 56 + ",1\n")
     for counts, hint in (({"unknown_model": 2}, True), ({"unknown_model": 1, "forged": 1}, False)):
         with answering({"counts": counts}) as url:
             ran = run("feedback", "send", str(file), "--url", url)

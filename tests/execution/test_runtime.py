@@ -82,10 +82,12 @@ def test_short_deadlines_of_callers_are_no_sign_of_a_hang(tmp_path: Path, watchd
             assert isinstance(await ask(runtime, FOREVER, 40), DeadlineExceeded)
         assert runtime.refusal() is None
         assert runtime.terminations == 0
+        assert runtime.readiness.clear
         answer = await ask(runtime, 5, 10_000)
         assert isinstance(answer, np.ndarray)
         assert answer.tolist() == [5.0]
         await runtime.close()
+        assert (runtime.state, runtime.readiness.clear) == ("CLOSED", False)
 
     asyncio.run(scenario())
 
@@ -95,9 +97,10 @@ def test_two_hangs_within_a_minute_are_a_quarantine(tmp_path: Path, watchdog: Wa
         runtime = await opened(tmp_path, watchdog, ModelConfig(execution=Execution(watchdog_ms=50)))
         for hang in range(2):
             assert runtime.refusal() is None
+            assert runtime.readiness.clear == (hang == 0)
             assert isinstance(await ask(runtime, FOREVER, 10_000), DeadlineExceeded)
             await asyncio.sleep(0)
-            assert runtime.terminations == hang + 1
+            assert (runtime.terminations, runtime.readiness.clear) == (hang + 1, False)
         refused = runtime.refusal()
         assert refused is not None
         assert "quarantined" in refused.message

@@ -11,7 +11,9 @@ from gateway.control.monitorinputs import labelled
 from gateway.feedback import facts_of, item_of
 from gateway.monitor.fairness import realised_fairness
 from gateway.monitor.realised import Cohorts, performance
-from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, Signer, id_of
+from gateway.predictions import ID_CHARS, NO_MARK, TOLD_ROWS, UNCOUNTED
+from gateway.signing import Clock, Signer
+from tests.ids import id_by
 from tests.monitor.test_tap import GROUPS, job, plan_of, tap_of
 
 KEY = b"k" * 32
@@ -31,7 +33,7 @@ class Row(NamedTuple):
 def answered(seed: int, largest: int, batches: int = 150) -> Iterator[Row]:
     """Batches of requests of 1 to `largest` rows to two variants, of two groups and of nobody's."""
     rng = np.random.default_rng(seed)
-    signer = Signer(1, KEY, 3, DIGESTS, now_s=Clock(NOW), sequence=seed)
+    signer = Signer(1, KEY, 3, DIGESTS, clock=Clock(NOW), sequence=seed)
     tap = tap_of(plan_of(GROUPS))
     for _ in range(batches):
         sizes = rng.integers(1, largest + 1, rng.integers(1, 5)).tolist()
@@ -42,7 +44,7 @@ def answered(seed: int, largest: int, batches: int = 150) -> Iterator[Row]:
         marks = tap.marks(jobs, [scores]) or [NO_MARK] * len(jobs)
         at, variant = 0, int(rng.integers(0, 2))
         for size, group, marked in zip(sizes, groups, marks, strict=True):
-            id = id_of(signer.sign(variant, 7, UNCOUNTED, marked)).decode()
+            id = id_by(signer, variant, 7, UNCOUNTED, marked)
             for k in range(size):
                 decision = int(scores[at, 0] >= 0.5)
                 yield Row(id if size == 1 else f"{id}/{k}", variant, group, decision, truths[at])
@@ -92,7 +94,7 @@ def test_performance_and_fairness_are_those_of_the_rows(largest: int) -> None:
 
 def test_labels_of_requests_that_are_too_large_are_counted_as_such() -> None:
     rows = list(answered(5, TOLD_ROWS + 40, 20))
-    large = sum(1 for row in rows if len(row.id.partition("/")[0]) == 52 and "/" in row.id)
+    large = sum(1 for row in rows if len(row.id.partition("/")[0]) == ID_CHARS and "/" in row.id)
     assert large
     cohorts = counted(rows)
     assert cohorts.unplaced == large

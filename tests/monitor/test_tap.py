@@ -14,8 +14,10 @@ from gateway.monitor.counting import Counter
 from gateway.monitor.countingturns import CountingTurns
 from gateway.monitor.plan import ROWS, SCORE_BINS, SKIPPED, CountPlan, FeaturePlan, ScorePlan
 from gateway.monitor.tap import SLICE_ROWS, WAITING_BYTES, Tap
-from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, Clock, ForgedId, Signer, id_of, mark, read
+from gateway.predictions import NO_MARK, TOLD_ROWS, UNCOUNTED, ForgedId, mark, read
+from gateway.signing import Clock, Signer
 from runtimes.tensors import DATATYPES, Signature, TensorSpec
+from tests.ids import id_by
 
 GROUPS = ("female", "male")
 
@@ -205,8 +207,8 @@ def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], thresho
 
 def told(marked: int) -> list[tuple[int | None, int | None, int | None]]:
     """What the id that is signed with this mark says of each row."""
-    signer = Signer(1, b"k" * 32, 0, ["sha256:" + "ab" * 32], now_s=Clock(1_800_000_000), sequence=5)
-    text = id_of(signer.sign(0, 7, UNCOUNTED, marked)).decode()
+    signer = Signer(1, b"k" * 32, 0, ["sha256:" + "ab" * 32], clock=Clock(1_800_000_000), sequence=5)
+    text = id_by(signer, 0, 7, UNCOUNTED, marked)
     found = []
     for row in range(TOLD_ROWS):
         try:

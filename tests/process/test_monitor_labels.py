@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gateway.predictions import ID_CHARS
 from tests.monitor.alarm_servers import Server
 from tests.process import monitored
 from tests.process.callers import apply, policy
@@ -108,7 +109,7 @@ def test_labels_are_counted_exactly_however_they_come(tmp_path: Path) -> None:
         tree.until("all labels", exact)
         # Again, in another form of the same value; in a list with ids that are not ours.
         assert label(tree, list(labels.items())[:50])["replaced"] == 50
-        assert label(tree, [("x" * 52, 1), (known[0].id, known[0].truth)]) == {"forged": 1, "duplicate": 1}
+        assert label(tree, [("x" * ID_CHARS, 1), (known[0].id, known[0].truth)]) == {"forged": 1, "duplicate": 1}
         tree.until("the same", exact)
         for one in known[100:160]:
             labels[one.id] = 1 - labels[one.id]
@@ -152,8 +153,8 @@ def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> Non
             at += size
         too_large = predict_together(sender, at, 144)
         known_rows, rows = len(known), len(known) + len(too_large)
-        assert {len(one.id.partition("/")[0]) for one in too_large} == {52}
-        assert max(len(one.id.partition("/")[0]) for one in known) == 152
+        assert {len(one.id.partition("/")[0]) for one in too_large} == {ID_CHARS}
+        assert max(len(one.id.partition("/")[0]) for one in known) == 156
         until_counted(tree, rows)
 
         def exact(labels: dict[str, int]) -> bool:
@@ -173,7 +174,8 @@ def test_rows_of_larger_requests_have_labels_of_their_own(tmp_path: Path) -> Non
         # Once more; one of them instead; a row that was not there; an id without its tail; a tail of another answer.
         assert label(tree, list(labels.items())[:100]) == {"duplicate": 100}
         first, second = known[1].id.partition("/")[0], known[3].id.partition("/")[0]
-        bad = [f"{first}/2", f"{first[:52]}/0", f"{first[:52]}{second[52:]}/0", f"{second[:52]}{first[52:]}/0"]
+        mixed = [one[:ID_CHARS] + other[ID_CHARS:] for one, other in ((first, second), (second, first))]
+        bad = [f"{first}/2", *[f"{one}/0" for one in (first[:ID_CHARS], *mixed)]]
         assert label(tree, [(id, 1) for id in bad]) == {"forged": 4}
         for one in known[60:90]:
             labels[one.id] = 1 - labels[one.id]

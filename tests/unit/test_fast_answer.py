@@ -7,8 +7,9 @@ import pytest
 
 from gateway.http.answers import whole
 from gateway.http.fast_lane import FastExchange
-from gateway.predictions import Clock, Signer, id_of, read
+from gateway.predictions import NO_MARK, UNCOUNTED, read
 from gateway.served import ServedVersion
+from gateway.signing import Clock, Signer
 
 pytestmark = pytest.mark.interpreted
 KEY = b"k" * 32
@@ -16,7 +17,8 @@ HEADERS = ((b"x-tidegate-model", b"m:1"), (b"x-tidegate-variant", b"stable"), (b
 
 
 def version() -> ServedVersion:
-    codec = SimpleNamespace(name="m:1", runtime=None, decoder=None, encoder=None, meter=lambda variant: None)
+    runtime = SimpleNamespace(readiness=None)
+    codec = SimpleNamespace(name="m:1", runtime=runtime, decoder=None, encoder=None, meter=lambda variant: None)
     none: Any = None
     return ServedVersion(cast(Any, codec), none, none, none, variant="stable", more=[(b"x-tidegate-revision", b"7")])
 
@@ -46,8 +48,10 @@ def test_an_answer_without_a_name(size: int) -> None:
 
 def test_a_named_prediction() -> None:
     exchange, sent = begun()
-    exchange.prediction = Signer(1, KEY, 7, ["sha256:" + "ab" * 32], now_s=Clock(5), sequence=1).sign(0, 9)
-    named = id_of(exchange.prediction)
+    signer = Signer(1, KEY, 7, ["sha256:" + "ab" * 32], clock=Clock(5), sequence=1)
+    signer.add(exchange, 0, 9, UNCOUNTED, NO_MARK)
+    signer.sign()
+    named = exchange.prediction
     assert read(named.decode(), {1: KEY}).unit == 9
     headers = (*HEADERS, (b"x-prediction-id", named))
     expected = whole(200, b"now", b"application/json", headers, b"mine", b"{}", keep_alive=True)

@@ -6,9 +6,13 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.exchange import Exchange
 from gateway.predictions import (
     ID_CHARS,
     MOST_CHARS,
@@ -16,29 +20,30 @@ from gateway.predictions import (
     NO_MARK,
     NO_POLICY,
     TOLD_ROWS,
-    Clock,
+    UNCOUNTED,
     ForgedId,
-    Signer,
-    id_of,
     mark,
     mark_of_rows,
     read,
 )
+from gateway.predictions import signed as signed_bits
+from gateway.signing import Clock, Signer
+from tests.ids import id_by
 
 KEYS = {1: b"k" * 32, 2: b"n" * 32}
 DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
 
 
 def signed(key: int = 1, variant: int = 0, unit: int = 7, revision: int = 41, sequence: int = 5) -> str:
-    signer = Signer(key, KEYS[key], revision, DIGESTS, now_s=Clock(1_800_000_000), sequence=sequence)
-    return id_of(signer.sign(variant, unit)).decode()
+    signer = Signer(key, KEYS[key], revision, DIGESTS, clock=Clock(1_800_000_000), sequence=sequence)
+    return id_by(signer, variant, unit)
 
 
 def signed_rows(rows: Sequence[tuple[int, int] | None], group: int = 0) -> str:
     """Of a request whose rows have these score bins and decisions; None = not known."""
-    signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
     marked = mark_of_rows([NO_MARK if row is None else mark(*row, 0) for row in rows]) | group << 2
-    return id_of(signer.sign(1, 7, 2, marked)).decode()
+    return id_by(signer, 1, 7, 2, marked)
 
 
 ROWS = st.lists(st.none() | st.tuples(st.integers(0, 249), st.integers(0, 1)), min_size=2, max_size=TOLD_ROWS)
@@ -55,8 +60,8 @@ def test_what_was_signed_is_read_back(variant: int, unit: int, revision: int, ke
 
 @given(st.integers(0, 249), st.integers(0, 1), st.integers(0, MOST_GROUPS - 1))
 def test_the_mark_of_a_score_is_read_back(score_bin: int, decision: int, group: int) -> None:
-    signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    text = id_of(signer.sign(1, 7, 2, mark(score_bin, decision, group))).decode()
+    signer = Signer(1, KEYS[1], 3, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    text = id_by(signer, 1, 7, 2, mark(score_bin, decision, group))
     found = read(text, KEYS)
     assert (found.score_bin, found.decision, found.group, found.stratum) == (score_bin, decision, group, 2)
 
@@ -68,21 +73,28 @@ def test_without_a_policy_there_is_no_variant() -> None:
 def test_a_key_is_of_one_length() -> None:
     for size in (31, 33):
         with pytest.raises(AssertionError):
-            Signer(1, b"k" * size, 1, DIGESTS, now_s=Clock(1), sequence=0)
+            Signer(1, b"k" * size, 1, DIGESTS, clock=Clock(1), sequence=0)
 
 
-def test_ids_of_the_first_layout_are_not_valid_any_more() -> None:
-    old = "AQEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ0gzfbj2Id-LTh1"
-    with pytest.raises(ForgedId, match="version"):
+@pytest.mark.parametrize(
+    "old",
+    [
+        "AQEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ0gzfbj2Id-LTh1",
+        "AwEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ1ffvw7a_6vuzlV",
+        "BAEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAH_w_sLlbbaY4bm3r9BH0E__kJ",
+    ],
+)
+def test_ids_of_earlier_layouts_are_not_valid_any_more(old: str) -> None:
+    with pytest.raises(ForgedId, match=r"version|56 characters"):
         read(old, KEYS)
 
 
 def test_ids_of_one_signer_differ() -> None:
-    signer = Signer(1, KEYS[1], 1, DIGESTS, now_s=Clock(1), sequence=2**32 - 2)
-    assert len({signer.sign(0, 7) for _ in range(1000)}) == 1000
+    signer = Signer(1, KEYS[1], 1, DIGESTS, clock=Clock(1), sequence=2**47 - 2)
+    assert len({id_by(signer, 0, 7) for _ in range(1000)}) == 1000
 
 
-@given(st.integers(0, 51), st.characters(codec="ascii", categories=("Lu", "Ll", "Nd")))
+@given(st.integers(0, ID_CHARS - 1), st.characters(codec="ascii", categories=("Lu", "Ll", "Nd")))
 def test_any_other_character_anywhere_is_noticed(at: int, character: str) -> None:
     good = signed()
     changed = good[:at] + character + good[at + 1 :]
@@ -92,7 +104,7 @@ def test_any_other_character_anywhere_is_noticed(at: int, character: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "a" * 52, "a" * 5000, signed() + "=", signed()[:-1], "ü" * 52, signed() + "/"]
+    "text", ["", "x", "a" * 56, "a" * 5000, signed() + "=", signed()[:-1], "ü" * 56, signed() + "/"]
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ForgedId):
@@ -130,7 +142,7 @@ def test_each_row_of_a_larger_request_is_read_back(rows: list[tuple[int, int] | 
 def test_an_id_is_never_longer_than_feedback_takes() -> None:
     sizes = [len(signed_rows([(1, 1)] * rows)) for rows in range(2, TOLD_ROWS + 1)]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[6], sizes[-1]) == (60, 68, 152)
+    assert (sizes[0], sizes[6], sizes[-1]) == (64, 72, 156)
     assert sizes[-1] + len("/63") <= MOST_CHARS
 
 
@@ -171,27 +183,88 @@ def test_a_row_that_the_request_did_not_have() -> None:
 
 
 def test_the_only_row_is_the_request() -> None:
-    signer = Signer(1, KEYS[1], 3, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    text = id_of(signer.sign(1, 7, 2, mark(125, 1, 3))).decode()
+    signer = Signer(1, KEYS[1], 3, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    text = id_by(signer, 1, 7, 2, mark(125, 1, 3))
     assert read(text + "/0", KEYS) == read(text, KEYS)
     with pytest.raises(ForgedId, match="one row"):
         read(text + "/1", KEYS)
 
 
 def by_the_page(body: bytes, tail: bytes = b"") -> str:
-    """An id as the module's docstring says, by other code."""
-    mac = hashlib.blake2s(KEYS[1] + body + tail, digest_size=10).digest()
+    """An id as the module's docstring says, by other code: the CBC mode of the cipher, whose last block is the MAC."""
+    if tail:
+        mac = hashlib.blake2s(KEYS[1] + body + tail, digest_size=10).digest()
+    else:
+        own = hashlib.blake2s(key=KEYS[1], person=b"pred-id").digest()
+        mac = Cipher(AES(own), CBC(bytes(16))).encryptor().update(body)[16:26]
     return base64.urlsafe_b64encode(body + mac + tail).decode()
 
 
 def test_vectors() -> None:
     """Ids live for 90 days with the callers: these bytes do not change within a version."""
-    signer = Signer(1, KEYS[1], 41, DIGESTS, now_s=Clock(1_800_000_000), sequence=5)
-    one = id_of(signer.sign(1, 7, 2, mark(125, 1, 3))).decode()
-    body = struct.pack(">BB4sIBIIQ", 3, 1, bytes.fromhex("01234567"), 41, 1, 1_800_000_000, 2 << 24 | 6, 7)
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    one = id_by(signer, 1, 7, 2, mark(125, 1, 3))
+    body = struct.pack(">BB4sIBIBQIH", 5, 1, bytes.fromhex("01234567"), 41, 1, 1_800_000_000, 2, 7, 0, 6)
     assert one == by_the_page(body + bytes([125, 3 << 2 | 1]))
-    assert one == "AwEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAHfQ1ffvw7a_6vuzlV"
+    assert one == "BQEBI0VnAAAAKQFrSdIAAgAAAAAAAAAHAAAAAAAGfQ1j8R3JaJecTbAU"
     # Rows: 125 and 1, 4 and 0, not known, 249 and 1.
     four = signed_rows([(125, 1), (4, 0), None, (249, 1)], 3)
-    assert four == by_the_page(b"\4" + body[1:] + bytes([255, 3 << 2 | 3]), bytes([4, 125, 4, 255, 249, 0b1001]))
-    assert four == "BAEBI0VnAAAAKQFrSdIAAgAABgAAAAAAAAAH_w_sLlbbaY4bm3r9BH0E__kJ"
+    assert four == by_the_page(b"\6" + body[1:] + bytes([255, 3 << 2 | 3]), bytes([4, 125, 4, 255, 249, 0b1001]))
+    assert four == "BgEBI0VnAAAAKQFrSdIAAgAAAAAAAAAHAAAAAAAG_w--MMMCJlY-76Y_BH0E__kJ"
+
+
+# ---- batches ----
+
+JOBS = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.integers(0, 2**64 - 1),
+        st.sampled_from([0, 1, 127, UNCOUNTED]),
+        st.sampled_from([NO_MARK, mark(0, 0, 0), mark(249, 1, 62), mark_of_rows([mark(9, 1, 0)] * 3)]),
+        st.integers(0, 1),
+    ),
+    max_size=40,
+)
+
+
+@given(JOBS, st.integers(0, 2**47 - 1))
+def test_each_of_a_batch_is_named_as_it_would_be_alone(wanted: list[tuple[int, ...]], sequence: int) -> None:
+    """Whatever variant, stratum, second and rows its neighbours have."""
+    clock, other = Clock(1_800_000_000), Clock(1_800_000_000)
+    together = Signer(1, KEYS[1], 41, DIGESTS, clock=clock, sequence=sequence)
+    alone = Signer(1, KEYS[1], 41, DIGESTS, clock=other, sequence=sequence)
+    jobs = [Exchange() for _ in wanted]
+    expected = []
+    for job, (variant, unit, stratum, marked, later) in zip(jobs, wanted, strict=True):
+        clock.seconds += later
+        other.seconds += later
+        together.add(job, variant, signed_bits(unit), stratum, marked)
+        expected.append(id_by(alone, variant, unit, stratum, marked))
+    together.sign()
+    assert [job.prediction.decode() for job in jobs] == expected
+    for text, (variant, unit, stratum, _, _) in zip(expected, wanted, strict=True):
+        found = read(text, KEYS)
+        assert (found.variant, found.unit) == (variant, unit)
+        assert found.stratum == (None if stratum == UNCOUNTED else stratum)
+    assert len(set(expected)) == len(expected)
+
+
+def test_a_batch_is_signed_once() -> None:
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    first, second = Exchange(), Exchange()
+    signer.add(first, 0, 7, 0, NO_MARK)
+    signer.sign()
+    was = first.prediction
+    signer.add(second, 0, 7, 0, NO_MARK)
+    signer.sign()
+    signer.sign()
+    assert (first.prediction, read(second.prediction.decode(), KEYS).sequence) == (was, 7)
+
+
+def test_parts_of_two_ids_are_no_third() -> None:
+    """Both blocks are under the MAC, and in their order."""
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    one, two = (base64.urlsafe_b64decode(id_by(signer, variant, 7 + variant)) for variant in (0, 1))
+    for forged in (one[:16] + two[16:], one[:32] + two[32:], one[16:32] + one[:16] + one[32:]):
+        with pytest.raises(ForgedId):
+            read(base64.urlsafe_b64encode(forged).decode(), KEYS)

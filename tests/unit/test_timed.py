@@ -77,7 +77,7 @@ def test_an_execution_that_a_rule_began_is_no_evidence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("wait_ns", "waited"), [(1, 12), (10**12, 0), (0, 0)], ids=["long", "short", "not asked"])
 def test_who_waits_long_is_noted_apart(tmp_path: Path, wait_ns: int, waited: int) -> None:
-    notes, _, _ = NoteRing(page_after(tmp_path, {"wait_ns": wait_ns}, four_turns)).read(0)
+    notes, _, _ = NoteRing(page_after(tmp_path, {"wait_ns": wait_ns, "doublings": 0}, four_turns)).read(0)
     flags = [note.flags for note in notes]
     assert flags.count(NOTE_WAITED) == waited
     assert flags.count(NOTE_SEEN) == len(flags) - waited == 12
