@@ -79,11 +79,10 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     """Compare a shadow's outputs with the primary's, for the same rows.
 
     Shapes: equal lists of arrays with the rows in dim 0; other shapes, and other numbers of outputs, disagree wholly.
+    An output with another dim 0 than the first is one of all rows: it differs for all or none.
     Values that are not finite agree with the same such value.
     """
-    rows = len(ours[0]) if ours and ours[0].ndim else 1
-    if not rows:
-        return Difference(0, 0, 0, 0, np.zeros(0))
+    rows = (len(ours[0]) if ours and ours[0].ndim else 0) or 1
     argmax = np.zeros(rows, bool)
     tolerance = np.zeros(rows, bool)
     topk = np.zeros(rows, bool)
@@ -115,7 +114,13 @@ def _numbers(array: Array, signature: Signature, index: int, rows: int) -> Array
     """Rows of numbers; whole ones as they are, for float64 does not tell those above 2^53 apart."""
     if signature.outputs[index].datatype.name == "BF16":
         array = f32_from_bf16(array.view(np.uint16))
-    return (array if array.dtype.kind in "iu" else _floats(array)).reshape(rows, -1)
+    return _by_row(array if array.dtype.kind in "iu" else _floats(array), rows)
+
+
+def _by_row(array: Array, rows: int) -> Array:
+    """Values of each row; all together where the rows are not in dim 0."""
+    rows = rows if array.ndim and len(array) == rows else 1
+    return array.reshape(rows, array.size // rows)
 
 
 def _floats(array: Array) -> Floats:
@@ -136,7 +141,7 @@ def _close(x: Array, y: Array, wanted: Comparison) -> Array:
 
 
 def _unequal(a: Array, b: Array, rows: int) -> Array:
-    found: Array = (a.reshape(rows, -1) != b.reshape(rows, -1)).any(axis=1)
+    found: Array = (_by_row(a, rows) != _by_row(b, rows)).any(axis=1)
     return found
 
 

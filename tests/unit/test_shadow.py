@@ -99,3 +99,28 @@ def test_bfloat16_is_read_as_numbers() -> None:
 def test_no_rows_agree() -> None:
     empty = [np.empty((0, 2), np.float32)]
     assert not compare(empty, empty, signature(), Comparison(atol=0.1, topk=1)).disagrees
+
+
+def test_outputs_without_the_rows_of_the_first_are_compared_as_a_whole() -> None:
+    """A model that is not batched may answer with any shapes: `compare` failed, and with it the turn of the canary."""
+    spec = signature().outputs[0]
+    two = Signature(signature().inputs, (spec, spec), False)
+    boxes, wanted = np.zeros((3, 4), np.float32), Comparison(argmax=True, atol=0.1, topk=2)
+    for other in (np.zeros(5, np.float32), np.float32(0.0).reshape(()), np.zeros((0, 2), np.float32)):
+        found = compare([boxes, other], [boxes, other], two, wanted)
+        assert (found.rows, found.disagrees) == (3, False)
+    five = np.zeros(5, np.float32)
+    found = compare([boxes, five + 1], [boxes, five], two, wanted)
+    assert (found.rows, found.argmax, found.tolerance) == (3, 0, 3)
+    texts = np.array([b"a", b"b"], object)
+    assert compare([boxes, texts[::-1]], [boxes, texts], two, wanted).tolerance == 3
+
+
+def test_a_first_output_without_rows_says_nothing_of_the_others() -> None:
+    """No box found, against five: they agreed."""
+    spec = signature().outputs[0]
+    two = Signature(signature().inputs, (spec, spec), False)
+    none, five, wanted = np.zeros((0, 4), np.float32), np.zeros((5, 4), np.float32), Comparison(atol=0.1)
+    assert compare([five], [none], signature(), wanted).disagrees
+    assert compare([none, five + 1], [none, five], two, wanted).disagrees
+    assert not compare([none, five], [none, five], two, wanted).disagrees
