@@ -58,12 +58,14 @@ class _Facts:
     Attributes:
         beside: a header that the monitor reads.
         labelled: of each variant, whether the monitor waits for labels of its answers.
+        key: signs its predictions; None = there is none yet.
     """
 
     state: PolicyState
     codecs: tuple[Codec | None, ...]
     beside: bytes
     labelled: tuple[bool, ...]
+    key: SigningKey | None
 
 
 NO_ROUTES: Final = Routes(RoutingTable({}, 0))
@@ -195,22 +197,23 @@ class RouteBook:
         self._known = {}
         found: dict[str, PolicyRoute] = {}
         asked = {(one.name, one.version, one.digest) for one in snapshot.watched if one.ids}
+        key = snapshot.signing[0] if snapshot.signing else None
         for state in snapshot.policies:
             codecs = tuple([self._codec(fleet.get(pin.name, pin.version), pin.digest) for pin in state.variants])
             beside = next((one.header for one in snapshot.watched if one.name == state.name), "").encode()
             labelled = tuple([(pin.name, pin.version, pin.digest) in asked for pin in state.variants])
-            facts = _Facts(state, codecs, beside, labelled)
+            facts = _Facts(state, codecs, beside, labelled, key)
             was = known.get(state.name)
-            route = was[1] if was is not None and was[0] == facts else self._route(snapshot, facts)
+            route = was[1] if was is not None and was[0] == facts else self._route(facts)
             self._known[state.name] = (facts, route)
             if route is not None:
                 found[state.name] = route
         return found
 
-    def _route(self, snapshot: Snapshot, facts: "_Facts") -> PolicyRoute | None:
+    def _route(self, facts: "_Facts") -> PolicyRoute | None:
         """A policy as it decides here; None while its stable variant is not here: the default version then answers."""
-        state, codecs = facts.state, facts.codecs
-        if codecs[state.stable] is None or not snapshot.signing:
+        state, codecs, key = facts.state, facts.codecs, facts.key
+        if codecs[state.stable] is None or key is None:
             return None
         policy = parse(state.document)
         names = tuple(pin.variant for pin in state.variants)
@@ -219,7 +222,6 @@ class RouteBook:
         compiled = compile_policy(
             policy, state.slots, revision=state.revision, killed=taken_out, shadow_slots=state.shadow_slots
         )
-        key = snapshot.signing[0]
         signer = Signer(
             key.id,
             key.secret,
