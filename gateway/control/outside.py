@@ -3,6 +3,7 @@
 import http.client
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -37,6 +38,29 @@ class _Ended(threading.Timer):
         self.daemon = True
         self.sockets: list[socket.socket] = []
         self.over = False
+        self._over_at = time.monotonic() + seconds
+
+    def connect(self, address: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
+        """To the first address of a host that answers; all of them together have no more time than the call."""
+        found: OSError | None = None
+        for family, kind, protocol, _name, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+            left_s = self._over_at - time.monotonic()
+            if left_s <= 0:
+                break
+            one = None
+            try:
+                one = socket.socket(family, kind, protocol)
+                one.settimeout(min(timeout, left_s))
+                one.connect(place)
+            except OSError as error:  # also of a family that is not known here
+                found = error
+                if one is not None:
+                    one.close()
+            else:
+                one.settimeout(timeout)
+                return one
+        self.over = self.over or time.monotonic() >= self._over_at
+        raise found or OSError("no address")
 
     def _end(self) -> None:
         self.over = True
@@ -71,6 +95,7 @@ def _noting(kind: type[http.client.HTTPConnection], ended: _Ended) -> Any:
 
     class Connection(kind):  # type: ignore[valid-type,misc]
         def connect(self) -> None:
+            self._create_connection = ended.connect
             super().connect()
             ended.sockets.append(self.sock)
             if ended.over:

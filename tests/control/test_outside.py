@@ -2,8 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -88,3 +89,33 @@ def test_an_answer_that_comes_byte_by_byte_ends_with_the_time_for_all_of_it(head
 
     with peer(drip) as url, pytest.raises(TimeoutError, match=r"no whole answer in 0.2 s"):
         call("POST", url, b"body", {}, whole_s=0.2)
+
+
+def test_many_addresses_that_are_silent_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each had 5 s of its own, so a name with many addresses held up all that came after."""
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(4):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            silent.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", listener.getsockname()))
+            for _ in range(3):  # nobody accepts, so the line is full
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_: silent)
+        monkeypatch.setattr("gateway.control.outside.TIMEOUT_S", 0.3)
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"no whole answer in 0.4 s"):
+            call("POST", "http://many.example/", b"body", {}, whole_s=0.4)
+        assert time.monotonic() - begun < 0.9
+
+
+def test_the_next_address_is_asked_where_the_first_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = closed.getsockname()
+    with peer(saying(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nanswer")) as url:
+        there = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+        both = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", one) for one in (gone, there)]
+        unknown = (99, socket.SOCK_STREAM, 0, "", gone)
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_: [unknown, *both])
+        assert call("POST", "http://two.example/", b"body", {}) == (200, b"answer")
