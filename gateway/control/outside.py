@@ -1,5 +1,6 @@
 """How this node asks anybody outside: no proxies of the environment, no redirects, a time limit, a bounded answer."""
 
+import base64
 import http.client
 import socket
 import threading
@@ -9,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 TIMEOUT_S: Final = 5.0
 """Without a byte."""
@@ -117,7 +119,8 @@ def call(
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects, _Plain(ended), _Secure(ended))
     ended.start()
     try:
-        request = urllib.request.Request(url, body, dict(headers), method=method)
+        place, more = _without_user(url)
+        request = urllib.request.Request(place, body, {**more, **headers}, method=method)
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             text = answer.read(most)
             if ended.over or (len(text) < most and answer.length):
@@ -134,6 +137,15 @@ def call(
         raise OSError(f"no HTTP answer: {type(error).__name__}") from error
     finally:
         ended.cancel()
+
+
+def _without_user(url: str) -> tuple[str, dict[str, str]]:
+    """An address without `USER:PASSWORD@`, and the header that says the same. Raises ValueError."""
+    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    if not at:
+        return url, {}
+    said = base64.b64encode(unquote(user).encode()).decode()
+    return url.replace(f"{user}@", "", 1), {"authorization": f"Basic {said}"}
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:

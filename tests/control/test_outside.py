@@ -1,5 +1,6 @@
 """Asking others: whatever they answer is a status, an answer or an OSError, within a bounded time."""
 
+import base64
 import socket
 import threading
 import time
@@ -14,8 +15,8 @@ SAY = Callable[[socket.socket], None]
 
 
 @contextmanager
-def peer(say: SAY) -> Iterator[str]:
-    """Reads the head and the body of a request, then does as it is told; its URL."""
+def peer(say: SAY, heard: list[bytes] | None = None) -> Iterator[str]:
+    """Reads the head and the body of a request, adds it to `heard`, then does as it is told; its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -24,6 +25,8 @@ def peer(say: SAY) -> Iterator[str]:
                 seen = b""
                 while b"\r\n\r\nbody" not in seen:
                     seen += connection.recv(65536)
+                if heard is not None:
+                    heard.append(seen)
                 say(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
@@ -119,3 +122,17 @@ def test_the_next_address_is_asked_where_the_first_does_not_answer(monkeypatch: 
         unknown = (99, socket.SOCK_STREAM, 0, "", gone)
         monkeypatch.setattr("socket.getaddrinfo", lambda *_: [unknown, *both])
         assert call("POST", "http://two.example/", b"body", {}) == (200, b"answer")
+
+
+def test_a_user_in_the_address_is_told_as_a_header() -> None:
+    """It was taken for a part of the host, and no event arrived."""
+    seen: list[bytes] = []
+
+    def say(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 204 No\r\n\r\n")
+
+    with peer(say, seen) as url:
+        assert post(url.replace("//", "//me:a%40b@"), b"body", {}) == 204
+    head = seen[0].decode().lower()
+    assert "authorization: basic " + base64.b64encode(b"me:a@b").decode().lower() in head
+    assert f"host: {url.split('/')[2]}" in head
