@@ -150,9 +150,9 @@ def _time(value: object, path: str) -> float | None:
             seconds = None
         if seconds is None or seconds.tzinfo is None:
             raise InvalidInput(f"{path}: expected RFC 3339 with a time zone, such as 2026-03-01T12:00:00Z")
-        return seconds.timestamp()
+        value = seconds.timestamp() if 0 <= seconds.timestamp() <= _LATEST_S else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_S:
-        raise InvalidInput(f"{path}: expected seconds since 1970 or RFC 3339, got {_shown(value)}")
+        raise InvalidInput(f"{path}: expected a time from 1970 to 2999, in seconds or RFC 3339, got {_shown(value)}")
     return float(value)
 
 

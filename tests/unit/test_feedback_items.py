@@ -92,7 +92,9 @@ BAD: list[tuple[Any, str]] = [
     ({"prediction_id": "x", "label": float("nan")}, "label: expected a finite number"),
     ({"prediction_id": "x", "label": 1, "timestamp": "yesterday"}, "timestamp: expected RFC 3339"),
     ({"prediction_id": "x", "label": 1, "timestamp": "2026-01-01T00:00:00"}, "timestamp: expected RFC 3339"),
-    ({"prediction_id": "x", "label": 1, "timestamp": 1767225600000}, "timestamp: expected seconds"),
+    ({"prediction_id": "x", "label": 1, "timestamp": 1767225600000}, "timestamp: expected a time from 1970"),
+    ({"prediction_id": "x", "label": 1, "timestamp": "0001-01-01T00:00:00Z"}, "timestamp: expected a time from 1970"),
+    ({"prediction_id": "x", "label": 1, "timestamp": "9999-12-31T00:00:00Z"}, "timestamp: expected a time from 1970"),
     ({"prediction_id": "x", "label": 1, "model": 3}, "model: expected"),
     ({"prediction_id": "x", "label": 1, "lable": 1}, "lable: unknown field"),
 ]
