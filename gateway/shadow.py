@@ -266,7 +266,9 @@ class Shadow(ServedVersion):
             counts[SHIFTS + place] += 1
 
     def failed(self, exchange: Exchange, error: ServingError) -> None:
-        """A copy failed: counted, and nobody hears of it."""
+        """A copy failed: counted, and nobody hears of it. Its execution took time like any other."""
+        if error.executed:
+            self._credit_ns -= self.runtime.batcher.cost.predict_ns(exchange.rows)
         self._counts[FAILED if error.executed else DROPPED] += 1
         exchange.state = DONE
         self.inflight -= 1

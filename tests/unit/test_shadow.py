@@ -1,9 +1,16 @@
 """When a shadow's answer is the same as the one that was given, tensor by tensor."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
-from gateway.shadow import Comparison, compare
+from gateway.exchange import Exchange, Placed
+from gateway.shadow import Comparison, Shadow, compare
+from gateway.shadowfields import DROPPED, FAILED, FIELDS
+from runtimes.batching.plan import CostModel
+from runtimes.errors import ExecutionFailed
 from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
 
 FP32 = DATATYPES["FP32"]
@@ -124,3 +131,39 @@ def test_a_first_output_without_rows_says_nothing_of_the_others() -> None:
     assert compare([five], [none], signature(), wanted).disagrees
     assert compare([none, five + 1], [none, five], two, wanted).disagrees
     assert not compare([none, five], [none, five], two, wanted).disagrees
+
+
+class Failing:
+    """Codec, runtime and batcher of a shadow that takes copies."""
+
+    state = "READY"
+    cost = CostModel(10_000_000, 0)
+
+    def __init__(self) -> None:
+        self.runtime = self.batcher = self
+        self.copies: list[Any] = []
+
+    def meter(self, variant: str) -> None:
+        """Nobody counts."""
+
+    def submit(self, job: Any, now_ns: int) -> None:
+        self.copies.append(job)
+
+
+def test_copies_that_fail_take_their_share_of_the_time_too() -> None:
+    """They cost nothing, so a shadow that only failed could take all of the loop's time."""
+    node, counts = Failing(), memoryview(bytearray(8 * len(FIELDS))).cast("q")
+    codec: Any = node
+    shadow = Shadow(codec, 1, Comparison(), counts=counts, most_inflight=32, now_ns=lambda: 1)
+    served: Any = None
+    job = Exchange()
+    job.rows, job.placed = 1, Placed(served, counts, 0, 7, shadowed=True, of_canary=False)
+    answer: Sequence[Array] = rows([1.0])
+    for _ in range(100):
+        shadow.offer([job], answer, 0)
+        for copy in node.copies:
+            error = ExecutionFailed("of its own")
+            error.executed = True
+            shadow.failed(copy, error)
+        node.copies.clear()
+    assert (counts[FAILED], counts[DROPPED]) == (5, 95), "5 x 10 ms is what it may take at once"
