@@ -21,6 +21,8 @@ FILE_NAME: Final = "golden.jsonl"
 STAGE: Final = "golden"
 MOST_REQUESTS: Final = 1000
 MOST_BYTES: Final = 64 * 1024 * 1024
+_MOST_SAID: Final = 300
+"""Characters of what is wrong: a name in the file is as long as its author likes, and every worker is told."""
 _KINDS: Final = {
     "bytes": (str,),
     "float": (float, int, type(None)),
@@ -67,7 +69,7 @@ def check(directory: str | Path, signature: Signature, run: Run) -> int:
         try:
             _ask(msgspec.json.decode(line, type=_Golden), signature, run)
         except (msgspec.MsgspecError, ServingError, ValueError, OverflowError, TypeError, RecursionError) as error:
-            raise LoadFailed(f"{FILE_NAME}, line {number}: {error}", stage=STAGE) from error
+            raise LoadFailed(f"{FILE_NAME}, line {number}: {str(error)[:_MOST_SAID]}", stage=STAGE) from error
     return len(lines)
 
 

@@ -121,3 +121,11 @@ def test_the_first_load_of_a_version_asks_them(tmp_path: Path) -> None:
     assert (found.ok, found.stage, found.lasting) == (False, "golden", True)
     assert found.reason == "golden.jsonl, line 1: output 'y': 1 of 4 values differ; value 0 is 2.0, expected 9.0"
     assert np.isfinite(found.seconds)
+
+
+def test_what_is_wrong_is_said_in_few_words(tmp_path: Path) -> None:
+    """The reason goes to every worker with each snapshot, and a name may be as long as the file."""
+    for inputs, outputs in (([X], [Y | {"name": "z" * 1_000_000}]), ([X | {"name": "z" * 1_000_000}], [Y])):
+        with pytest.raises(LoadFailed, match=r"^golden: golden\.jsonl, line 1: the model has no .*zzz") as caught:
+            asked(write(tmp_path, models.affine(), line(inputs, outputs)))
+        assert len(str(caught.value)) < 400
