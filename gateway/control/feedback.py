@@ -134,11 +134,12 @@ class FeedbackDesk:
         for at in range(0, len(rows), _ROWS):
             part = [_row(*row, await self._note(name, *row) if watched else b"") for row in rows[at : at + _ROWS]]
             told += await self._store.feedback_put(name, part, notes=f"labels/{name}" if watched else "")
+        # Before what may fail: who sends all again replaces nothing any more.
+        await self._tell(name, rows, told, actor)
         study = self._experiments.study(name)
         if study is not None:
             kept = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind != "expired"]
             await self._experiments.put(name, list(_rewards(study, kept, self._now_ms())), self.append)
-        await self._tell(name, rows, told, actor)
         return _by_item(items, told)
 
     async def _note(self, name: str, item: Facts, slot: str, value: Any) -> bytes:

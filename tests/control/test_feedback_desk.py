@@ -367,3 +367,25 @@ def test_labels_that_nobody_watches_are_told_to_nobody(tmp_path: Path):
         assert (await store.stream_read("labels/fraud")).entries == ()
 
     on_a_store(tmp_path, work)
+
+
+def test_a_replaced_value_is_in_the_audit_trail_also_where_the_call_was_repeated(tmp_path: Path):
+    """The ledger had it, the stream had not; the second call found a duplicate and told nobody."""
+
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        await node.take(fact(1))
+        kept = node.experiments.put
+
+        async def away(*_: Any) -> None:
+            raise StoreAway("away")
+
+        node.experiments.put = away  # type: ignore[method-assign]
+        with pytest.raises(StoreAway):
+            await node.take(fact(1, 3.0))
+        node.experiments.put = kept  # type: ignore[method-assign]
+        assert await node.take(fact(1, 3.0)) == ["duplicate"]
+        page = await store.audit_read("fraud", where={"what": "feedback_replaced"})
+        assert [record.record["count"] for record in page.records] == [1]
+
+    on_a_store(tmp_path, work)
