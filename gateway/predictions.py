@@ -129,7 +129,7 @@ def signed(unit: int) -> int:
 def encryption(key: bytes) -> Encrypt:
     """AES-256 of whole blocks of 16 bytes, each by itself, under a key that is made of this one for the purpose.
 
-    A function of `key` alone: who calls it twice may get the same object, whose calls do not depend on each other.
+    One object for all who ask with this key, for one thread: on the loop. Its calls do not depend on each other.
     """
     # 10 MB and 15 ms, which only those pay whose answers name predictions.
     from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
