@@ -24,6 +24,10 @@ class UnknownPolicy(ServingError):
     code = "unknown_policy"
 
 
+ANY: Final = -1
+"""The generation that a caller has seen is whichever is in force, as long as one is."""
+
+
 class StalePolicy(ServingError):
     """Somebody else has applied another document since.
 
@@ -67,6 +71,17 @@ def readable(document: object) -> TrafficPolicy:
     if problems:
         raise InvalidInput("\n".join(problems))
     return policy
+
+
+def is_stale(noun: str, generation: int | None, current: int) -> bool:
+    """Whether another generation is in force than a caller has seen: 0 = none, None = it does not say.
+
+    Raises:
+        StalePolicy: any will do, and none is in force.
+    """
+    if generation == ANY and not current:
+        raise StalePolicy(f"If-Match: * changes a {noun}, and there is none; If-None-Match: * makes one", {})
+    return generation not in (None, ANY, current)
 
 
 def check_owner(noun: str, owner: str, changes: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.alerts import address_of
-from gateway.control.documents import StalePolicy, UnknownPolicy, check_owner
+from gateway.control.documents import StalePolicy, UnknownPolicy, check_owner, is_stale
 from gateway.control.firstreferences import KIND as FIRST
 from gateway.control.keepers import APPLIED, LEFT
 from gateway.control.monitorheld import MonitorRecord
@@ -57,7 +57,7 @@ class MonitorDesk:
         """Put a document in force; gives its record, and whether anything has changed.
 
         Args:
-            generation: that the caller has seen; 0 = none; None = whatever is there.
+            generation: that the caller has seen; 0 = none; None, ANY = whatever is there.
             owner: of the watched folder; a document that has another owner is not changed.
 
         Raises:
@@ -245,7 +245,7 @@ class MonitorDesk:
 def _check_seen(name: str, generation: int | None, before: MonitorRecord | None) -> None:
     """Raises StalePolicy: another generation than the caller has seen is in force; 0 = none is."""
     current = before.generation if before is not None else 0
-    if generation is not None and generation != current:
+    if is_stale("monitor", generation, current):
         shown = {"generation": current, "document": before.document if before is not None else None}
         raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {generation}", shown)
 

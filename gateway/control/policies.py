@@ -22,6 +22,7 @@ from gateway.control.documents import (
     check_owner,
     check_pins,
     is_same,
+    is_stale,
     readable,
     weighed,
     without_rollout,
@@ -311,7 +312,7 @@ class Policies:
         """Put a document in force; gives the policy and whether anything has changed.
 
         Args:
-            generation: of the document that the caller has seen; 0 = there was none; None = whatever is there.
+            generation: of the document that the caller has seen; 0 = there was none; None, ANY = whatever is there.
             owner: of the watched folder; a policy that has another owner is not changed.
 
         Raises:
@@ -346,7 +347,7 @@ class Policies:
         """The generation in force. Raises StalePolicy: another one is wanted; Conflict: it is another owner's."""
         kept = self.kept.get(name)
         current = kept.record.generation if kept else 0
-        if generation is not None and generation != current:
+        if is_stale("policy", generation, current):
             text = f"expected generation {generation}, and {current} is in force"
             raise StalePolicy(text, self.view(name) if kept else {})
         check_owner("policy", kept.record.owner if kept else "", owner)

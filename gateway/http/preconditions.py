@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from gateway.control.documents import ANY
 from gateway.errors import HttpError
 from runtimes.errors import InvalidInput
 
@@ -13,7 +14,7 @@ _TAG: Final = re.compile(r'(W/)?"[\x21\x23-\x7e]*"')
 
 
 def generation_seen(request: Request) -> int | None:
-    """The generation that has to be in force; 0 = none may be; None = the caller does not say.
+    """The generation that has to be in force; ANY = one has to be; 0 = none may be; None = the caller does not say.
 
     Raises:
         HttpError: 412, a tag that no generation has. A weak one never matches (8.8.3.2): two may name one document.
@@ -24,6 +25,8 @@ def generation_seen(request: Request) -> int | None:
         return 0
     if given is None:
         return None
+    if given.strip() == "*":
+        return ANY
     ours = _OURS.fullmatch(given.strip())
     if ours is not None:
         return int(ours["generation"])

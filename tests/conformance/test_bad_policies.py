@@ -190,7 +190,6 @@ def test_it_is_refused_whole_and_the_old_policy_serves_on(tree: Tree, text: str,
         ({"if-match": '"77"'}, 412, "expected generation 77"),
         ({"if-none-match": "*"}, 412, "expected generation 0"),
         ({"if-match": 'W/"1"'}, 412, "If-Match: expected the ETag"),
-        ({"if-match": "*"}, 400, "If-Match: expected the ETag"),
         ({"if-match": '"1", "2"'}, 400, "If-Match: expected the ETag"),
     ],
 )
@@ -219,6 +218,28 @@ def test_the_same_document_again_changes_nothing(tree: Tree) -> None:
     before = seen(tree)
     status, body = put(tree, GOOD, etag(tree))
     assert (status, body["changed"], body["generation"]) == (200, False, before["generation"])
+
+
+@pytest.mark.parametrize("kind", ["TrafficPolicy", "Monitor"])
+def test_any_generation_is_one_that_exists(tree: Tree, kind: str) -> None:
+    """RFC 9110, 13.1.1: `If-Match: *` is false where there is nothing. It was refused as no tag at all."""
+    path = f"/admin/v1/{'policies' if kind == 'TrafficPolicy' else 'monitors'}/other"
+    head = f"apiVersion: tidegate/v1\nkind: {kind}\nmetadata: {{name: other}}\n"
+    more = {
+        "TrafficPolicy": '{variants: [{name: NAME, model: "other:1"}], split: {NAME: 10000}}',
+        "Monitor": "{window: ROWS}",
+    }
+    text = f"{head}spec: {more[kind]}\n"
+    first = text.replace("NAME", "a").replace("ROWS", "{rows: 500}")
+    second = text.replace("NAME", "b").replace("ROWS", "{rows: 600}")
+    status, body = put(tree, first, {"if-match": "*"}, path)
+    assert (status, body["code"], "there is none" in body["error"]) == (412, "stale", True), body
+    assert put(tree, first, {"if-none-match": "*"}, path)[0] == 200
+    assert put(tree, second, {"if-none-match": "*"}, path)[0] == 412
+    status, body = put(tree, second, {"if-match": "*"}, path)
+    assert (status, body["changed"]) == (200, True), body
+    assert tree.call("DELETE", path, admin=True, headers={"if-match": "*"})[0] == 200
+    assert tree.call("DELETE", path, admin=True, headers={"if-match": "*"})[0] == 404
 
 
 def test_a_variant_may_have_no_share(tree: Tree) -> None:

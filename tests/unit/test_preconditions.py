@@ -3,6 +3,7 @@
 import pytest
 from starlette.requests import Request
 
+from gateway.control.documents import ANY
 from gateway.errors import HttpError
 from gateway.http.preconditions import generation_seen
 from runtimes.errors import InvalidInput
@@ -20,6 +21,7 @@ def request(**headers: str) -> Request:
         ({"if_match": '"3"'}, 3),
         ({"if_match": ' "12" '}, 12),
         ({"if_match": "4"}, 4),
+        ({"if_match": "*"}, ANY),
         ({"if_none_match": "*"}, 0),
         ({"if_none_match": '"3"'}, None),
     ],
@@ -35,7 +37,7 @@ def test_a_tag_that_no_generation_has_never_matches(tag: str) -> None:
     assert (caught.value.status, caught.value.code) == (412, "stale")
 
 
-@pytest.mark.parametrize("tag", ["*", '"1", "2"', "", '"1', "w/2", "x"])
+@pytest.mark.parametrize("tag", ['*, "1"', '"1", "2"', "", '"1', "w/2", "x"])
 def test_what_is_no_single_tag_is_refused(tag: str) -> None:
     with pytest.raises(InvalidInput, match="If-Match: expected the ETag"):
         generation_seen(request(if_match=tag))
