@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gateway.control.documents import Kept, killed_in
 from gateway.control.judge import Judge
-from gateway.control.plans import Drift, signals_on, window_open
+from gateway.control.plans import Drift, closed_by, signals_on
 from gateway.control.record import NodeReport
 from gateway.control.steps import quoted
 from router.rollout.observed import Command, LocalZero, Observed
@@ -44,6 +44,8 @@ def observed_by(
     failed = [report.failed[canary_digest] for report in here.values() if canary_digest in report.failed]
     routed = judge.routed(judge.canary) + judge.routed(judge.stable) if judge is not None else 0
     everybody = bool(here) and not unheard
+    rollout = kept.policy.spec.rollout
+    closed = closed_by(rollout.window if rollout is not None else None, now_ms / 1000)
     signs, speaking = (judge.signs(), judge.speaking()) if judge is not None else ([], {})
     return Observed(
         token=token,
@@ -74,7 +76,8 @@ def observed_by(
         zeroed=tuple(
             LocalZero(f"{node}/{worker}", reason) for node, one in here.items() for worker, reason in one.zeroed
         ),
-        window_open=window_open(kept.policy.spec.rollout, now_ms / 1000),
+        window_open=not closed,
+        closed_by=closed,
         applied_by=record.applied_by,
         commands=tuple(commands),
         evidence=quoted(judge.evidence(weight), here.values()) if judge is not None else "",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from router.policy import TrafficPolicy, Unit
 from router.rollout.observed import MonitorLease
 from router.rollout.spec import Approval, Checks, Guardrail, Hold, Kind, OnFailure, RolloutSpec, Signal, Step
-from router.rollout_document import Analysis, Metric, Metrics, Rollout
+from router.rollout_document import Analysis, Metric, Metrics, Window
 from router.rollout_document import Step as DocumentStep
 from router.windows import read_freeze_end, read_weekly
 
@@ -20,6 +21,8 @@ _KINDS: dict[str, Kind] = {
     "shadow_disagreement": "shadow",
 }
 OFFERED_SIGNALS = frozenset({"error_rate", "latency", "queue_wait", "compute_time", "input_drift", "output_drift"})
+_SHOWN: Final = 3
+"""Spans of the week that are named to who waits."""
 _WITH_THRESHOLD: tuple[Metric, ...] = ("latency", "queue_wait", "compute_time")
 
 
@@ -66,9 +69,7 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
     if len(signals_on(policy, frozenset({"compute_time"}))) > 1:
         found.append("spec.rollout.analysis.signals: one signal on compute_time is judged per rollout")
     for at, text in enumerate(rollout.window.not_before):
-        try:
-            ZoneInfo(read_weekly(text).zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder of zones, such as Europe
+        if _zone(read_weekly(text).zone) is None:
             found.append(f"spec.rollout.window.notBefore[{at}]: unknown time zone in {text[:80]!r}")
     return found
 
@@ -151,18 +152,39 @@ def _margin(rail: Metrics) -> str:
     return msgspec.json.encode([rail.metric, rail.quantile, rail.margin, rail.max]).decode()
 
 
-def window_open(rollout: Rollout | None, now_s: float) -> bool:
-    """Whether steps may advance at this time: inside a span of the week, if any is named, and in no freeze."""
-    if rollout is None:
-        return True
+def closed_by(window: Window | None, now_s: float) -> str:
+    """Why no step may advance at this time: a freeze, or no span of the week, if any is named; "" = one may."""
+    if window is None:
+        return ""
     now_ms = int(now_s * 1000)
-    frozen = any(
-        read_freeze_end(freeze.from_) <= now_ms < read_freeze_end(freeze.until) for freeze in rollout.window.freeze
-    )
-    return not frozen and (not rollout.window.not_before or any(_holds(t, now_s) for t in rollout.window.not_before))
+    frozen = [one for one in window.freeze if read_freeze_end(one.from_) <= now_ms < read_freeze_end(one.until)]
+    if frozen:
+        last = max(frozen, key=lambda one: read_freeze_end(one.until))
+        return f"a freeze is on until {last.until}: {last.reason}"
+    held = [_holds(text, now_s) for text in window.not_before]
+    if not held or True in held:
+        return ""
+    unknown = [text for text, holds in zip(window.not_before, held, strict=True) if holds is None]
+    if unknown:
+        # Another node took the document, with another list of zones: harm has to be found here all the same.
+        return f"the release window is closed: this node does not know the time zone of {unknown[0]}"
+    more = len(held) - _SHOWN
+    spans = ", ".join(window.not_before[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"the release window is closed; it opens {spans}"
 
 
-def _holds(text: str, now_s: float) -> bool:
+def _holds(text: str, now_s: float) -> bool | None:
+    """None = its zone is not known here."""
     weekly = read_weekly(text)
-    local = datetime.fromtimestamp(now_s, ZoneInfo(weekly.zone))
+    zone = _zone(weekly.zone)
+    if zone is None:
+        return None
+    local = datetime.fromtimestamp(now_s, zone)
     return weekly.holds(local.weekday(), 60 * local.hour + local.minute)
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder of zones, such as Europe
+        return None

@@ -62,7 +62,7 @@ def step_waits(spec: RolloutSpec, status: RolloutStatus, observed: Observed, now
     step = spec.steps[status.step]
     force = status.force
     waived = force is not None and force.everything
-    window = () if observed.window_open else ("the release window is closed, or a freeze is on",)
+    window = () if observed.window_open else (observed.closed_by,)
     return Waits(
         view_waits(status, observed) + window,
         () if waived else tuple(_bake(step, status, observed)),
@@ -182,7 +182,7 @@ def preparing_waits(spec: RolloutSpec, status: RolloutStatus, observed: Observed
     if not observed.canary_ready:
         found.append("the canary is being loaded and warmed up")
     if not observed.window_open and not comes_back(spec, status):
-        found.append("the release window is closed, or a freeze is on")
+        found.append(observed.closed_by)
     return tuple(found)
 
 

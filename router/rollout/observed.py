@@ -105,6 +105,7 @@ class Observed(Struct, frozen=True, kw_only=True):
         canary_crashes: workers lost within 60 s while they ran the canary's digest.
         zeroed: workers that set the canary to zero by themselves.
         window_open: the policy's window is open and no freeze is on.
+        closed_by: why not, for people.
         applied_by: who applied the policy revision in force.
         cursors: position in each worker's stream of counts, by worker and epoch; kept with the status.
         evidence: state of the statistics, opaque; kept with the status.
@@ -138,6 +139,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     canary_crashes: int = 0
     zeroed: tuple[LocalZero, ...] = ()
     window_open: bool = True
+    closed_by: str = "the release window is closed, or a freeze is on"
     applied_by: str = ""
     commands: tuple[Command, ...] = ()
     cursors: dict[str, int] = field(default_factory=dict)

@@ -3,9 +3,13 @@
 import re
 from typing import get_args
 
+import msgspec
+
+from gateway.control.plans import closed_by
 from router.rollout.observed import CommandKind, LocalZero, MonitorLease, Verdict
 from router.rollout.spec import Guardrail, OnFailure
 from router.rollout.status import MAX_LATCHES, Latch, Phase, RolloutStatus
+from router.rollout_document import Window
 from tests.docs.tables import DOCS, code, rows
 from tests.rollout.test_ramp import HOLDS
 from tests.rollout.tower import MINUTE, PASSES, TRIPPED, Tower, a_spec, command, step
@@ -19,6 +23,10 @@ def given() -> set[str]:
     found: set[str] = set()
     for seen, _ in HOLDS:
         found |= seen_waiting(Tower().until("BAKING", at=2), **seen)
+    shut = {"freeze": [{"from": "1970-01-01T00:00:00Z", "until": "1970-01-02T00:00:00Z"}]}
+    for window in (shut, {"notBefore": ["Mon 00:00-01:00 UTC"]}, {"notBefore": ["Mon 00:00-01:00 Nowhere"]}):
+        why = closed_by(msgspec.convert(window, Window), 0.0)
+        found |= seen_waiting(Tower().until("BAKING", at=1), window_open=False, closed_by=why)
     for seen in ({"canary_ready": False}, {"killed": True}, {"canary_failed": "bad magic"}):
         found |= seen_waiting(Tower().until("PREPARING"), **seen)
     drifted = MonitorLease(do="hold", reason="the answers have shifted", evidence="m/1/1", granted_ms=1, until_ms=2)

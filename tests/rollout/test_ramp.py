@@ -81,7 +81,10 @@ HOLDS: list[tuple[dict[str, Any], str]] = [
     ({"stable_units": 1_999}, "waits for 1 of 2,000 stable units"),
     ({"visit": 0}, "waits for 2,000 of 2,000 canary units"),
     ({"fresh": False}, "no fresh counts from every live worker"),
-    ({"window_open": False}, "the release window is closed, or a freeze is on"),
+    (
+        {"window_open": False, "closed_by": "the release window is closed; it opens Mon"},
+        "the release window is closed; it opens Mon",
+    ),
     ({"verdicts": {"error_rate": PASSES}}, "guardrail latency has too little data"),
     ({"identity": "another rollout"}, "guardrail error_rate has too little data"),
     (
