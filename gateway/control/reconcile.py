@@ -164,7 +164,9 @@ def _until_then(was: PolicyState, state: PolicyState) -> PolicyState:
     With another stable version its rollout is over, so its canary has nothing at once; nor has what was killed since.
     """
     stable = was.variants[was.stable].variant
-    killed = {*was.killed, *state.killed} & {pin.variant for pin in was.variants} - {stable}
+    # By name and by what it is: the document before may call it otherwise.
+    out = {*was.killed, *state.killed, *(pin.digest for pin in state.variants if pin.variant in state.killed)}
+    killed = {pin.variant for pin in was.variants if {pin.variant, pin.digest} & out} - {stable}
     return msgspec.structs.replace(was, zeroed=was.zeroed or was.canary >= 0, killed=tuple(sorted(killed)))
 
 

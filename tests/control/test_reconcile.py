@@ -162,10 +162,18 @@ def test_while_a_document_waits_what_is_killed_in_it_has_nothing_in_the_one_befo
         assert before.policies == (policy(3, 1, killed=killed),)
 
 
+def test_nor_has_what_the_document_before_calls_otherwise() -> None:
+    """It is killed by the name that it has in the document which waits."""
+    before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
+    after = policy(2, 1, 2, killed=("beta",))
+    after = msgspec.structs.replace(after, variants=(after.variants[0], VariantPin("beta", "m", 1, "d1")))
+    assert with_policy(before, after, status(1, 3, loading=(2,))).policies == (policy(3, 1, killed=("canary",)),)
+
+
 def test_what_answers_for_all_is_not_taken_out_by_a_kill_in_the_next_document() -> None:
     before = with_policy(step(EMPTY, desired(3), status(3)), policy(3, 1), status(1, 3))
     waiting = with_policy(before, policy(1, 2, 2, killed=("stable",), stable=1), status(1, 3, loading=(2,)))
-    assert waiting.policies == (policy(3, 1),)
+    assert waiting.policies == (policy(3, 1, killed=("canary",)),), "what is called stable there is the canary here"
 
 
 def test_another_document_with_the_same_stable_version_never_waits() -> None:
