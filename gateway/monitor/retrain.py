@@ -168,7 +168,7 @@ def offer(
     requests = _expired(requests, now_s)
     known = requests.find(facts.key)
     if known is not None:
-        if _may_retry(known, now_s):
+        if _may_retry(known, now_s) and not settings.dry_run:
             return _counted(_changed(requests, _begun(known, now_s)), "retry"), "retry"
         return requests, "duplicate"
     if not attribution.retrain:

@@ -113,6 +113,8 @@ def found_in(preset: Preset, answer: bytes) -> str:
     except ValueError:
         # Not chained: the error holds the answer.
         raise ValueError("the answer is not JSON") from None
+    except RecursionError:
+        raise ValueError("the answer is nested too deep") from None
     for name in names:
         value = body.get(name) if isinstance(body, dict) else None
         if isinstance(value, str) and value and _plain(value):

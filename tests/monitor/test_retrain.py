@@ -139,6 +139,15 @@ def test_a_delivery_that_failed_is_tried_again_by_the_same_key():
     assert requests.asked[0].status == "failed"
 
 
+def test_nor_is_a_delivery_that_failed_tried_again_in_a_dry_run():
+    """Who says `dry_run` while the receiver is away wants nothing sent."""
+    requests, _ = offer(Requests(), wanted(), SUFFERS, facts(), NOW_S)
+    requests = delivered(requests, facts().key, ok=False, note="HTTP 503", now_s=NOW_S)
+    later_s = NOW_S + RETRY_S
+    assert offer(requests, wanted(dry_run=True), SUFFERS, facts(), later_s) == (requests, "duplicate")
+    assert offer(requests, wanted(), SUFFERS, facts(), later_s)[1] == "retry"
+
+
 def test_after_a_restart_a_delivery_under_way_is_tried_again():
     requests, _ = offer(Requests(), wanted(), SUFFERS, facts(), NOW_S)
     requests = resumed(requests_of(json.loads(json.dumps(requests.plain()))))

@@ -212,6 +212,8 @@ def test_nobody_there():
 
 
 def test_no_answer_is_repeated():
+    with pytest.raises(ValueError, match=r"^the answer is nested too deep$"):
+        found_in("airflow", b"[" * 200_000)
     with pytest.raises(ValueError, match=r"^the answer is not JSON$"):
         found_in("airflow", SECRET.encode())
 
