@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gateway.config import Alerts, ConfigError
 from gateway.control.outside import post
+from gateway.monitor.beside import beside
 from gateway.monitor.cloudevents import encoded, envelope, signed
 
 QUEUE: Final = 1_000
@@ -133,7 +134,7 @@ class Webhook:
             if attempt:
                 await self._pause(FIRST_WAIT_S * 2 ** (attempt - 1) * (1.0 + 0.5 * self._jitter()))
             try:
-                status = await asyncio.to_thread(self._send, self._url, body, self._headers(body))
+                status = await beside(self._send, self._url, body, self._headers(body))
             except OSError as error:
                 reason = str(error)[:200]
             else:

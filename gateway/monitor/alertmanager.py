@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.monitor.beside import beside
 from gateway.monitor.cloudevents import moment
 from gateway.monitor.notices import Alert
 
@@ -183,7 +184,7 @@ class Alertmanager:
             if attempt:
                 await self._pause(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                status = await asyncio.to_thread(self._send, target.url, body, HEADERS)
+                status = await beside(self._send, target.url, body, HEADERS)
             except OSError as error:
                 reason = str(error)[:200]
                 continue

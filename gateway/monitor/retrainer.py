@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from gateway.monitor.beside import beside
 from gateway.monitor.retrain import Facts, Settings
 from gateway.monitor.retraincalls import Call, check_secret, found_in, is_taken, lookup_of, request_of
 
@@ -88,7 +89,7 @@ async def _asked(call: Call, ask: Ask, pause: Pause) -> tuple[int, bytes]:
         if attempt:
             await pause(FIRST_WAIT_S * 2 ** (attempt - 1))
         try:
-            status, answer = await asyncio.to_thread(ask, call.method, call.url, call.body, call.headers)
+            status, answer = await beside(ask, call.method, call.url, call.body, call.headers)
         except OSError:
             if attempt == ATTEMPTS - 1:
                 raise

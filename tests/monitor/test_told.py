@@ -1,6 +1,7 @@
 """Who is told: an address that is not named any more hears that it is over; an event is sent until it is taken."""
 
 import asyncio
+import threading
 from datetime import datetime
 
 import pytest
@@ -235,3 +236,29 @@ def test_without_a_webhook_nothing_waits_and_with_one_not_without_bound() -> Non
         assert untold(held)[-1] == f"credit/{NOW_S + UNTOLD + 4:.0f}/1"
 
     asyncio.run(scene())
+
+
+def test_receivers_that_are_silent_hold_up_nothing_else() -> None:
+    """They took all threads that control has: a look at the keys waited half a minute for 40 of them."""
+
+    async def story() -> None:
+        silent = threading.Event()
+
+        def send(*_: object) -> int:
+            silent.wait(20)
+            return 204
+
+        hooks = [Webhook(f"http://r{n}.example", SECRET, source="/", now_s=lambda: NOW_S, send=send) for n in range(40)]
+        for hook in hooks:
+            hook.offer("rollout.abort", "m", "1", {})
+        tasks = [asyncio.create_task(hook.deliver()) for hook in hooks]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(5):
+                assert await asyncio.to_thread(lambda: "looked")
+        finally:
+            silent.set()
+        await asyncio.gather(*tasks)
+        assert [hook.counts["delivered"] for hook in hooks] == [1] * 40
+
+    asyncio.run(story())
