@@ -366,11 +366,19 @@ class Policies:
     ) -> None:
         """Remove a policy: the default answers again. Raises UnknownPolicy, StalePolicy, Conflict, StoreAway."""
         kept = self.get(name)
-        self._checked(name, generation, "")
+        seen = self._checked(name, generation, "")
         if not force and kept.record.status.phase in ACTIVE:
             raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
         audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}
-        await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
+        try:
+            await self.store.delete(KIND, name, expected=kept.revision, audit=audit)
+        except Stale:
+            # As an apply, it must not lose against a rollout that writes.
+            await self.reload(name)
+            if self.get(name).revision == kept.revision:
+                raise
+            await self.delete(name, actor=actor, generation=seen, reason=reason, force=force)
+            return
         self.told(name, kept.revision + 1, audit)
         self._forget(name)
         await self._in_force()

@@ -81,6 +81,30 @@ def test_nor_is_one_that_writes_on_another_node(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+@pytest.mark.parametrize("generation", [1, None])
+def test_who_deletes_loses_against_neither(tmp_path: Path, generation: int | None) -> None:
+    async def tell(policies: Policies, models: Meanwhile) -> None:
+        (tmp_path / "other").mkdir()
+        store = await open_sqlite(tmp_path / "a.db")
+        other = Policies(store, Models(), tmp_path / "other", now_ms=lambda: 1, changed=lambda: None)
+        await other.open()
+        await a_tick(other)
+        await policies.delete("m", actor="bob", generation=generation)
+        assert await store.get("policy", "m") is None
+        await policies.apply(DOCUMENT, actor="ada")
+        await other.reload("m")
+        await other.apply(EDITED, actor="carl")
+        with pytest.raises(StalePolicy, match="expected generation 2, and 3 is in force"):
+            await policies.delete("m", actor="bob", generation=2)
+        await other.apply(DOCUMENT, actor="carl")
+        with pytest.raises(StalePolicy, match="expected generation 3, and 4 is in force"):
+            await policies.delete("m", actor="bob")
+        assert await store.get("policy", "m") is not None
+        await store.close()
+
+    story(tmp_path, tell)
+
+
 def test_but_somebody_who_applies_meanwhile_is(tmp_path: Path) -> None:
     async def tell(policies: Policies, models: Meanwhile) -> None:
         (tmp_path / "other").mkdir()
