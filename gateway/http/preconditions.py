@@ -18,10 +18,13 @@ def generation_seen(request: Request) -> int | None:
 
     Raises:
         HttpError: 412, a tag that no generation has. A weak one never matches (8.8.3.2): two may name one document.
-        InvalidInput: no single tag.
+        InvalidInput: no single tag; an If-None-Match with one, or beside an If-Match: nothing here is asked that way.
     """
     given = request.headers.get("if-match")
-    if request.headers.get("if-none-match") == "*":
+    none = request.headers.get("if-none-match")
+    if none is not None:
+        if none.strip() != "*" or given is not None:
+            raise InvalidInput(f"If-None-Match: expected * and no If-Match: make a first one; got {none[:40]!r}")
         return 0
     if given is None:
         return None

@@ -23,11 +23,17 @@ def request(**headers: str) -> Request:
         ({"if_match": "4"}, 4),
         ({"if_match": "*"}, ANY),
         ({"if_none_match": "*"}, 0),
-        ({"if_none_match": '"3"'}, None),
     ],
 )
 def test_a_generation_is_named(headers: dict[str, str], generation: int | None) -> None:
     assert generation_seen(request(**headers)) == generation
+
+
+@pytest.mark.parametrize("sent", [{"if_none_match": '"3"'}, {"if_none_match": "*", "if_match": '"3"'}])
+def test_what_would_not_be_heeded_is_refused(sent: dict[str, str]) -> None:
+    """A document was changed although the caller had said: not if it is at 3."""
+    with pytest.raises(InvalidInput, match="If-None-Match: expected"):
+        generation_seen(request(**sent))
 
 
 @pytest.mark.parametrize("tag", ['W/"2"', '"nine"', '""', '"1234567890"'])
