@@ -131,7 +131,7 @@ def encryption(key: bytes) -> Encrypt:
 
     One object for all who ask with this key, for one thread: on the loop. Its calls do not depend on each other.
     """
-    # 10 MB and 15 ms, which only those pay whose answers name predictions.
+    # 7 MB and 15 ms, which only those pay whose answers name predictions.
     from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers.algorithms import AES  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers.modes import ECB  # noqa: PLC0415

@@ -150,6 +150,7 @@ class Failing:
         self.copies.append(job)
 
 
+@pytest.mark.interpreted
 def test_copies_that_fail_take_their_share_of_the_time_too() -> None:
     """They cost nothing, so a shadow that only failed could take all of the loop's time."""
     node, counts = Failing(), memoryview(bytearray(8 * len(FIELDS))).cast("q")
