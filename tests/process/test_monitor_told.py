@@ -38,7 +38,7 @@ GOOD, POOR = BEFORE[:4_000][SCORES >= 0.5], BEFORE[:4_000][SCORES < 0.5]
 def marks(id: str) -> dict[str, int]:
     """What an id says, read as its form is written down."""
     raw = base64.urlsafe_b64decode(id)
-    mark = int.from_bytes(raw[27:29], "big")
+    mark = int.from_bytes(raw[30:32], "big")
     return {"variant": raw[10], "stratum": raw[15], "decision": mark & 3, "group": mark >> 2 & 63, "bin": mark >> 8}
 
 
