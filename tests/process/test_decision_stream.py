@@ -74,7 +74,9 @@ def test_both_find_what_either_answered_and_a_user_is_forgotten_everywhere(tmp_p
         assert [line["variant"] for line in lines(one, "alice")] == [variant for _, variant, _ in first + second]
         assert lines(one, "bob")[0]["outputs"] == {"y": 10.0}
         found = admin(one, "POST", "audit/find", {"prediction_id": second[0][2]})["decisions"]
-        assert found == [lines(two, "alice")[3]]
+        # The last answer of one and the first of the other may be of the same millisecond, in either order.
+        assert len(found) == 1
+        assert found[0] in lines(two, "alice")[2:4]
         fields = {
             "time_ms",
             "request",
