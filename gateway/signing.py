@@ -105,6 +105,9 @@ class Signer:
         if not jobs:
             return
         blocks = self._blocks.getvalue()
+        # Before what may fail: a batch that cannot be named costs the next ones nothing.
+        self._jobs = []
+        self._blocks.truncate(0)
         macs = self._encrypt(blocks)
         first, high, low = self._first, self._high, self._low
         raw = BytesWriter()
@@ -121,8 +124,6 @@ class Signer:
         for job in jobs:
             job.prediction = text[begin : begin + ID_CHARS]
             begin += ID_CHARS
-        jobs.clear()
-        self._blocks.truncate(0)
 
     def _next(self) -> "i64":
         self._sequence = (self._sequence + 1) & _LAST_SEQUENCE

@@ -40,16 +40,21 @@ def answers(tree: Tree) -> dict[str, set[int]]:
     return found
 
 
+def halved_and_stopped(repository: Path, data: Path, *arguments: str) -> None:
+    """A server whose users are halved between versions 1 and 2 has been, and has left its store."""
+    with started(repository, data, *arguments) as tree:
+        apply(tree, policy("table", variants=("1", "2"), split={"stable": 5000, "canary": 5000}))
+        assert answers(tree) == {"stable": {200}, "canary": {200}}
+        tree.process.send_signal(signal.SIGTERM)
+        tree.process.wait(20)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stable_version_that_is_not_the_newest_is_there_when_the_server_is_ready(
     repository: Path, tmp_path: Path, workers: str
 ) -> None:
     arguments = ("--workers", workers)
-    with started(repository, tmp_path / "data", *arguments) as tree:
-        apply(tree, policy("table", variants=("1", "2"), split={"stable": 5000, "canary": 5000}))
-        assert answers(tree) == {"stable": {200}, "canary": {200}}
-        tree.process.send_signal(signal.SIGTERM)
-        tree.process.wait(20)
+    halved_and_stopped(repository, tmp_path / "data", *arguments)
     with started(repository, tmp_path / "data", *arguments) as tree:
         found = answers(tree)
         assert set(found) <= {"stable", "canary"}
@@ -63,10 +68,6 @@ def test_a_stable_version_that_is_not_the_newest_is_there_when_the_server_is_rea
 def test_a_model_that_only_a_policy_wants_is_there_when_the_server_is_ready(repository: Path, tmp_path: Path) -> None:
     """In mode explicit nobody else asks for it."""
     arguments = ("--workers", "1", "--model-control-mode", "explicit")
-    with started(repository, tmp_path / "data", *arguments) as tree:
-        apply(tree, policy("table", variants=("1", "2"), split={"stable": 5000, "canary": 5000}))
-        assert answers(tree) == {"stable": {200}, "canary": {200}}
-        tree.process.send_signal(signal.SIGTERM)
-        tree.process.wait(20)
+    halved_and_stopped(repository, tmp_path / "data", *arguments)
     with started(repository, tmp_path / "data", *arguments) as tree:
         assert {status for each in answers(tree).values() for status in each} == {200}

@@ -261,6 +261,25 @@ def test_a_batch_is_signed_once() -> None:
     assert (first.prediction, read(second.prediction.decode(), KEYS).sequence) == (was, 7)
 
 
+@pytest.mark.interpreted
+def test_a_batch_that_cannot_be_named_costs_the_next_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    id_by(signer, 0, 7)
+    first, second = Exchange(), Exchange()
+
+    def full(_: bytes) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(signer, "_encrypt", full)
+        signer.add(first, 0, 7, UNCOUNTED, NO_MARK)
+        with pytest.raises(MemoryError):
+            signer.sign()
+    signer.add(second, 0, 7, UNCOUNTED, NO_MARK)
+    signer.sign()
+    assert (first.prediction, read(second.prediction.decode(), KEYS).sequence) == (b"", 8)
+
+
 def test_parts_of_two_ids_are_no_third() -> None:
     """Both blocks are under the MAC, and in their order."""
     signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
