@@ -26,6 +26,7 @@ from runtimes.runtime import Runtime
 
 if TYPE_CHECKING:
     from gateway.monitor.firsttap import FirstTap
+    from gateway.samples import Outbox, Sampler
 
 Selector = tuple[str, str]
 """Model name, and what stands where the version stands."""
@@ -83,6 +84,7 @@ class RouteBook:
         failing: the last requests that failed on a canary.
         decisions: the decision log; None = there is none.
         collected: versions whose first rows the monitor wants, with what they answered.
+        outbox: samples of shadows on their way to control; None = no policy has asked for any.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class RouteBook:
         self.failing = Failing()
         self.decisions: DecisionLog | None = None
         self.collected: list[tuple[Collected, FirstTap]] = []
+        self.outbox: Outbox | None = None
         self._page = page
         self._limits = limits
         self._log = log
@@ -284,7 +287,16 @@ class RouteBook:
             counts=shadow_counts(self._page, state.name, state.revision, compiled.names[index]),
             most_inflight=wanted.max_inflight if wanted is not None else DEFAULT_INFLIGHT,
             now_ns=self._now_ns,
+            now_ms=self._now_ms,
+            samples=self._sampler(state, compiled.names[index], codec) if wanted and wanted.samples else None,
         )
+
+    def _sampler(self, state: PolicyState, variant: str, codec: Codec) -> "Sampler":
+        from gateway.samples import Outbox, Sampler  # noqa: PLC0415  # few ask for samples
+
+        if self.outbox is None:
+            self.outbox = Outbox()
+        return Sampler(self.outbox, state.name, state.revision, variant, codec.runtime.signature)
 
     def _codec(self, runtime: Runtime | None, digest: str) -> Codec | None:
         """A variant is pinned to a digest: a version of the same number with other bytes is not it."""

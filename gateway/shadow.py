@@ -2,12 +2,13 @@
 
 Never in anybody's way: the copy is made after the outputs are there, waits at the lowest priority, is dropped when too
 many wait or shadows take too much of the loop, and nobody hears of its failure but the counts. What it says about a
-variant is counted in the worker's page (`FIELDS`); no input or output is kept.
+variant is counted in the worker's page (`FIELDS`); inputs and outputs are kept only where a policy asks for samples
+(`gateway.samples`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,9 @@ from runtimes.batching.job import DONE
 from runtimes.errors import ServingError
 from runtimes.tensors import Array, Signature, f32_from_bf16
 
+if TYPE_CHECKING:
+    from gateway.samples import Sampler
+
 Floats = npt.NDArray[np.float64]
 _SHARE: Final = 0.2
 """Of the loop's time, for all executions of shadows on this worker."""
@@ -61,18 +65,30 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a comparison found, in rows; `shifts` is the score's of each row."""
+    """What a comparison found, in rows.
+
+    Attributes:
+        shifts: the score's, of each row.
+        where: of each row, whether it is outside what was asked.
+    """
 
     rows: int
     argmax: int
     tolerance: int
     topk: int
     shifts: Array
+    where: Array
 
     @property
     def disagrees(self) -> bool:
         """Any row is outside what was asked."""
         return bool(self.argmax or self.tolerance or self.topk)
+
+    @property
+    def why(self) -> list[str]:
+        """What of that was asked."""
+        counts = (("argmax", self.argmax), ("tolerance", self.tolerance), ("topk", self.topk))
+        return [name for name, count in counts if count]
 
 
 def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature, wanted: Comparison) -> Difference:
@@ -88,7 +104,7 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     topk = np.zeros(rows, bool)
     shifts = np.zeros(rows)
     if not all(map(_alike, theirs, ours)) or len(theirs) != len(ours):
-        return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts)
+        return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts, np.ones(rows, bool))
     for index, (b, a) in enumerate(zip(ours, theirs, strict=True)):
         if a.dtype == object or a.dtype.kind == "b":
             tolerance |= _unequal(a, b, rows)
@@ -103,7 +119,8 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
         if index == 0 and x.shape[1]:
             with np.errstate(invalid="ignore"):
                 shifts = np.nan_to_num(_floats(x[:, -1]) - _floats(y[:, -1]), nan=0.0, posinf=1.0, neginf=-1.0)
-    return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts)
+    where = argmax | tolerance | topk
+    return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts, where)
 
 
 def _alike(a: Array, b: Array) -> bool:
@@ -167,6 +184,8 @@ class Shadow(ServedVersion):
     Args:
         variant: its index in the policy; requests that it answered itself are not copied.
         most_inflight: copies that wait or run on this worker.
+        samples: takes requests that were answered otherwise; None = the policy asks for none.
+        now_ms: Unix time.
     """
 
     def __init__(
@@ -178,6 +197,8 @@ class Shadow(ServedVersion):
         counts: memoryview,
         most_inflight: int,
         now_ns: Callable[[], int],
+        now_ms: Callable[[], int],
+        samples: "Sampler | None" = None,
     ) -> None:
         self.codec = codec
         self.runtime = codec.runtime
@@ -189,6 +210,8 @@ class Shadow(ServedVersion):
         self._counts = counts
         self._most = most_inflight
         self._now_ns = now_ns
+        self._now_ms = now_ms
+        self._samples = samples
         self._credit_ns = float(_BURST_NS)
         self._credited_ns = 0
 
@@ -215,6 +238,7 @@ class Shadow(ServedVersion):
         copy.deadline_ns = now + _TIME_S * 1_000_000_000
         copy.priority = 1 << 20
         copy.started_ns = now
+        copy.request_id, copy.placed = job.request_id, job.placed
         # Copies, because a view would keep the whole batch.
         copy.primary = [array.copy() for array in outputs]
         try:
@@ -247,7 +271,11 @@ class Shadow(ServedVersion):
             job.state = DONE
             self.inflight -= 1
             assert isinstance(job, _Copy), "nothing else waits here"
-            self._count(compare(own, job.primary, self.runtime.signature, self._wanted))
+            found = compare(own, job.primary, self.runtime.signature, self._wanted)
+            self._count(found)
+            if self._samples is not None and found.disagrees:
+                places = np.flatnonzero(found.where).tolist()
+                self._samples.take(job, (job.primary, own), found.why, places, now_ms=self._now_ms())
         # The execution, roughly, and all of the comparison.
         self._credit_ns -= self._now_ns() - begun + self.runtime.batcher.cost.predict_ns(row)
 
@@ -269,6 +297,9 @@ class Shadow(ServedVersion):
         """A copy failed: counted, and nobody hears of it. Its execution took time like any other."""
         if error.executed:
             self._credit_ns -= self.runtime.batcher.cost.predict_ns(exchange.rows)
+            if self._samples is not None and isinstance(exchange, _Copy):
+                given, places, now_ms = (exchange.primary,), range(exchange.rows), self._now_ms()
+                self._samples.take(exchange, given, ("failed",), places, now_ms=now_ms, error=error.message)
         self._counts[FAILED if error.executed else DROPPED] += 1
         exchange.state = DONE
         self.inflight -= 1

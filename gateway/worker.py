@@ -55,6 +55,7 @@ from runtimes.runtime import Environment, WantedVersion
 
 if TYPE_CHECKING:
     from gateway.monitor.firsttap import FirstTap
+    from gateway.samples import Outbox
 
 BEAT_S: Final = 0.25
 TICK_S: Final = 0.1
@@ -66,6 +67,8 @@ COUNT_S: Final = 0.1
 """So often what the monitor was shown is counted, in steps of about 0.05 ms; requests come between two."""
 FIRST_ROWS_S: Final = 5.0
 """Control has so long to take a part of first rows."""
+SAMPLES_S: Final = 5.0
+"""And samples of shadows."""
 ADOPTED_S: Final = 2.0
 """So long another slot's connections are accepted, after its worker died and its respawn took too long."""
 _log: Final = logging.getLogger(__name__)
@@ -349,7 +352,20 @@ class Worker:
         self._beat_now()
         if self.dataplane.book.failing.news:
             self._tell()
+        outbox = self.dataplane.book.outbox
+        if outbox and not outbox.sending:
+            outbox.sending = True
+            self._spawn(self._send_samples(outbox))
         self._loop.call_later(BEAT_S, self._beat)
+
+    async def _send_samples(self, outbox: "Outbox") -> None:
+        """Send what shadows answered otherwise; what control does not take is lost: they are samples."""
+        try:
+            await self.link.call("shadow_samples", {"part": outbox.part()}, SAMPLES_S)
+        except ServingError as error:
+            _log.debug("samples_not_sent", extra={"facts": {"reason": error.message}})
+        finally:
+            outbox.sending = False
 
     def _beat_now(self) -> None:
         inflight = self.dataplane.inflight

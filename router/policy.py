@@ -14,11 +14,12 @@ from msgspec import Meta, field
 
 from router import patterns
 from router.document import PolicyError, Reading, Section, reads
-from router.quantities import TOKEN, model_name
+from router.quantities import TOKEN, duration_text, model_name
 from router.rollout_document import Experiment, Name, Percent, Rollout
 from router.slots import MAX_VARIANTS
 
 MAX_RULES: Final = 64
+MAX_SAMPLES_TTL_MS: Final = 30 * 86_400_000
 
 Text = Annotated[str, Meta(max_length=256)]
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -276,6 +277,23 @@ class Compare(Section, frozen=True):
     topk: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
 
+class Samples(Section, frozen=True):
+    """Requests that the shadow answered otherwise, kept with their inputs for people to look at.
+
+    Attributes:
+        max: so many on each node, the newest.
+        ttl: how long each is kept; up to 30d.
+    """
+
+    ttl_ms: Annotated[int, reads("duration")]
+    max: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Inputs of requests are not kept for long."""
+        if self.ttl_ms > MAX_SAMPLES_TTL_MS:
+            yield "ttl", f"expected at most 30d, got {duration_text(self.ttl_ms)}"
+
+
 class Shadow(Section, frozen=True):
     """A variant that answers unseen, beside the one that answers.
 
@@ -284,12 +302,14 @@ class Shadow(Section, frozen=True):
         percent: share of requests, as a number of percent or a text.
         maxInflight: more at once are left out, and counted.
         compare: when two answers are the same.
+        samples: requests to keep that it answers otherwise, with their inputs; none unless asked for.
     """
 
     variant: Name
     percent_slots: Percent
     max_inflight: Annotated[int, Meta(ge=1, le=4096)] = 32
     compare: Compare = Compare()
+    samples: Samples | None = None
 
 
 class FeedbackWanted(Section, frozen=True):

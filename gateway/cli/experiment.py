@@ -1,5 +1,6 @@
 """`tidegate experiment ...` and `tidegate shadow ...`: reports of a running server, by its admin port."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,6 +12,8 @@ from gateway.cli.output import Failure, Json, print, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 shadow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_VALUES = 32
+"""Shown of a tensor; --json has all."""
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name: that of its model.")]
 
 
@@ -143,3 +146,44 @@ def _print_shadow(one: dict[str, Any]) -> None:
             if bin["rows"]
         ]
         print_table("score shift: shadow minus primary", ["shift", "rows", ""], bars)
+
+
+@shadow_app.command("samples")
+def shadow_samples(
+    name: Name,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="Of this variant alone.")] = None,
+    admin: AdminUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show requests that the shadow answered otherwise, with their inputs, where the policy asks for samples."""
+    wanted = f"?variant={quote(variant)}" if variant else ""
+    found = call("GET", f"{admin_url(admin)}/admin/v1/policies/{quote(name)}/shadow/samples{wanted}").json()
+    if as_json:
+        print_json(found)
+        return
+    from router.quantities import duration_text
+
+    asked = found["asked"]
+    if asked is None:
+        print(f"the policy of {found['name']} asks for no samples: spec.shadow.samples")
+        return
+    kept = f"the newest {asked['max']:,} of this node are kept, each for {duration_text(asked['ttl_ms'])}"
+    print(f"shadow samples of {found['name']}: {len(found['samples'])}; {kept}; {found['skipped']:,} were skipped")
+    for one in found["samples"]:
+        for line in _sample_lines(one):
+            print(line)
+
+
+def _sample_lines(one: dict[str, Any]) -> Iterator[str]:
+    from gateway.control.experimentpage import moment
+
+    rows = ", ".join(map(str, one["kept"]))
+    yield f"{moment(one['time_ms'])}  request {one['request']}  {', '.join(one['why'])}  row {rows} of {one['rows']:,}"
+    said = [("input", one["inputs"]), ("answered", one["answered"]), (one["variant"], one["shadow"] or [])]
+    for who, tensors in said:
+        for tensor in tensors:
+            values = ", ".join(map(str, tensor["data"][:_VALUES]))
+            more = ", ..." if len(tensor["data"]) > _VALUES else ""
+            yield f"  {who} {tensor['name']} {tensor['shape']}: {values}{more}"
+    if one["error"]:
+        yield f"  {one['variant']} failed: {one['error']}"

@@ -1,4 +1,4 @@
-"""What is held about one unit: finding it and erasing it, in the decision log and in the store.
+"""What is held about one unit: finding it and erasing it, in the decision log, the store and samples of shadows.
 
 A unit is found by its hash under the salt of each document that the policy ever had: the salt may have changed.
 """
@@ -12,6 +12,7 @@ from gateway.control.decisionlog import DecisionLines
 from gateway.control.documents import readable
 from gateway.control.policies import Policies
 from gateway.control.record import KIND
+from gateway.control.shadowsamples import ShadowSamples
 from gateway.decisionfiles import keyed_prediction, keyed_unit
 from gateway.decisions import FLUSH_S
 from router.hashing import placer
@@ -26,6 +27,7 @@ KEEPS: Final = (
     "backups of the store made before now",
     "files of the decision log on other nodes: ask each of them",
     "lines of the decision log that wait on a node that cannot reach the store: erase again when it is back",
+    "samples of shadows on other nodes: ask each of them",
 )
 """Where a unit cannot be erased from, or not by this call."""
 
@@ -40,11 +42,12 @@ class DataDesk:
         forgetters: others that hold something by unit, told of each erasure.
     """
 
-    def __init__(self, policies: Policies, auditor: Auditor, lines: DecisionLines) -> None:
+    def __init__(self, policies: Policies, auditor: Auditor, lines: DecisionLines, samples: ShadowSamples) -> None:
         self._policies = policies
         self._store = policies.store
         self._auditor = auditor
         self._lines = lines
+        self._samples = samples
         self.forgetters: list[Forgetter] = []
 
     async def find_prediction(self, text: str) -> dict[str, Any]:
@@ -80,8 +83,9 @@ class DataDesk:
             StoreAway: nothing, or not all, was erased; ask again.
         """
         numbers = await self._hashes(model, unit)
-        rows = others = lines = 0
+        rows = others = lines = samples = 0
         for number in numbers:
+            samples += self._samples.forget(model, number)
             rows += await self._store.feedback_erase(model, f"{number:016x}")
             for forgetter in self.forgetters:
                 others += await forgetter(model, number)
@@ -92,7 +96,12 @@ class DataDesk:
             for number in numbers:
                 wanted = keyed_unit(self._policies.unit_key, model, number)
                 lines += await self._lines.forget(_about(model, wanted), wanted.encode())
-        erased = {"feedback_rows": rows, "experiment_entries": others, "decision_lines": lines}
+        erased = {
+            "feedback_rows": rows,
+            "experiment_entries": others,
+            "decision_lines": lines,
+            "shadow_samples": samples,
+        }
         await self._store.audit_append(model, {"actor": actor, "what": "forget", "reason": "", **erased})
         return {"erased": erased, "not_erased": list(KEEPS)}
 

@@ -29,6 +29,7 @@ from gateway.control.rates import TICK_S, RequestRates
 from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
 from gateway.control.service import Service
+from gateway.control.shadowsamples import ShadowSamples
 from gateway.counters import CounterPage
 from gateway.store.base import Store
 from gateway.store.opening import open_store
@@ -88,7 +89,8 @@ class Traffic:
         self.policies.told = self._told
         self.auditor = Auditor(self.policies)
         lines = DecisionLines(store, data_dir, decisions)
-        self.data = DataDesk(self.policies, self.auditor, lines)
+        self.samples = ShadowSamples(self.policies, now_ms=_now_ms)
+        self.data = DataDesk(self.policies, self.auditor, lines, self.samples)
         node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
@@ -114,6 +116,7 @@ class Traffic:
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
         service.calls["decision_lines"] = lines.take
+        service.calls["shadow_samples"] = self.samples.take
 
     async def watch(self) -> "Monitoring":
         """Put the drift monitor together; until then feedback and Monitor files wait, and no canary drifts."""
@@ -176,9 +179,10 @@ class Traffic:
         )
 
     async def measure(self) -> None:
-        """Keep the rates of requests, which plans are made with, for ever. Cancel: at once."""
+        """Keep the rates of requests, which plans are made with, and no sample too long, for ever. Cancel: at once."""
         while True:
             self._service.request_rates = self._rates.tick(time.monotonic())
+            self.samples.tidy()
             await asyncio.sleep(TICK_S)
 
     async def close(self) -> None:

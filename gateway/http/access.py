@@ -93,6 +93,8 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 """Section of the admin API -> scope to read it, scope to change it."""
 _BY_MODEL: Final = frozenset({"models", "policies", "rollouts", "experiments", "monitors"})
 """Sections where `{name}` is a model's."""
+SAMPLES: Final = "/admin/v1/policies/{name}/shadow/samples"
+"""What callers sent, so for those who may read the decision log."""
 FILTERED: Final = frozenset(
     {f"/admin/v1/{section}" for section in ("models", "policies", "rollouts", "experiments", "monitors")}
 )
@@ -108,6 +110,8 @@ def admin_needs(path: str, method: str) -> Needs:
     reads = method in ("GET", "HEAD")
     if path == "/metrics":
         return _needs("metrics")
+    if path == SAMPLES:
+        return _needs("audit", model=True)
     section = path.removeprefix("/admin/v1/").partition("/")[0] if path.startswith("/admin/v1/") else ""
     scopes = _SECTIONS.get(section)
     if scopes is None:

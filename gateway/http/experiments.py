@@ -1,6 +1,7 @@
-"""The admin port's surface for experiments and shadows: reports, as JSON or as one page."""
+"""The admin port's surface for experiments and shadows: reports, as JSON or as one page, and samples."""
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -13,7 +14,8 @@ from gateway.http.reply import Reply, json_reply
 from runtimes.errors import InvalidInput
 
 # The page brings all it needs; nothing it holds may fetch or run anything.
-_LOCKED = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
+_LOCKED: Final = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
+_log: Final = logging.getLogger(__name__)
 
 
 class ExperimentEndpoints:
@@ -48,6 +50,14 @@ class ExperimentEndpoints:
         """How a policy's shadow compares."""
         return json_reply(shadow_report(request.path_params["name"], self._traffic))
 
+    async def samples(self, request: Request) -> Reply:
+        """Requests that a shadow answered otherwise, with their inputs; who read them is logged."""
+        name = request.path_params["name"]
+        found = self._traffic.samples.shown(name, variant=request.query_params.get("variant", ""))
+        facts = {"policy": name, "by": actor_of(request).name, "samples": len(found["samples"])}
+        _log.info("shadow_samples_read", extra={"facts": facts})
+        return json_reply(found)
+
 
 def experiment_routes(traffic: Traffic) -> list[Route]:
     """Routes of the admin port."""
@@ -56,4 +66,5 @@ def experiment_routes(traffic: Traffic) -> list[Route]:
         Route("/admin/v1/experiments", endpoints.listed),
         Route("/admin/v1/experiments/{name}", endpoints.report),
         Route("/admin/v1/policies/{name}/shadow", endpoints.shadow),
+        Route("/admin/v1/policies/{name}/shadow/samples", endpoints.samples),
     ]

@@ -23,3 +23,9 @@ def test_the_scope_of_each_call(method: str, path: str, scope: str):
     # A key that is limited to some models sees none of it: a trail tells of all.
     assert not needs.model
     assert not needs.filters
+
+
+def test_inputs_of_requests_are_for_those_who_may_read_the_decision_log():
+    needs = admin_needs("/admin/v1/policies/{name}/shadow/samples", "GET")
+    assert (needs.scopes, needs.model) == ({"audit"}, True)
+    assert admin_needs("/admin/v1/policies/{name}/shadow", "GET").scopes == {"view"}

@@ -1,8 +1,10 @@
 """Applications that call a gateway, and keep their own count of what answered; and release managers with policies."""
 
 import json
+import os
 import random
 import socket
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.tree import Tree
+from tests.tree import PATIENCE_S, TIDEGATE, Tree
 
 ABSENT = "-"
 
@@ -283,3 +285,12 @@ def slots_watched(tree: Tree, model: str) -> Iterator[list[int]]:
     finally:
         stopping.set()
         thread.join(30)
+
+
+def cli(tree: Tree, *arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """A command of `tidegate`, about this server."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TIDEGATE")}
+    environment |= {"TIDEGATE_URL": tree.url, "TIDEGATE_ADMIN_URL": f"http://127.0.0.1:{tree.admin_port}"}
+    return subprocess.run(
+        [TIDEGATE, *arguments], capture_output=True, text=True, input=text, timeout=PATIENCE_S, env=environment
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import models
+from tests.process.callers import cli
 from tests.store.places import RedisServer
 from tests.tree import PATIENCE_S, TIDEGATE, Tree, serve
 
@@ -251,14 +252,6 @@ def test_another_split_is_another_epoch(tree: Tree):
     epochs = report(tree)["goals"][0]["epochs"]
     assert [sum(arm["units"] for arm in epoch["arms"]) for epoch in epochs if epoch["shares"]["new"] == 9000] == [20]
     assert sum(arm["units"] for epoch in epochs for arm in epoch["arms"]) == 40
-
-
-def cli(tree: Tree, *arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TIDEGATE")}
-    environment |= {"TIDEGATE_URL": tree.url, "TIDEGATE_ADMIN_URL": f"http://127.0.0.1:{tree.admin_port}"}
-    return subprocess.run(
-        [TIDEGATE, *arguments], capture_output=True, text=True, input=text, timeout=PATIENCE_S, env=environment
-    )
 
 
 def test_the_command_line(tree: Tree, tmp_path: Path):

@@ -1,13 +1,16 @@
 """Shadows on a running server: a gate before the first user, and never in anybody's way."""
 
+import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import models
-from tests.process.callers import Caller, Crowd, apply, policy, shown, tensor, until
+from tests.process.callers import Caller, Crowd, apply, cli, policy, shown, tensor, until
 from tests.tree import Tree, serve
 
 pytestmark = pytest.mark.process
@@ -18,10 +21,12 @@ ANALYSIS = {"guardrails": [{"metric": "shadow_disagreement", "max": 0.05}, {"met
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
-    """Version 2 orders its answers the other way round, version 3 agrees; `wave` 2 is slow."""
+    """Version 2 orders its answers the other way round, version 3 agrees; `wave` 2 is slow, `lookup` 2 fails from 4."""
     config = "version_policy: {all: true}\n"
     for version, scale, shift in ((1, 2.0, 0.0), (2, -2.0, 0.0), (3, 2.0, 1e-4)):
         models.write(tmp_path / "models", "affine", models.affine(scale, shift), version, config)
+    for version, size in ((1, 8), (2, 4)):
+        models.write(tmp_path / "models", "lookup", models.lookup(size), version, config)
     models.write(tmp_path / "models", "wave", models.affine(width=1), 1, config)
     models.write(tmp_path / "models", "wave", models.slow(width=65536, layers=60), 2)
     with serve(tmp_path / "models", "--workers", "2", models__quiet_period_ms=0) as running:
@@ -87,3 +92,57 @@ def test_a_slow_shadow_is_shed_and_delays_nobody(tree: Tree) -> None:
     caller.close()
     # A run of the shadow takes tens of milliseconds: were each request to wait for one, this took 20 times as long.
     assert time.monotonic() - started < 10 * max(alone_s, 0.2)
+
+
+def samples(tree: Tree, model: str) -> dict[str, Any]:
+    status, body = tree.get(f"/admin/v1/policies/{model}/shadow/samples", admin=True)
+    assert status == 200, body
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def test_requests_that_it_answers_otherwise_are_kept_where_the_policy_asks_for_them(tree: Tree) -> None:
+    document = policy("affine")
+    document["spec"]["shadow"] = {"variant": "canary", "percent": "100%"}
+    apply(tree, document)
+    with closing(Caller(tree.port, "affine")) as caller:
+        caller.ask(BODY, "x-user-id: before\r\n")
+        document["spec"]["shadow"]["samples"] = {"ttl": "1h", "max": 3}
+        revision = apply(tree, document, 1)["revision"]
+        for user in ("u0", "u1", "u2", "u3"):
+            caller.ask(BODY, f"x-user-id: {user}\r\nx-request-id: of-{user}\r\n")
+        tree.until("the last", lambda: "of-u3" in [one["request"] for one in samples(tree, "affine")["samples"]])
+        found = samples(tree, "affine")
+        assert (found["asked"], found["skipped"]) == ({"max": 3, "ttl_ms": 3_600_000}, 0)
+        assert [one["request"] for one in found["samples"]] == ["of-u3", "of-u2", "of-u1"]
+        one = found["samples"][0]
+        assert (one["revision"], one["variant"], one["why"]) == (revision, "canary", ["tolerance"])
+        assert one["inputs"] == json.loads(BODY)["inputs"]
+        assert (one["answered"][0]["data"], one["shadow"][0]["data"]) == ([2.0, 6.0], [-2.0, -6.0])
+
+        told = cli(tree, "shadow", "samples", "affine").stdout
+        assert "the newest 3 of this node are kept, each for 1h" in told
+        assert "input x [1, 2]: 1.0, 3.0\n  answered y [1, 2]: 2.0, 6.0\n  canary y [1, 2]: -2.0, -6.0" in told
+        _, body = tree.call("POST", "/admin/v1/data/forget", {"unit": "u2", "model": "affine"}, admin=True)
+        assert json.loads(body)["erased"]["shadow_samples"] == 1
+        assert [one["request"] for one in samples(tree, "affine")["samples"]] == ["of-u3", "of-u1"]
+
+        del document["spec"]["shadow"]["samples"]
+        apply(tree, document, 2)
+        assert samples(tree, "affine")["asked"] is None
+        assert "asks for no samples" in cli(tree, "shadow", "samples", "affine").stdout
+        assert tree.logged("shadow_samples_read")[0]["by"] == "local"
+
+
+def test_a_copy_that_fails_is_kept_with_its_reason(tree: Tree) -> None:
+    document = policy("lookup")
+    document["spec"]["shadow"] = {"variant": "canary", "percent": "100%", "samples": {"ttl": "1h"}}
+    apply(tree, document)
+    with closing(Caller(tree.port, "lookup")) as caller:
+        assert caller.ask(tensor([6])).status == 200
+    tree.until("a sample", lambda: samples(tree, "lookup")["samples"])
+    (one,) = samples(tree, "lookup")["samples"]
+    assert (one["why"], one["inputs"][0]["data"], one["answered"][0]["data"]) == (["failed"], [6], [60.0])
+    assert one["shadow"] is None
+    assert one["error"]
+    assert f"canary failed: {one['error']}" in cli(tree, "shadow", "samples", "lookup").stdout

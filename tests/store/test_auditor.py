@@ -9,6 +9,7 @@ import pytest
 from gateway.control.auditor import Auditor, UnknownRecord, Wanted
 from gateway.control.datadesk import DataDesk
 from gateway.control.decisionlog import DecisionLines
+from gateway.control.shadowsamples import ShadowSamples
 from gateway.store.base import Store
 from tests.store.places import Place, on_a_store
 
@@ -26,7 +27,8 @@ async def test_a_unit_is_looked_for_under_the_salts_of_policies_whatever_monitor
     store: Store, place: Place
 ):
     policies = cast(Any, SimpleNamespace(store=store, signing=(), unit_key=b"k" * 32, kept={}))
-    desk = DataDesk(policies, Auditor(policies), DecisionLines(store, Path("no such folder")))
+    samples = ShadowSamples(policies, now_ms=lambda: 0)
+    desk = DataDesk(policies, Auditor(policies), DecisionLines(store, Path("no such folder")), samples)
     split = {"variants": [{"name": "stable", "model": "m:1"}], "split": {"stable": 10_000}}
     for kind, name, spec in (("policy", "TrafficPolicy", split), ("monitor", "Monitor", {"window": {"rows": 500}})):
         audit = {"actor": "a", "what": "apply", "reason": "", "document": document(name, **spec)}

@@ -31,6 +31,7 @@ def test_argmax_tolerance_and_top_k_by_row() -> None:
     found = compare(theirs, ours, signature(), Comparison(argmax=True, atol=0.01, rtol=0.0, topk=2))
     assert (found.rows, found.argmax, found.tolerance, found.topk) == (3, 1, 2, 1)
     assert found.disagrees
+    assert (found.where.tolist(), found.why) == ([False, True, True], ["argmax", "tolerance", "topk"])
     assert found.shifts.tolist() == pytest.approx([0.0, -0.05, -0.05])
 
 
@@ -155,7 +156,7 @@ def test_copies_that_fail_take_their_share_of_the_time_too() -> None:
     """They cost nothing, so a shadow that only failed could take all of the loop's time."""
     node, counts = Failing(), memoryview(bytearray(8 * len(FIELDS))).cast("q")
     codec: Any = node
-    shadow = Shadow(codec, 1, Comparison(), counts=counts, most_inflight=32, now_ns=lambda: 1)
+    shadow = Shadow(codec, 1, Comparison(), counts=counts, most_inflight=32, now_ns=lambda: 1, now_ms=lambda: 1)
     served: Any = None
     job = Exchange()
     job.rows, job.placed = 1, Placed(served, counts, 0, 7, shadowed=True, of_canary=False)
