@@ -1,6 +1,6 @@
 """Shadow: a copy of a request, executed on another variant after its answer, and compared with it tensor by tensor.
 
-Never in anybody's way: the copy is made after the outputs are there, waits at the lowest priority, is dropped when too
+Never in anybody's way: the copy is made after the outputs are there, waits behind all callers, is dropped when too
 many wait or shadows take too much of the loop, and nobody hears of its failure but the counts. What it says about a
 variant is counted in the worker's page (`FIELDS`); inputs and outputs are kept only where a policy asks for samples
 (`gateway.samples`).
@@ -236,13 +236,12 @@ class Shadow(ServedVersion):
         copy.served = self
         copy.inputs, copy.rows, copy.size_bytes, copy.bucket = job.inputs, job.rows, job.size_bytes, job.bucket
         copy.deadline_ns = now + _TIME_S * 1_000_000_000
-        copy.priority = 1 << 20
         copy.started_ns = now
         copy.request_id, copy.placed = job.request_id, job.placed
         # Copies, because a view would keep the whole batch.
         copy.primary = [array.copy() for array in outputs]
         try:
-            self.runtime.batcher.submit(copy, now)
+            self.runtime.batcher.submit_behind(copy, now)
         except ServingError:
             self._counts[DROPPED] += 1
             return

@@ -3,15 +3,17 @@
 Everything here runs on the event loop, except `execute` when the model lives in the pool. Each admitted job ends in
 exactly one call of the sink, or in none when its caller has gone. A failed batch is run again in halves until
 only the offender fails.
+
+There are two queues: callers' jobs, and behind them those that nobody waits for (copies for a shadow). The second is
+served while the first is empty, shares no execution with it, and is in none of its bounds and estimates.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from runtimes.batching import plan
 from runtimes.batching.gather import rejoin, slices
-from runtimes.batching.job import DONE, QUEUED, Job, Part
+from runtimes.batching.job import BEHIND, DONE, QUEUED, Job, Part
 from runtimes.batching.queue import JobQueue
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import DeadlineExceeded, Draining, ExecutionFailed, InvalidInput, QueueFull, ServingError
@@ -81,6 +83,10 @@ class Batcher:
         execute: gathers and runs these jobs; raises ServingError. Called on the loop or in the pool.
         lane: LOOP or POOL at start; `choose_lane` moves it with hysteresis.
         lane_fixed: never on the loop (graphs whose run time depends on values).
+
+    Attributes:
+        queue: callers' jobs.
+        behind: jobs that nobody waits for.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Batcher:
         lane_fixed: bool = False,
     ) -> None:
         self.queue = JobQueue()
+        self.behind = JobQueue()
         self.bounds = bounds
         self.cost = cost
         self._work = plan.CostModel(cost.base_ns, cost.per_row_ns)
@@ -113,7 +120,6 @@ class Batcher:
         self._now_ns = now_ns
         self._turn_budget_ns = turn_budget_ns
         self._lane_fixed = lane_fixed
-        self._retries: deque[list[Job]] = deque()
         self._busy_until_ns = 0
         self._running = False
         self._waking = False
@@ -124,12 +130,13 @@ class Batcher:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "running" if self._running else "open"
-        return f"<Batcher {self.lane}, {state}, {self.queue!r}, {len(self._retries)} retries>"
+        return f"<Batcher {self.lane}, {state}, {self.queue!r}, behind it {self.behind!r}>"
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing runs."""
-        return not (self.queue.jobs or self._running or self._retries)
+        queue = self._first()
+        return not (queue.jobs or self._running or queue.again)
 
     # ---- admission ----
 
@@ -148,6 +155,28 @@ class Batcher:
             self._refuse_full(job)
         if job.deadline_ns and (queue.rows >= bounds.max_batch_rows or self.lane is POOL):
             self._check_wait(job, now_ns)
+        self._enqueue(queue, job, now_ns)
+
+    def submit_behind(self, job: Job, now_ns: int) -> None:
+        """Admit a job that nobody waits for: it runs when no caller's job is there, so none is refused for it.
+
+        It is taken only where the bounds have room for it beside all that waits. Callers who come later do not ask what
+        waits behind them, which would cost each of them time, so both together are at most twice the bounds.
+
+        Raises:
+            Draining, QueueFull, InvalidInput: as `submit`; the job was not taken.
+        """
+        if self.closed:
+            raise Draining("the model version is being unloaded", retry_after_s=1.0)
+        queue, behind, bounds = self.queue, self.behind, self.bounds
+        size_bytes = queue.size_bytes + behind.size_bytes + job.size_bytes
+        if queue.rows + behind.rows + job.rows > bounds.max_queue_rows or size_bytes > bounds.max_queue_bytes:
+            self._refuse_full(job)
+        job.priority = BEHIND
+        self._enqueue(behind, job, now_ns)
+
+    def _enqueue(self, queue: JobQueue, job: Job, now_ns: int) -> None:
+        bounds = self.bounds
         if self._optional and any(job.inputs[i] is not None for i in self._optional):
             # What it replaces holds for the whole execution, so its rows share one with nobody else's.
             job.bucket = job
@@ -200,15 +229,18 @@ class Batcher:
         """The caller has gone: queued rows are dropped, running ones finish unseen by it."""
         self._drop_parts(job)
         if job.state == QUEUED and not job.parts:
-            self.queue.drop(job)
+            self._queue_of(job).drop(job)
         job.state = DONE
         self._settle()
 
     def _drop_parts(self, whole: Job) -> None:
         for part in whole.parts:
             if part.state == QUEUED:
-                self.queue.drop(part)
+                self._queue_of(part).drop(part)
             part.state = DONE
+
+    def _queue_of(self, job: Job) -> JobQueue:
+        return self.behind if job.priority == BEHIND else self.queue
 
     def close(self) -> None:
         """Take nothing new; what was admitted is still answered. `on_idle` is called when that is done."""
@@ -225,7 +257,7 @@ class Batcher:
             return self._run_batches(budget_ns, must)
         except Exception:
             # A mistake in the sink: the other half of a bisected batch has nobody else who would ask for it.
-            if self._retries:
+            if self.queue.again or self.behind.again:
                 self._scheduler.request(self)
             raise
         finally:
@@ -233,16 +265,25 @@ class Batcher:
 
     def _run_batches(self, budget_ns: int, must: bool) -> int:
         spent = 0
-        while not self._running and (self.queue.jobs or self._retries):
-            if self.lane is POOL or (self.queue.rows > 1 and self._head_is_long()):
-                self._start_in_pool()
+        while not self._running:
+            queue = self._first()
+            if not (queue.jobs or queue.again):
                 break
-            jobs = self._next_batch(budget_ns - spent, must and spent == 0)
+            if self.lane is POOL or (queue.rows > 1 and self._head_is_long(queue)):
+                self._start_in_pool(queue)
+                break
+            jobs = self._next_batch(queue, budget_ns - spent, must and spent == 0)
             if not jobs:
                 break
-            self._together = max(len(jobs), self._together - 1)
+            if queue is self.queue:
+                self._together = max(len(jobs), self._together - 1)
             spent += self._run_on_loop(jobs)
         return spent
+
+    def _first(self) -> JobQueue:
+        """The queue that is served now: callers' while any of them waits."""
+        queue = self.queue
+        return queue if queue.jobs or queue.again else self.behind
 
     def _looks_again(self) -> bool:
         """Put the batch off by one turn, once, when those that came together of late are not all here yet."""
@@ -251,7 +292,7 @@ class Batcher:
             queue.jobs < self._together
             and not self._looked
             and self.lane is LOOP
-            and not self._retries
+            and not queue.again
             and not self.closed
             and plan.expects_company(self.bounds, queue.jobs, queue.rows, self._together)
         )
@@ -259,27 +300,28 @@ class Batcher:
             self._scheduler.request(self)
         return self._looked
 
-    def _head_is_long(self) -> bool:
+    def _head_is_long(self, queue: JobQueue) -> bool:
         """One request of so many rows that it would fill a whole turn: not on the loop."""
-        if self._retries:
+        if queue.again:
             return False
-        head = self.queue.head()
+        head = queue.head()
         return head is not None and head.rows > 1 and self.cost.predict_ns(head.rows) > self._turn_budget_ns
 
     def sweep(self, now_ns: int) -> bool:
         """Fail what has expired in the queue. See `Turner`."""
-        for job in [job for job in self.queue.waiting() if job.deadline_ns and job.deadline_ns <= now_ns]:
-            if job.state == QUEUED:
-                self.queue.drop(job)
-                self._fail(job, _expired())
+        for queue in (self.queue, self.behind):
+            for job in [job for job in queue.waiting() if job.deadline_ns and job.deadline_ns <= now_ns]:
+                if job.state == QUEUED:
+                    queue.drop(job)
+                    self._fail(job, _expired())
         self._settle()
-        return bool(self.queue.jobs)
+        return bool(self.queue.jobs or self.behind.jobs)
 
-    def _next_batch(self, budget_ns: int, must: bool) -> list[Job]:
+    def _next_batch(self, queue: JobQueue, budget_ns: int, must: bool) -> list[Job]:
         """The next jobs to run now, or none: nothing waits, it is not ripe, or the budget is spent."""
-        if self._retries:
-            return self._retries.popleft()
-        queue, bounds = self.queue, self.bounds
+        if queue.again:
+            return queue.again.popleft()
+        bounds = self.bounds
         head = queue.head()
         if head is None:
             return []
@@ -312,10 +354,10 @@ class Batcher:
         self._finish(jobs, started, self._attempt(jobs, started))
         return self._now_ns() - started
 
-    def _start_in_pool(self) -> None:
+    def _start_in_pool(self, queue: JobQueue) -> None:
         if self._running:
             return
-        jobs = self._next_batch(1 << 62, True)
+        jobs = self._next_batch(queue, 1 << 62, True)
         if not jobs:
             return
         started = self._now_ns()
@@ -330,12 +372,12 @@ class Batcher:
             try:
                 self._finish(jobs, started, outcome[0])
             finally:
-                if self.queue.jobs or self._retries:
+                if not self.idle:
                     self._scheduler.request(self)
                 self._settle()
 
         self._pool.submit(lambda: outcome.append(self._attempt(jobs, started)), done)
-        if self.queue.jobs:
+        if self.queue.jobs or self.behind.jobs:
             self._scheduler.watch(self)
 
     def _attempt(self, jobs: list[Job], now_ns: int) -> Executed | ServingError:
@@ -372,12 +414,12 @@ class Batcher:
                 if job not in outcome.live:
                     self._fail(job, _expired())
             if outcome.live:
-                self._retries.appendleft(outcome.live)
+                self._queue_of(jobs[0]).again.appendleft(outcome.live)
         elif len(jobs) > 1:
             # By halves until the offender is alone: at most 2 log2(n) more runs, and its neighbours pass.
-            middle = len(jobs) // 2
-            self._retries.appendleft(jobs[middle:])
-            self._retries.appendleft(jobs[:middle])
+            middle, again = len(jobs) // 2, self._queue_of(jobs[0]).again
+            again.appendleft(jobs[middle:])
+            again.appendleft(jobs[:middle])
         else:
             outcome.executed = not isinstance(outcome, InvalidInput)
             self._fail(jobs[0], outcome)
@@ -425,7 +467,7 @@ class Batcher:
         self.lane = POOL
 
     def _settle(self) -> None:
-        if self.queue.jobs and not self._running and not self.bounds.max_delay_ns:
+        if (self.queue.jobs or self.behind.jobs) and not self._running and not self.bounds.max_delay_ns:
             self._scheduler.watch(self)
         if self.closed and self.idle and self.on_idle is not None:
             callback, self.on_idle = self.on_idle, None

@@ -13,6 +13,8 @@ QUEUED: Final = 1
 RUNNING: Final = 2
 DONE: Final = 3
 """Answered, failed or cancelled: whoever sees this leaves the job alone."""
+BEHIND: Final = 1 << 20
+"""Priority of a job that nobody waits for; no caller can ask for it."""
 
 
 class Job:

@@ -15,13 +15,17 @@ class JobQueue:
 
     A batch never mixes buckets, so one odd shape does not close the batch of the others (no head-of-line
     block); the bucket served next is the one whose head came first at the best priority.
+
+    Attributes:
+        again: batches that failed, in halves; they run before what waits, and are in no sum.
     """
 
-    __slots__ = ("_lines", "_sequence", "jobs", "rows", "size_bytes")
+    __slots__ = ("_lines", "_sequence", "again", "jobs", "rows", "size_bytes")
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, object], deque[Job]] = {}
         self._sequence = 0
+        self.again: deque[list[Job]] = deque()
         self.jobs = 0
         self.rows = 0
         self.size_bytes = 0
@@ -106,4 +110,5 @@ class JobQueue:
                     yield job
 
     def __repr__(self) -> str:
-        return f"<JobQueue {self.jobs} jobs, {self.rows} rows in {len(self._lines)} lines>"
+        again = f", {len(self.again)} batches again" if self.again else ""
+        return f"<JobQueue {self.jobs} jobs, {self.rows} rows in {len(self._lines)} lines{again}>"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runtimes.batching.batcher import Batcher, Executed
-from runtimes.batching.job import DONE, Job
+from runtimes.batching.job import BEHIND, DONE, Job
 from runtimes.batching.plan import Bounds, CostModel
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import Draining, InvalidInput, ModelRejectedInput, QueueFull, ServingError
@@ -75,6 +75,7 @@ class Caller:
 
     def __init__(self, name: int, rows: int, width: int, poisoned: bool) -> None:
         self.name = name
+        self.behind = False
         self.poisoned = poisoned
         values = np.full((rows, width), float(name))
         values[:, 0] = np.arange(rows)
@@ -146,6 +147,8 @@ class World:
         assert len(jobs) == 1 or rows <= self.bounds.max_batch_rows, "a batch passed its bound"
         assert len(jobs) == 1 or self.bounds.mergeable, "a model that cannot be batched was"
         assert len({job.bucket for job in jobs}) == 1, "two shapes in one batch"
+        assert len({job.priority == BEHIND for job in jobs}) == 1, "a copy in a batch of callers"
+        assert jobs[0].priority != BEHIND or not self.batcher.queue.jobs, "a copy ran before a caller"
         values = np.concatenate([np.asarray(job.inputs[0]) for job in jobs])
         cost = int((self.base_ns + self.per_row_ns * rows) * self.rng.uniform(0.8, 1.5))
         self.pool.last_cost_ns = cost
@@ -192,6 +195,7 @@ class World:
         most = self.bounds.max_batch_rows
         rows = rng.choice([1, 1, 1, 2, most, most + 1, 3 * most]) if rng.random() < 0.3 else 1
         caller = Caller(len(self.callers) + 1, rows, rng.choice([2, 2, 2, 3]), rng.random() < 0.03)
+        caller.behind = rng.random() < 0.1
         job = caller.job
         job.priority = rng.choice([1, 2, 2, 2])
         caller.arrived_ns = self.loop.now
@@ -212,7 +216,10 @@ class World:
         """Let the batcher have it. Raises QueueFull, InvalidInput, Draining."""
         self.callers.append(caller)
         self.by_job[caller.job] = caller
-        self.batcher.submit(caller.job, self.loop.now)
+        if caller.behind:
+            self.batcher.submit_behind(caller.job, self.loop.now)
+        else:
+            self.batcher.submit(caller.job, self.loop.now)
 
     def never_fits(self, caller: Caller) -> bool:
         """Larger than the whole queue: that is the caller's mistake, not the load's."""
@@ -227,13 +234,13 @@ class World:
 
     def check(self) -> None:
         """What must hold at every moment."""
-        queue = self.batcher.queue
-        waiting = list(queue.waiting())
-        assert queue.rows == sum(job.rows for job in waiting)
-        assert queue.jobs == len(waiting)
-        assert queue.size_bytes == sum(job.size_bytes for job in waiting)
-        assert queue.rows <= self.bounds.max_queue_rows
-        assert queue.size_bytes <= self.bounds.max_queue_bytes
+        for queue in (self.batcher.queue, self.batcher.behind):
+            waiting = list(queue.waiting())
+            assert queue.rows == sum(job.rows for job in waiting)
+            assert queue.jobs == len(waiting)
+            assert queue.size_bytes == sum(job.size_bytes for job in waiting)
+            assert queue.rows <= self.bounds.max_queue_rows
+            assert queue.size_bytes <= self.bounds.max_queue_bytes
         assert all(caller.answers <= 1 for caller in self.callers[-64:])
 
     def run(self) -> "World":

@@ -8,10 +8,14 @@ import pytest
 
 from gateway.exchange import Exchange, Placed
 from gateway.shadow import Comparison, Shadow, compare
-from gateway.shadowfields import DROPPED, FAILED, FIELDS
-from runtimes.batching.plan import CostModel
-from runtimes.errors import ExecutionFailed
+from gateway.shadowfields import COMPARED, DROPPED, FAILED, FIELDS
+from runtimes.batching.batcher import Batcher, Executed
+from runtimes.batching.job import DONE, Job
+from runtimes.batching.plan import Bounds, CostModel
+from runtimes.batching.turns import TurnScheduler
+from runtimes.errors import ExecutionFailed, QueueFull, ServingError
 from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
+from tests.simulation.world import VirtualLoop, VirtualPool
 
 FP32 = DATATYPES["FP32"]
 
@@ -147,7 +151,7 @@ class Failing:
     def meter(self, variant: str) -> None:
         """Nobody counts."""
 
-    def submit(self, job: Any, now_ns: int) -> None:
+    def submit_behind(self, job: Any, now_ns: int) -> None:
         self.copies.append(job)
 
 
@@ -169,3 +173,110 @@ def test_copies_that_fail_take_their_share_of_the_time_too() -> None:
             shadow.failed(copy, error)
         node.copies.clear()
     assert (counts[FAILED], counts[DROPPED]) == (5, 95), "5 x 10 ms is what it may take at once"
+
+
+class Shared:
+    """Codec and runtime of a shadow that serves callers, too: batches of 4 rows, 8 in the queue, 10 ms in a thread."""
+
+    state = "READY"
+
+    def __init__(self) -> None:
+        self.runtime = self
+        self.signature = signature()
+        self.loop = VirtualLoop()
+        self.pool = VirtualPool(self.loop)
+        self.batches: list[list[Job]] = []
+        self.batcher = Batcher(
+            signature=self.signature,
+            bounds=Bounds(max_batch_rows=4, max_queue_rows=8, max_queue_bytes=800),
+            cost=CostModel(10_000_000, 0),
+            execute=self.execute,
+            sink=self,
+            scheduler=TurnScheduler(self.loop, self.loop.now_ns, budget_ns=1_000_000),
+            pool=self.pool,
+            now_ns=self.loop.now_ns,
+            turn_budget_ns=1_000_000,
+        )
+        self.counts = memoryview(bytearray(8 * len(FIELDS))).cast("q")
+        codec: Any = self
+        self.shadow = Shadow(codec, 1, Comparison(), counts=self.counts, most_inflight=32, now_ns=self.loop.now_ns)
+        self.answered: list[Job] = []
+
+    def meter(self, variant: str) -> None:
+        """Nobody counts."""
+
+    def execute(self, jobs: Sequence[Job]) -> Executed:
+        self.batches.append(list(jobs))
+        self.pool.last_cost_ns = 10_000_000
+        return Executed(rows(*[[1.0]] * len(jobs)), len(jobs), 0, 10_000_000, 10_000_000)
+
+    def executed(self, jobs: Sequence[Job], outcome: Executed) -> None:
+        """Counted elsewhere."""
+
+    def completed(self, jobs: Sequence[Any], outputs: list[Array], started_ns: int) -> None:
+        if jobs[0].served is self.shadow:
+            self.shadow.completed(jobs, outputs, started_ns)
+            return
+        for job in jobs:
+            assert job.served is None, "no batch is of both"
+            job.state = DONE
+            self.answered.append(job)
+
+    def failed(self, job: Any, error: ServingError) -> None:
+        assert job.served is self.shadow, "no caller fails here"
+        self.shadow.failed(job, error)
+
+    def request(self) -> Exchange:
+        served: Any = None
+        job = Exchange()
+        job.rows, job.size_bytes = 1, 100
+        job.placed = Placed(served, self.counts, 0, 7, shadowed=True, of_canary=False)
+        return job
+
+    def ask(self, deadline_ns: int = 0) -> Exchange:
+        """One caller of the shadow's own runtime."""
+        job = self.request()
+        job.deadline_ns = deadline_ns
+        self.batcher.submit(job, self.loop.now)
+        return job
+
+    def offer(self, count: int) -> None:
+        """So many answers of another variant."""
+        for _ in range(count):
+            self.shadow.offer([self.request()], rows([1.0]), 0)
+
+
+@pytest.mark.interpreted
+def test_copies_that_wait_refuse_no_caller_of_the_same_version() -> None:
+    """They filled its queue, counted in the estimated wait, and its batches were filled up with them."""
+    node = Shared()
+    node.offer(20)
+    assert (node.counts[DROPPED], node.shadow.inflight) == (12, 8), "of the queue's bounds they get no more than all"
+    callers = [node.ask(deadline_ns=node.loop.now + 50_000_000) for _ in range(8)]
+    with pytest.raises(QueueFull, match="holds 8 rows"):
+        node.ask()
+    node.loop.run(lambda: None)
+    assert node.answered == callers
+    assert node.batches[:2] == [callers[:4], callers[4:]]
+    assert (node.counts[COMPARED], node.counts[DROPPED], node.shadow.inflight) == (8, 12, 0)
+    assert node.batcher.idle
+
+
+@pytest.mark.interpreted
+def test_copies_that_find_no_time_beside_callers_are_dropped() -> None:
+    node = Shared()
+    node.offer(4)
+    node.ask()
+
+    def ask() -> None:
+        for _ in range(4):
+            node.ask()
+        if node.loop.now < 5_100_000_000:
+            node.loop.at(node.loop.now + 10_000_000, ask)
+        else:
+            assert (node.counts[DROPPED], node.shadow.inflight) == (4, 0)
+
+    node.loop.at(1, ask)
+    node.loop.run(lambda: None)
+    assert (node.counts[COMPARED], node.counts[DROPPED], node.shadow.inflight) == (0, 4, 0)
+    assert node.batcher.idle
