@@ -199,7 +199,8 @@ class Shared:
         )
         self.counts = memoryview(bytearray(8 * len(FIELDS))).cast("q")
         codec: Any = self
-        self.shadow = Shadow(codec, 1, Comparison(), counts=self.counts, most_inflight=32, now_ns=self.loop.now_ns)
+        clocks = {"now_ns": self.loop.now_ns, "now_ms": lambda: 0}
+        self.shadow = Shadow(codec, 1, Comparison(), counts=self.counts, most_inflight=32, **clocks)
         self.answered: list[Job] = []
 
     def meter(self, variant: str) -> None:
