@@ -6,6 +6,7 @@ One line for each, request and answer as the Open Inference Protocol has them in
 not looked at, so both can be taken from real ones.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def check(directory: str | Path, signature: Signature, run: Run) -> int:
     lines = _lines(Path(directory) / FILE_NAME)
     for number, line in lines:
         try:
-            _ask(msgspec.json.decode(line, type=_Golden), signature, run)
+            _ask(_read(line), signature, run)
         except (msgspec.MsgspecError, ServingError, ValueError, OverflowError, TypeError, RecursionError) as error:
             raise LoadFailed(f"{FILE_NAME}, line {number}: {str(error)[:_MOST_SAID]}", stage=STAGE) from error
     return len(lines)
@@ -86,6 +87,36 @@ def _lines(path: Path) -> list[tuple[int, bytes]]:
         most = f"at most {MOST_REQUESTS:,} requests in {MOST_BYTES // 1024 // 1024} MiB"
         raise LoadFailed(f"{FILE_NAME}: expected {most}", stage=STAGE)
     return found
+
+
+def _read(line: bytes) -> _Golden:
+    """One line. Raises ValueError: it is none, or says one thing twice, of which the last would count in silence."""
+    golden = msgspec.json.decode(line, type=_Golden)
+    _PAIRS.decode(line.decode())
+    for what, tensors in (("input", golden.request.inputs), ("output", golden.response.outputs)):
+        twice = _twice([tensor.name for tensor in tensors])
+        if twice is not None:
+            raise ValueError(f"{what} {twice!r} stands twice")
+    return golden
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first name that has stood before; None = each stands once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    twice = _twice([key for key, _ in pairs])
+    if twice is not None:
+        raise ValueError(f"key {twice!r} stands twice")
+
+
+_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _ask(golden: _Golden, signature: Signature, run: Run) -> None:
@@ -119,11 +150,27 @@ def _array(tensor: _Tensor | None, datatype: Datatype) -> Array | None:
         raise ValueError(f"{tensor.name!r}: expected values of {datatype.name}")
     if datatype.kind == "bytes":
         found = np.array([*(value.encode() for value in values), None], dtype=object)[:-1]
-    elif datatype.name == "BF16":
-        found = bf16_from_f32(np.array(values, np.float32))
+    elif datatype.kind == "float":
+        found = _floats(tensor.name, values, datatype)
     else:
-        found = np.array([math.nan if value is None else value for value in values], datatype.dtype)
+        found = np.array(values, datatype.dtype)
     return found.reshape(tensor.shape)
+
+
+def _floats(name: str, values: list[Any], datatype: Datatype) -> Array:
+    """Numbers, NaN for null. Raises ValueError: one is beyond the datatype, where it would be infinity."""
+    given = [math.nan if value is None else value for value in values]
+    found: Array
+    with np.errstate(over="ignore"):
+        if datatype is DATATYPES["BF16"]:
+            bits = bf16_from_f32(np.array(given, np.float32))
+            found, beyond = bits, np.isinf(f32_from_bf16(bits))
+        else:
+            found = np.array(given, datatype.dtype)
+            beyond = np.isinf(found)
+    if beyond.any():
+        raise ValueError(f"{name!r}: {float(given[int(np.argmax(beyond))]):.6g} is out of range for {datatype.name}")
+    return found
 
 
 def _flat(data: list[Any]) -> Any:

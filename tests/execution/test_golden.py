@@ -68,6 +68,16 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     (line([X | {"shape": [-2, -2]}], [Y]), "Expected `int` >= 0"),
     (line([X | {"shape": [10**18]}], [Y]), "'x': expected 1000000000000000000 values, got 4"),
     ("\x00", "malformed"),
+    (line([X, X | {"data": [9, 9, 9, 9]}], [Y]), "input 'x' stands twice"),
+    (line([X], [Y | {"data": [9, 9, 9, 9]}, Y]), "output 'y' stands twice"),
+    (json.dumps(line([X], [Y])).replace('"data": [2.0', '"data": [9.0], "data": [2.0'), "key 'data' stands twice"),
+    (json.dumps(line([X], [Y])).replace('"id": "7"', '"id": "7", "parameters": {"a": 1, "a": 2}'), "key 'a' stands"),
+    (json.dumps(line([X], [Y], rtol=0.5))[:-1] + ', "rtol": 0.001}', "key 'rtol' stands twice"),
+    (line([X | {"data": [1, 2, 1e39, 4]}], [Y]), "'x': 1e+39 is out of range for FP32"),
+    (line([X], [Y | {"data": [2, 4, 6, -(10**39)]}]), "'y': -1e+39 is out of range for FP32"),
+    (json.dumps(line([X], [Y])).replace("[2.0, 4.0", "[2.0, 1e999"), "Number out of range"),
+    (json.dumps(line([X], [Y])).replace("[2.0, 4.0", "[2.0, NaN"), "malformed"),
+    (json.dumps(line([X], [Y])).replace("[2.0, 4.0", "[2.0, Infinity"), "malformed"),
 ]
 
 
@@ -99,6 +109,9 @@ def test_half_precision_is_read_as_numbers(tmp_path: Path, datatype: str) -> Non
     assert asked(tmp_path) == 1
     with pytest.raises(LoadFailed, match="1 of 2 values differ"):
         asked(write(tmp_path, models.identity(datatype, ("N",)), line([x], [y | {"data": [0.5, -1.5]}])))
+    beyond = {"FP16": 65520, "BF16": 3.4e38}[datatype]
+    with pytest.raises(LoadFailed, match=f"'x': {beyond:.6g} is out of range for {datatype}".replace("+", r"\+")):
+        asked(write(tmp_path, models.identity(datatype, ("N",)), line([x | {"data": [0.5, beyond]}], [y])))
 
 
 def test_what_is_not_there_is_left_to_the_graph(tmp_path: Path) -> None:
@@ -125,7 +138,8 @@ def test_the_first_load_of_a_version_asks_them(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said_in_few_words(tmp_path: Path) -> None:
     """The reason goes to every worker with each snapshot, and a name may be as long as the file."""
-    for inputs, outputs in (([X], [Y | {"name": "z" * 1_000_000}]), ([X | {"name": "z" * 1_000_000}], [Y])):
-        with pytest.raises(LoadFailed, match=r"^golden: golden\.jsonl, line 1: the model has no .*zzz") as caught:
+    long = {"name": "z" * 1_000_000}
+    for inputs, outputs in (([X], [Y | long]), ([X | long], [Y]), ([X | long, X | long], [Y])):
+        with pytest.raises(LoadFailed, match=r"^golden: golden\.jsonl, line 1: (the model|input) .*zzz") as caught:
             asked(write(tmp_path, models.affine(), line(inputs, outputs)))
         assert len(str(caught.value)) < 400
