@@ -128,15 +128,18 @@ class Webhook:
             done()
 
     async def _deliver(self, event: dict[str, Any]) -> None:
-        body = encoded(event)
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await self._pause(FIRST_WAIT_S * 2 ** (attempt - 1) * (1.0 + 0.5 * self._jitter()))
             try:
+                body = encoded(event)
                 status = await beside(self._send, self._url, body, self._headers(body))
             except OSError as error:
                 reason = str(error)[:200]
+            except Exception as error:  # whatever it is, it is this event's trouble: those behind it wait
+                reason = f"unexpected: {type(error).__name__}"
+                _log.error("webhook_attempt_failed", exc_info=error, extra={"facts": {"id": event["id"]}})
             else:
                 if 200 <= status < 300:
                     self.counts["delivered"] += 1

@@ -1,11 +1,12 @@
 """Who is told of what monitors found: the log, webhooks, Alertmanagers, and those who train anew."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from gateway.control.alerts import Webhook, address_of
 from gateway.control.monitorheld import Held
@@ -15,6 +16,8 @@ from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.notices import Outlets
 from gateway.monitor.retrainer import deliver, read_secret
 from gateway.monitor.settings import Alerts
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +106,18 @@ class Told:
         settings, asked = monitor.retrain_settings(), monitor.requests.find(key)
         if settings is None or asked is None:
             return
-        ok, note = await deliver(
-            settings,
-            asked.facts,
-            ask=call,
-            secret=partial(read_secret, settings, os.environ),
-            source=self._source,
-            now_s=self._now_s,
-        )
+        try:
+            ok, note = await deliver(
+                settings,
+                asked.facts,
+                ask=call,
+                secret=partial(read_secret, settings, os.environ),
+                source=self._source,
+                now_s=self._now_s,
+            )
+        except Exception as error:  # whatever it is, the request has failed: it would be `sending` until a start
+            ok, note = False, f"unexpected: {type(error).__name__}"
+            _log.error("retrain_delivery_failed", exc_info=error, extra={"facts": {"model": monitor.name, "key": key}})
         ended(monitor.name, key, ok, note)
 
     def fall_silent(self) -> None:

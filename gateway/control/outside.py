@@ -117,7 +117,10 @@ def call(
     """Ask; gives the status and at most so many bytes of a good answer. Blocks: call it in a thread. Raises OSError."""
     ended = _Ended(whole_s)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects, _Plain(ended), _Secure(ended))
-    ended.start()
+    try:
+        ended.start()
+    except RuntimeError as error:
+        raise OSError(str(error)) from error  # no thread to be had now: who asks tries again, as where nobody answers
     try:
         place, more = _without_user(url)
         request = urllib.request.Request(place, body, {**more, **headers}, method=method)

@@ -173,6 +173,12 @@ class Alertmanager:
         await asyncio.gather(*map(self._push, self._targets))
 
     async def _push(self, target: _Target) -> None:
+        try:
+            await self._sent(target)
+        except Exception as error:  # whatever it is, the others are told, and this one is again
+            self._failed(target, f"unexpected: {type(error).__name__}", error)
+
+    async def _sent(self, target: _Target) -> None:
         on = {alert.key: alert for alerts in self._on.values() for alert in alerts}
         alerts = target.body(on, self._now_s())
         over, left = list(target.ended_s), self._left
@@ -199,12 +205,12 @@ class Alertmanager:
                 break
         self._failed(target, reason)
 
-    def _failed(self, target: _Target, reason: str) -> None:
+    def _failed(self, target: _Target, reason: str, error: Exception | None = None) -> None:
         """The next minute is the next attempt; the log is told once."""
         target.counts["failed"] += 1
         if not target.reason:
             facts = {"host": urlsplit(target.url).netloc, "reason": reason}
-            _log.error("alertmanager_refused", extra={"facts": facts})
+            _log.error("alertmanager_refused", exc_info=error, extra={"facts": facts})
         target.reason = reason
 
     def status(self) -> dict[str, Any]:

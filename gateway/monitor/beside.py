@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -11,5 +11,25 @@ _THREADS: Final = ThreadPoolExecutor(MOST, thread_name_prefix="receivers")
 
 
 async def beside(work: Callable[..., T], *args: object) -> T:
-    """Call it in one of these threads. Cancel: a call that has begun ends there."""
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, work, *args)
+    """Call it in one of these threads. Cancel: a call that has begun ends there.
+
+    Raises:
+        OSError: the system gives no thread now, and it was not called; and whatever `work` raises.
+    """
+    answer: Future[T] = Future()
+    try:
+        _THREADS.submit(_called, answer, work, args)
+    except RuntimeError as error:
+        # The pool queues the call before it starts a thread: one that was there may have it in hand already.
+        if answer.cancel():
+            raise OSError(str(error)) from error
+    return await asyncio.wrap_future(answer)
+
+
+def _called(answer: "Future[T]", work: Callable[..., T], args: tuple[object, ...]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(work(*args))
+    except BaseException as error:
+        answer.set_exception(error)

@@ -64,7 +64,7 @@ async def deliver(
         pause: waits between attempts.
     """
     try:
-        value = await asyncio.to_thread(secret)
+        value = await beside(secret)
         found = ""
         before = lookup_of(settings, value)
         if before is not None:

@@ -6,6 +6,8 @@ import random
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,16 @@ def admin(tree: Tree, method: str, path: str, body: object = None) -> Any:
 def phase(tree: Tree) -> str:
     status, body = tree.get("/admin/v1/rollouts/lookup", admin=True)
     return json.loads(body)["phase"] if status == 200 else ""
+
+
+@contextmanager
+def no_threads() -> Iterator[Callable[[], object]]:
+    """The system gives no thread, until what this gives is called: each would need more memory than has addresses."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield lambda: threading.stack_size(before)
+    finally:
+        threading.stack_size(before)
 
 
 class Receiver:

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gateway.config import Alerts, ConfigError
 from gateway.control.alerts import ATTEMPTS, QUEUE, Webhook, read_secret
+from gateway.control.outside import post
+from gateway.monitor.beside import beside
 from gateway.monitor.cloudevents import signature
-from tests.audit.stage import SECRET, Receiver
+from tests.audit.stage import SECRET, Receiver, no_threads
 
 
 def hook(url: str, waits: list[float]) -> Webhook:
@@ -84,6 +89,68 @@ def test_nobody_there():
     deliver(webhook)
     assert webhook.counts["dead"] == 1
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize("idle", [0, 1], ids=["for the call", "for its time limit"])
+def test_a_thread_that_cannot_be_started_is_one_failed_attempt(monkeypatch: pytest.MonkeyPatch, idle: int):
+    """It ended the loop for ever: nobody heard of anything any more."""
+    with ThreadPoolExecutor(4) as pool, Receiver() as receiver:
+        monkeypatch.setattr("gateway.monitor.beside._THREADS", pool)
+        assert [pool.submit(int).result() for _ in range(idle)] == [0] * idle
+        with no_threads() as given_again:
+
+            async def pause(_: float) -> None:
+                given_again()
+
+            webhook = Webhook(receiver.url, SECRET.encode(), source="/", now_s=lambda: 0.0, pause=pause)
+            webhook.offer("rollout.abort", "m", "m/1", {})
+            webhook.offer("rollout.step", "m", "m/2", {})
+            deliver(webhook)
+        assert webhook.counts == {"delivered": 2, "attempts_failed": 1, "dead": 0}
+        assert [event["id"] for event in receiver.events()] == ["m/1", "m/2"]
+
+
+def test_a_call_that_got_no_thread_is_not_made_by_another_one_later(monkeypatch: pytest.MonkeyPatch):
+    """Who asked tries again; a training would start twice."""
+    made: list[int] = []
+    silent = threading.Event()
+
+    async def story() -> None:
+        busy = asyncio.ensure_future(beside(silent.wait, 20))
+        await asyncio.sleep(0)
+        with no_threads(), pytest.raises(OSError, match="can't start new thread"):
+            await beside(made.append, 1)
+        silent.set()
+        await busy
+        await beside(made.append, 2)
+
+    with ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr("gateway.monitor.beside._THREADS", pool)
+        asyncio.run(asyncio.wait_for(story(), 20))
+    assert made == [2]
+
+
+def test_whatever_one_event_meets_the_next_goes_on(caplog: pytest.LogCaptureFixture):
+    """Anything but an OSError ended the loop."""
+    with Receiver() as receiver:
+
+        def send(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            if json.loads(body)["id"] == "m/1":
+                raise LookupError("nobody thought of it")
+            return post(url, body, headers)
+
+        async def pause(_: float) -> None:
+            pass
+
+        webhook = Webhook(receiver.url, SECRET.encode(), source="/", now_s=lambda: 0.0, send=send, pause=pause)
+        webhook.offer("rollout.abort", "m", "m/1", {})
+        webhook.offer("rollout.step", "m", "m/2", {})
+        deliver(webhook)
+        assert webhook.counts == {"delivered": 1, "attempts_failed": ATTEMPTS, "dead": 1}
+        assert [event["id"] for event in receiver.events()] == ["m/2"]
+    assert webhook.status()["dead_letters"][0]["reason"] == "unexpected: LookupError"
+    assert [one.getMessage() for one in caplog.records].count("webhook_attempt_failed") == ATTEMPTS
+    assert all(one.exc_info for one in caplog.records if one.getMessage() == "webhook_attempt_failed")
 
 
 def test_a_slow_receiver_holds_up_nobody_and_the_queue_is_bounded():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,28 @@ def test_each_of_several_is_kept_up_to_date_by_itself(caplog: pytest.LogCaptureF
     manager.set("credit", ())
     with Server() as _:
         assert not any(target["over"] for target in manager.status()["targets"]), "never told it, no end to tell"
+
+
+def test_whatever_one_of_them_meets_the_others_are_told(caplog: pytest.LogCaptureFixture):
+    """Anything but an OSError ended the loop, and nobody was told of anything any more."""
+    clock = Clock()
+    with Server() as up:
+
+        def send(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            if not url.startswith(up.url):
+                raise LookupError("nobody thought of it")
+            return post(url, body, headers)
+
+        urls = [url_of("http://127.0.0.1:9"), url_of(up.url)]
+        manager = Alertmanager(urls, now_s=clock, send=send, pause=clock.pause)
+        manager.set("credit", (alert(),))
+        for _ in range(2):
+            push(manager)
+        status = manager.status()["targets"]
+    assert [(target["delivered"], target["failed"]) for target in status] == [(0, 2), (2, 0)]
+    assert status[0]["reason"] == "unexpected: LookupError"
+    assert [record.getMessage() for record in caplog.records] == ["alertmanager_refused"]
+    assert caplog.records[0].exc_info is not None
 
 
 @pytest.mark.parametrize(("status", "asked"), [(400, 1), (422, 1), (429, ATTEMPTS), (500, ATTEMPTS)])

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.control.monitorheld import Held
@@ -66,6 +67,26 @@ def test_what_came_of_it_reaches_the_monitor_in_force(
     (asked,) = held.monitor.requests.asked
     assert (asked.status, asked.note, asked.deliveries) == (status, note, 1)
     assert (held.moved, held.saved_ms) == (True, 0), "it is saved with the next turn"
+
+
+def test_whatever_a_delivery_meets_it_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """A time that no date has: the request was `sending` until control started anew."""
+    monitors = monitors_on(None)
+    before = Spec(retrain=Retrain(url="http://127.0.0.1:9", preset="airflow", target="dag"))
+    monitor = ModelMonitor("m", before)
+    monitors.held["m"] = Held(before, monitor, revision=1)
+    facts = msgspec.structs.replace(FACTS, window_from_s=1e30)
+    asked = Asked(key=facts.key, facts=facts, status="sending", at_s=1.0, counted_s=1.0, deliveries=1)
+    monitor.requests = Requests(asked=(asked,))
+
+    async def scene() -> None:
+        monitors.told.send(monitor, facts.key, monitors.delivered)
+        await asyncio.wait(set(monitors.told._tasks), timeout=20)
+
+    asyncio.run(scene())
+    (asked,) = monitor.requests.asked
+    assert (asked.status, asked.note) == ("failed", "unexpected: OverflowError")
+    assert [one.getMessage() for one in caplog.records] == ["retrain_delivery_failed"]
 
 
 def test_nobody_is_told_of_a_model_that_is_gone(tmp_path: Path) -> None:
