@@ -81,6 +81,7 @@ class Webhook:
         self._jitter = jitter
         self._queue: deque[tuple[dict[str, Any], Callable[[], None]]] = deque()
         self._more = asyncio.Event()
+        self._retired = False
         self.dead: deque[dict[str, Any]] = deque(maxlen=LISTED)
         self.counts = {"delivered": 0, "attempts_failed": 0, "dead": 0}
 
@@ -112,9 +113,15 @@ class Webhook:
         self._queue.append((event, done))
         self._more.set()
 
+    def retire(self, retired: bool = True) -> None:
+        """Whether nobody names it any more: `run` ends, once nothing waits."""
+        self._retired = retired
+        if retired:
+            self._more.set()
+
     async def run(self) -> None:
-        """Deliver for ever. Cancel: what waits is not delivered."""
-        while True:
+        """Deliver until it is retired. Cancel: what waits is not delivered."""
+        while self._queue or not self._retired:
             await self._more.wait()
             await self.deliver()
             self._more.clear()

@@ -26,12 +26,14 @@ class _Named:
 
     Attributes:
         hooks: that get its events.
+        webhook: where one of them is that was made for the settings; "" = there is none.
         alertmanager: where its alerts go; "" = nowhere.
     """
 
     alerts: Alerts
     outlets: Outlets
     hooks: tuple[Webhook, ...]
+    webhook: str
     alertmanager: str
 
 
@@ -59,7 +61,7 @@ class Told:
         self._waits: dict[str, dict[str, int]] = {}
         """Per model and id of an event: webhooks that have it in hand."""
         self._gone = 0
-        """Alerts that reached nobody, of those whom no model names any more."""
+        """Alerts and events that reached nobody, of those whom no model names any more."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -153,14 +155,16 @@ class Told:
         alerts, known = monitor.spec.alerts, self._named.get(monitor.name)
         if known is not None and known.alerts == alerts:
             return known
-        hooks = [self._webhook] if self._webhook is not None else []
+        hooks, named = [self._webhook] if self._webhook is not None else [], ""
         if alerts.webhook is not None and self._secret:
             named = address_of(alerts.webhook)
-            if all(hook.address != named for hook in hooks):
+            if any(hook.address == named for hook in hooks):
+                named = ""
+            else:
                 hooks.append(self._hook(named, alerts.webhook))
         address = address_of(url_of(alerts.alertmanager)) if alerts.alertmanager is not None else ""
         alerted = self._alertmanager(address) if address else None
-        found = self._named[monitor.name] = _Named(alerts, Outlets(alerted=alerted), tuple(hooks), address)
+        found = self._named[monitor.name] = _Named(alerts, Outlets(alerted=alerted), tuple(hooks), named, address)
         if known is not None:
             found.outlets.counts = known.outlets.counts
             self._leave(monitor.name, known)
@@ -168,19 +172,26 @@ class Told:
 
     def _leave(self, name: str, before: _Named) -> None:
         """A model does not name these any more: what is on there is over, and who is left by all ends."""
-        now = self._named.get(name)
-        if not before.alertmanager or (now is not None and now.alertmanager == before.alertmanager):
-            return
-        found = self._alertmanagers[before.alertmanager]
-        found.set(name, ())
-        found.retire(all(one.alertmanager != before.alertmanager for one in self._named.values()))
+        now, named = self._named.get(name), self._named.values()
+        if before.alertmanager and (now is None or now.alertmanager != before.alertmanager):
+            found = self._alertmanagers[before.alertmanager]
+            found.set(name, ())
+            found.retire(all(one.alertmanager != before.alertmanager for one in named))
+        if before.webhook:
+            self._webhooks[before.webhook].retire(all(one.webhook != before.webhook for one in named))
 
     def _hook(self, address: str, url: str) -> Webhook:
         found = self._webhooks.get(address)
         if found is None:
             found = self._webhooks[address] = Webhook(url, self._secret, source=self._source, now_s=self._now_s)
-            self._spawn(found.run())
+            self._spawn(self._keep_hook(address, found))
+        found.retire(False)
         return found
+
+    async def _keep_hook(self, address: str, hook: Webhook) -> None:
+        await hook.run()
+        del self._webhooks[address]
+        self._gone += hook.counts["dead"]
 
     def _alertmanager(self, address: str) -> Alertmanager:
         found = self._alertmanagers.get(address)

@@ -15,6 +15,7 @@ from gateway.monitor.book import ModelMonitor, Outcome
 from gateway.monitor.incidents import turn
 from gateway.monitor.settings import Alerts, Spec
 from gateway.monitor.words import Finding
+from tests.audit.stage import Receiver
 from tests.monitor.alarm_servers import Asked, Server
 
 SECRET = b"a secret of the tests"
@@ -202,6 +203,39 @@ def test_a_webhook_that_is_the_nodes_own_gets_each_event_once() -> None:
 
         asyncio.run(scene())
         assert told_to(server) == [OPENED]
+
+
+def test_a_webhook_that_is_not_named_any_more_is_let_go_of_once_nothing_waits_for_it() -> None:
+    """It was kept, with its task, for as long as the node ran."""
+    with Receiver([400]) as receiver:
+        receiver.gate.clear()
+
+        async def scene() -> None:
+            told, named = told_of(), Alerts(webhook=receiver.url)
+            told.tell(alarmed("credit", named), Outcome())
+            told.tell(alarmed("credit", Alerts()), Outcome())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert [one["waiting"] for one in told.status()] == [1], "it has the event in hand"
+            receiver.gate.set()
+            await ended(told)
+            assert (told.status(), told._tasks, told.dropped) == ([], set(), 1)
+            told.tell(alarmed("credit", named), Outcome())
+            told.tell(alarmed("loans", named), Outcome())
+            told.forget("credit")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(told.status()) == 1, "another model names it"
+            told.tell(alarmed("loans", Alerts(webhook=receiver.url + "/x")), Outcome())
+            told.tell(alarmed("loans", named), Outcome())
+            told.forget("loans")
+            async with asyncio.timeout(20):
+                while told._tasks:
+                    await ended(told)
+            assert (told.status(), told.dropped) == ([], 1)
+
+        asyncio.run(scene())
+        assert [event["subject"] for event in receiver.events()] == ["loans"], "each was sent once"
 
 
 @pytest.mark.parametrize(
