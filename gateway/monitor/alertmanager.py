@@ -102,7 +102,7 @@ class Alertmanager:
         pause: waits between attempts.
 
     Attributes:
-        dropped: alerts for which there was no room, for `tidegate_alerts_dropped_total`.
+        dropped: alerts for which there was no room, each once while there is none; for `tidegate_alerts_dropped_total`.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class Alertmanager:
         self._send = send
         self._pause = pause
         self._on: dict[str, tuple[Alert, ...]] = {}
+        self._out: dict[str, frozenset[Key]] = {}
+        """Per model: what is on and found no room."""
         self._left = 0
         self._retired = False
         self._changed = asyncio.Event()
@@ -127,9 +129,11 @@ class Alertmanager:
         """These are on, others of the model are over. What is new or over is sent at once, the rest each minute."""
         before = self._on.get(model, ())
         room = ALERTS - sum(len(those) for name, those in self._on.items() if name != model)
-        if len(alerts) > room:
-            self.dropped += len(alerts) - max(room, 0)
-            alerts = alerts[: max(room, 0)]
+        alerts, left_out = alerts[: max(room, 0)], alerts[max(room, 0) :]
+        out, known = frozenset(alert.key for alert in left_out), self._out.pop(model, frozenset())
+        self.dropped += len(out - known)  # all that is on comes again with each turn
+        if out:
+            self._out[model] = out
         if alerts:
             self._on[model] = alerts
         else:
@@ -141,6 +145,7 @@ class Alertmanager:
         """Say no more of any alert, neither that it is on nor that it is over; what nobody sends ends by itself."""
         self._left += 1
         self._on.clear()
+        self._out.clear()
         for target in self._targets:
             target.known.clear()
             target.ended_s.clear()

@@ -198,9 +198,15 @@ def test_bounded():
     manager.set("credit", alerts)
     manager.set("other", alerts[:2])
     assert (manager.status()["on"], manager.dropped) == (ALERTS, 9)
+    for _ in range(3):  # each turn says what is on
+        manager.set("credit", alerts)
+        manager.set("other", alerts[:2])
+    assert manager.dropped == 9, "each once while it is left out"
     manager.set("credit", ())
     manager.set("other", alerts[:2])
-    assert manager.status()["on"] == 2
+    assert (manager.status()["on"], manager.dropped) == (2, 9)
+    manager.set("credit", alerts)
+    assert manager.dropped == 18, "it was over and is left out anew"
 
 
 @pytest.mark.parametrize(
