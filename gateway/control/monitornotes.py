@@ -17,7 +17,7 @@ from gateway.monitor.results import WindowResult
 from gateway.monitor.watching import Watching
 
 UNTOLD: Final = 50
-"""Events of a model; a webhook gives one up within a minute, so more do not gather."""
+"""Events of a model; a webhook gives one up after about 110 s at most: six attempts of 15 s, and waits between them."""
 UNWRITTEN: Final = 50
 SIGNALS: Final = 20
 RECORD_BYTES: Final = 64 * 1024
