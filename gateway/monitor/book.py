@@ -379,9 +379,14 @@ class ModelMonitor:
 
     def _retraining(self, attribution: Attribution, roles: Roles, now_s: float) -> tuple[str, str]:
         incident, settings = self.ledger.open, self.retrain_settings()
-        if incident is None or settings is None or not attribution.retrain:
+        if incident is None or settings is None:
             return "", ""
         version, variant = roles.champion
+        if not attribution.retrain:
+            # What was asked for is delivered though the verdict has lapsed, but nobody is to train on broken data.
+            broken = any(alarm.signal == "data_quality" for alarm in incident.alarms)
+            if broken or self.requests.find(retrain.facts_of(incident, version).key) is None:
+                return "", ""
         watching = self.versions.get(version)
         lost = watching.loss(variant) if watching is not None else {}
         reference = watching.reference.id if watching is not None else ""

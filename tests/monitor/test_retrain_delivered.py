@@ -9,14 +9,18 @@ import pytest
 
 from gateway.control.monitorheld import Held
 from gateway.control.monitors import Monitors
-from gateway.monitor.book import ModelMonitor
-from gateway.monitor.retrain import Asked, Facts, Requests
+from gateway.monitor.attribution import Attribution
+from gateway.monitor.book import ModelMonitor, Roles
+from gateway.monitor.incidents import turn
+from gateway.monitor.retrain import RETRY_S, Asked, Facts, Requests, facts_of, offer
 from gateway.monitor.settings import Retrain, Spec, Window
+from gateway.monitor.words import Finding, Signal
 from tests.audit.stage import Receiver
 from tests.monitor.day_world import Node, World
 from tests.monitor.test_monitors_loop import monitors_on
 
 FACTS = Facts(model="m", version="1", incident="m/1", verdict="concept", sentence="Worse.")
+SUFFERS = Attribution(verdict="concept", action="retrain", sentence="Worse.", retrain=True)
 
 
 def spec(url: str, secret: Path, rows: int) -> Spec:
@@ -87,6 +91,33 @@ def test_whatever_a_delivery_meets_it_has_failed(caplog: pytest.LogCaptureFixtur
     (asked,) = monitor.requests.asked
     assert (asked.status, asked.note) == ("failed", "unexpected: OverflowError")
     assert [one.getMessage() for one in caplog.records] == ["retrain_delivery_failed"]
+
+
+@pytest.mark.parametrize(
+    ("signal", "later_s", "outcome"),
+    [
+        ("input_drift", RETRY_S, "retry"),
+        ("input_drift", RETRY_S - 1, "duplicate"),
+        ("data_quality", RETRY_S, ""),
+    ],
+)
+def test_what_failed_is_repeated_while_the_incident_is_open(signal: Signal, later_s: float, outcome: str) -> None:
+    """It was only while the verdict held, which lapses as soon as a window knows less."""
+    monitor = ModelMonitor("m", Spec(retrain=Retrain(url="http://127.0.0.1:9")))
+    fires = Finding(signal=signal, state="firing", version="1", variant="-", keys=("age",))
+    monitor.ledger = turn(monitor.ledger, [fires], SUFFERS, 0.0).ledger
+    settings, incident = monitor.retrain_settings(), monitor.ledger.open
+    assert settings is not None
+    assert incident is not None
+    facts = facts_of(incident, "1")
+    monitor.requests, _ = offer(monitor.requests, settings, SUFFERS, facts, 0.0)
+    monitor.delivered(facts.key, ok=False, note="HTTP 503", now_s=0.0)
+    roles = Roles(champion=("1", "-"), live=frozenset({("1", "-")}))
+    found = monitor.turn([], roles, int(later_s * 1000))
+    assert (monitor.attribution.retrain, found.retrain) == (False, outcome)
+    assert monitor.requests.asked[0].deliveries == (2 if outcome == "retry" else 1)
+    monitor.requests = Requests()
+    assert monitor.turn([], roles, int(later_s * 1000)).retrain == "", "nobody asked"
 
 
 def test_nobody_is_told_of_a_model_that_is_gone(tmp_path: Path) -> None:
