@@ -26,6 +26,8 @@ class UnknownPolicy(ServingError):
 
 ANY: Final = -1
 """The generation that a caller has seen is whichever is in force, as long as one is."""
+Seen = int | frozenset[int] | None
+"""Which generation a caller has seen, or one of which: 0 = there was none; ANY; None = it does not say."""
 
 
 class StalePolicy(ServingError):
@@ -73,15 +75,22 @@ def readable(document: object) -> TrafficPolicy:
     return policy
 
 
-def is_stale(noun: str, generation: int | None, current: int) -> bool:
-    """Whether another generation is in force than a caller has seen: 0 = none, None = it does not say.
+def is_stale(noun: str, generation: Seen, current: int) -> bool:
+    """Whether another generation is in force than a caller has seen.
 
     Raises:
         StalePolicy: any will do, and none is in force.
     """
     if generation == ANY and not current:
         raise StalePolicy(f"If-Match: * changes a {noun}, and there is none; If-None-Match: * makes one", {})
+    if isinstance(generation, frozenset):
+        return current not in generation
     return generation not in (None, ANY, current)
+
+
+def in_words(generation: Seen) -> str:
+    """What a caller has seen, for messages: `2`, or `2 or 3`."""
+    return " or ".join(map(str, sorted(generation)))[:80] if isinstance(generation, frozenset) else str(generation)
 
 
 def check_owner(noun: str, owner: str, changes: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.alerts import address_of
-from gateway.control.documents import StalePolicy, UnknownPolicy, check_owner, is_stale
+from gateway.control.documents import Seen, StalePolicy, UnknownPolicy, check_owner, in_words, is_stale
 from gateway.control.firstreferences import KIND as FIRST
 from gateway.control.keepers import APPLIED, LEFT
 from gateway.control.monitorheld import MonitorRecord
@@ -52,12 +52,12 @@ class MonitorDesk:
         self._can_sign = can_sign
 
     async def apply(
-        self, document: object, *, actor: str, generation: int | None = None, owner: str = "", reason: str = ""
+        self, document: object, *, actor: str, generation: Seen = None, owner: str = "", reason: str = ""
     ) -> tuple[MonitorRecord, bool]:
         """Put a document in force; gives its record, and whether anything has changed.
 
         Args:
-            generation: that the caller has seen; 0 = none; None, ANY = whatever is there.
+            generation: that the caller has seen.
             owner: of the watched folder; a document that has another owner is not changed.
 
         Raises:
@@ -132,13 +132,13 @@ class MonitorDesk:
                 raise InvalidInput(f"spec.retrain.{error}") from error
         return monitor
 
-    async def delete(self, name: str, *, actor: str, generation: int | None = None, reason: str) -> None:
+    async def delete(self, name: str, *, actor: str, generation: Seen = None, reason: str) -> None:
         """Remove a document: the model is watched by the defaults from then on, if it has a reference of its own.
 
         References that were made of first rows go with it.
 
         Args:
-            generation: that the caller has seen; None = whatever is there.
+            generation: that the caller has seen.
 
         Raises:
             UnknownPolicy, StalePolicy, Conflict, StoreAway
@@ -242,12 +242,12 @@ class MonitorDesk:
         await self._store.audit_append(name, {"actor": actor, "what": what, "request": key})
 
 
-def _check_seen(name: str, generation: int | None, before: MonitorRecord | None) -> None:
+def _check_seen(name: str, generation: Seen, before: MonitorRecord | None) -> None:
     """Raises StalePolicy: another generation than the caller has seen is in force; 0 = none is."""
     current = before.generation if before is not None else 0
     if is_stale("monitor", generation, current):
         shown = {"generation": current, "document": before.document if before is not None else None}
-        raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {generation}", shown)
+        raise StalePolicy(f"the monitor {name!r} is at generation {current} by now, not {in_words(generation)}", shown)
 
 
 def _record(document: Document | None) -> MonitorRecord | None:

@@ -16,11 +16,13 @@ import msgspec
 
 from gateway.control.documents import (
     Kept,
+    Seen,
     StalePolicy,
     UnknownPolicy,
     change_of,
     check_owner,
     check_pins,
+    in_words,
     is_same,
     is_stale,
     readable,
@@ -304,7 +306,7 @@ class Policies:
         document: object,
         *,
         actor: str,
-        generation: int | None = None,
+        generation: Seen = None,
         owner: str = "",
         reason: str = "",
         what: str = "apply",
@@ -312,7 +314,7 @@ class Policies:
         """Put a document in force; gives the policy and whether anything has changed.
 
         Args:
-            generation: of the document that the caller has seen; 0 = there was none; None, ANY = whatever is there.
+            generation: of the document that the caller has seen.
             owner: of the watched folder; a policy that has another owner is not changed.
 
         Raises:
@@ -343,12 +345,12 @@ class Policies:
                     if known is None or kept is None or known.revision == kept.revision:
                         raise StalePolicy("somebody else changed the policy at the same time", {}) from error
 
-    def _checked(self, name: str, generation: int | None, owner: str) -> int:
+    def _checked(self, name: str, generation: Seen, owner: str) -> int:
         """The generation in force. Raises StalePolicy: another one is wanted; Conflict: it is another owner's."""
         kept = self.kept.get(name)
         current = kept.record.generation if kept else 0
         if is_stale("policy", generation, current):
-            text = f"expected generation {generation}, and {current} is in force"
+            text = f"expected generation {in_words(generation)}, and {current} is in force"
             raise StalePolicy(text, self.view(name) if kept else {})
         check_owner("policy", kept.record.owner if kept else "", owner)
         return current
@@ -362,7 +364,7 @@ class Policies:
         return tuple(pins)
 
     async def delete(
-        self, name: str, *, actor: str, generation: int | None = None, reason: str = "", force: bool = False
+        self, name: str, *, actor: str, generation: Seen = None, reason: str = "", force: bool = False
     ) -> None:
         """Remove a policy: the default answers again. Raises UnknownPolicy, StalePolicy, Conflict, StoreAway."""
         kept = self.get(name)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.routing import Route
 
+from gateway.control.documents import Seen
 from gateway.control.folder import MONITOR
 from gateway.control.monitorbins import drawn
 from gateway.control.monitordesk import MonitorDesk
@@ -105,19 +106,22 @@ class MonitorEndpoints:
         if named and named != name:
             raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         reason = request.headers.get("x-reason", "")[:500] or request.query_params.get("reason", "")[:500]
-        record, changed = await self._desk.apply(
-            document, actor=actor_of(request).name, generation=generation_seen(request), reason=reason
-        )
+        seen = self._generation(request, name)
+        record, changed = await self._desk.apply(document, actor=actor_of(request).name, generation=seen, reason=reason)
         warnings = await asyncio.to_thread(self._desk.warnings, document)
         done = {"name": name, "generation": record.generation, "changed": changed, "warnings": warnings}
         reply = json_reply(done)
         reply.headers = [(b"etag", b'"%d"' % record.generation)]
         return reply
 
+    def _generation(self, request: Request, name: str) -> Seen:
+        """That the caller has seen; where the defaults are in force, `one` has given "0" as their ETag."""
+        return generation_seen(request, 0 if name in self._monitors.held else 1)
+
     async def delete(self, request: Request) -> Reply:
         """Remove a document, the one that the caller has seen if that is said: defaults are in force from then on."""
         name, reason = request.path_params["name"], request.query_params.get("reason", "")[:500]
-        generation = generation_seen(request)
+        generation = self._generation(request, name)
         await self._desk.delete(name, actor=actor_of(request).name, generation=generation, reason=reason)
         return json_reply({})
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control import showing
-from gateway.control.documents import Kept, StalePolicy, killed_in
+from gateway.control.documents import Kept, Seen, StalePolicy, killed_in
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
 from gateway.control.planning import absent_inputs, difference, plan
@@ -128,7 +128,7 @@ class PolicyEndpoints:
             raise InvalidInput(f"metadata.name: expected {name!r}, as in the URL, got {named!r}")
         return document
 
-    def _generation(self, request: Request, name: str) -> int:
+    def _generation(self, request: Request, name: str) -> Seen:
         """The generation that the caller has seen. Raises HttpError 428 when a policy is there and none is named."""
         seen = generation_seen(request)
         if seen is None and name in self._policies.kept:

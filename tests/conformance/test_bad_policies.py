@@ -190,7 +190,9 @@ def test_it_is_refused_whole_and_the_old_policy_serves_on(tree: Tree, text: str,
         ({"if-match": '"77"'}, 412, "expected generation 77"),
         ({"if-none-match": "*"}, 412, "expected generation 0"),
         ({"if-match": 'W/"1"'}, 412, "If-Match: expected the ETag"),
-        ({"if-match": '"1", "2"'}, 400, "If-Match: expected the ETag"),
+        ({"if-match": '"77", "78"'}, 412, "expected generation 77 or 78"),
+        ({"if-match": '"1" "2"'}, 400, "If-Match: expected the ETag"),
+        ({"if-match": '"0"'}, 412, "If-None-Match: * makes a first one"),
     ],
 )
 def test_who_has_not_seen_what_is_in_force_changes_nothing(
@@ -234,10 +236,17 @@ def test_any_generation_is_one_that_exists(tree: Tree, kind: str) -> None:
     second = text.replace("NAME", "b").replace("ROWS", "{rows: 600}")
     status, body = put(tree, first, {"if-match": "*"}, path)
     assert (status, body["code"], "there is none" in body["error"]) == (412, "stale", True), body
+    status, body = put(tree, first, {"if-match": '"0"'}, path)
+    assert (status, body["code"]) == (412, "stale"), body
     assert put(tree, first, {"if-none-match": "*"}, path)[0] == 200
     assert put(tree, second, {"if-none-match": "*"}, path)[0] == 412
     status, body = put(tree, second, {"if-match": "*"}, path)
     assert (status, body["changed"]) == (200, True), body
+    several = {"if-match": f'"77", "{body["generation"]}"'}
+    status, body = put(tree, first, several, path)
+    assert (status, body["changed"]) == (200, True), body
+    status, body = put(tree, second, several, path)
+    assert (status, body["code"]) == (412, "stale"), body
     assert tree.call("DELETE", path, admin=True, headers={"if-match": "*"})[0] == 200
     assert tree.call("DELETE", path, admin=True, headers={"if-match": "*"})[0] == 404
 
