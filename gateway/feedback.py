@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from gateway.predictions import MOST_CHARS, ForgedId, Prediction, read
+from router.moments import read_moment
 from runtimes.errors import InvalidInput
 
 MOST_ITEMS: Final = 1_000
@@ -145,7 +145,7 @@ def _time(value: object, path: str) -> float | None:
         return None
     if isinstance(value, str):
         try:
-            seconds = datetime.fromisoformat(value) if len(value) <= 40 else None
+            seconds = read_moment(value) if len(value) <= 40 else None
         except ValueError:
             seconds = None
         if seconds is None or seconds.tzinfo is None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from router.moments import read_moment
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 SCOPES: Final = ("infer", "feedback", "metrics", "view", "route", "admin", "audit")
@@ -198,7 +199,7 @@ def expiry(text: str, now_s: float) -> int:
     if span is not None:
         return int(now_s) + int(span[1]) * _SPAN_S[span[2]]
     try:
-        found = datetime.fromisoformat(text)
+        found = read_moment(text)
         return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
         message = f"expires: expected a span such as 90d, 12h or 30m, or a date such as 2030-01-31, got {text[:80]!r}"

@@ -5,8 +5,9 @@ The caller looks up the zone's local time; here it is only decided what it means
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
+
+from router.moments import read_moment
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DAY: Final = "|".join(DAYS)
@@ -74,7 +75,7 @@ def read_freeze_end(text: str) -> int:
         ValueError: no such time, or none that says in which zone.
     """
     try:
-        when = datetime.fromisoformat(text)
+        when = read_moment(text)
     except ValueError:
         raise ValueError(f"expected a time such as 2026-12-20T08:00:00+01:00, got {text[:40]!r}") from None
     if when.tzinfo is None:

@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli.client import AdminUrl, admin_url, call
 from gateway.cli.output import Failure, Json, print, print_json, print_table
+from router.moments import read_moment
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 RecordId = Annotated[
@@ -80,7 +81,7 @@ def _time_ms(text: str | None, what: str) -> int | None:
     if span is not None:
         return int((time.time() - int(span[1]) * _UNITS[span[2]]) * 1000)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = read_moment(text)
     except ValueError as error:
         raise Failure(
             f"{what}: expected 30m, 2h, 7d or a time such as 2030-01-31T12:00Z, got {text[:40]!r}", 2

@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +20,7 @@ from gateway.monitor.fit import Rows, ScoreAt, columns_text, score_place
 from gateway.monitor.reference import Reference, ReferenceRefused, loaded
 from gateway.monitor.settings import Monitor, defaults
 from gateway.monitor.tables import Table, TableRefused
+from router.moments import read_moment
 from runtimes.tensors import Array, Signature
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _time_ms(text: str, at: int, column: str) -> int:
 
 def _iso_s(text: str) -> float:
     # The same file means the same on every machine.
-    found = datetime.fromisoformat(text)
+    found = read_moment(text)
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 

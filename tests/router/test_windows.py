@@ -48,13 +48,21 @@ def test_what_is_no_span(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "time_ms"),
-    [("1970-01-01T00:00:00Z", 0), ("1970-01-01T01:00:00.5+01:00", 500), ("2026-12-20T00:00+01:00", 1_797_721_200_000)],
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01T01:00:00.5+01:00", 500),
+        ("2026-12-20T00:00+01:00", 1_797_721_200_000),
+        ("1970-01-01t00:00:00.5z", 500),  # RFC 3339 lets both be small
+        ("1970-01-01 00:00:00z", 0),
+    ],
 )
 def test_times_have_zones(text: str, time_ms: int) -> None:
     assert read_freeze_end(text) == time_ms
 
 
-@pytest.mark.parametrize("text", ["", "2026-12-20", "2026-12-20T00:00:00", "tomorrow", "2026-13-01T00:00Z", "1e9"])
+@pytest.mark.parametrize(
+    "text", ["", "2026-12-20", "2026-12-20T00:00:00", "tomorrow", "2026-13-01T00:00Z", "1e9", "z", "12zz"]
+)
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time"):
         read_freeze_end(text)

@@ -114,6 +114,9 @@ def test_labels_are_kept_as_they_are(label):
     assert type(found) is type(label)
 
 
-@pytest.mark.parametrize("time", [1767225600, 1767225600.0, "2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00"])
+@pytest.mark.parametrize(
+    "time",
+    [1767225600, 1767225600.0, "2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00", "2026-01-01t00:00:00.000z"],
+)
 def test_times(time):
     assert item_of({"prediction_id": "x", "label": 1, "timestamp": time}).timestamp_s == 1767225600.0
