@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.predictions import UNCOUNTED, signed
-from gateway.tally import stratum_of
+from gateway.tally import Tally, stratum_of
 from gateway.wire.fields import agreed_value
 from gateway.wire.request import InferRequest
 from router.view import MIXED, Mixed, Value, parse_cookies, parse_query
@@ -25,7 +25,7 @@ class Placed:
 
     Attributes:
         served: answers for the variant.
-        counts: where they count (`gateway.tally`).
+        tally: where they count.
         place: how the evidence names it; 0 = they are no evidence.
         unit: 64-bit hash of the unit.
         bits, stratum: the same as a signed number, and what randomised it, for its prediction's id.
@@ -34,12 +34,12 @@ class Placed:
         rule: name of the rule that decided; "" = the default split.
     """
 
-    __slots__ = ("bits", "counts", "of_canary", "place", "rule", "served", "shadowed", "stratum", "unit")
+    __slots__ = ("bits", "of_canary", "place", "rule", "served", "shadowed", "stratum", "tally", "unit")
 
     def __init__(
         self,
         served: "ServedVersion",
-        counts: memoryview,
+        tally: Tally,
         place: int,
         unit: int,
         shadowed: bool,
@@ -47,7 +47,7 @@ class Placed:
         rule: str = "",
     ) -> None:
         self.served = served
-        self.counts = counts
+        self.tally = tally
         self.place = place
         self.stratum = stratum_of(place) if place else UNCOUNTED
         self.unit = unit
@@ -67,7 +67,7 @@ class Exchange(Job):
         timeout_ms: of `x-request-timeout-ms`; 0 = none.
         trace: its traceparent, for the answer.
         started_ns: when the request was complete.
-        headers: those that a policy reads, by lower-case name.
+        only_name, only_value: the one header of this request that a policy reads; None = there are none or several.
         query: of the URL; the fast lane takes none that has one.
         mixed: a policy asked for an input whose rows disagree.
         served, request: set on the way.
@@ -87,13 +87,15 @@ class Exchange(Job):
     timeout_ms: int = 0
     trace: bytes = b""
     started_ns: int = 0
-    headers: dict[bytes, bytes] = _NO_HEADERS
+    only_name: bytes | None = None
+    only_value: bytes = b""
+    _several: dict[bytes, bytes] = _NO_HEADERS
     query: bytes = b""
     mixed: bool = False
     served: "ServedVersion | None" = None
     request: InferRequest | None = None
     route: "PolicyRoute | None" = None
-    tally: memoryview | None = None
+    tally: Tally | None = None
     placed: "Placed | None" = None
     final_deadline_ns: int = 0
     prediction: bytes = b""
@@ -107,6 +109,18 @@ class Exchange(Job):
         self.respond(200, JSON, served.headers_of(self), body)
 
     # ---- what a policy may ask of a request, in the shape of `router.view.View` ----
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """Those that a policy reads, by lower-case name."""
+        name = self.only_name
+        return self._several if name is None else {name: self.only_value}
+
+    @headers.setter
+    def headers(self, headers: dict[bytes, bytes]) -> None:
+        """All of them at once."""
+        self.only_name = None
+        self._several = headers
 
     def cookie(self, name: bytes) -> bytes | None:
         """The first cookie of that name."""

@@ -26,14 +26,15 @@ from gateway.tally import (
     NOTE_SLOW,
     NOTE_WAITED,
     OK,
-    ROUTED,
     SLOW,
     UNCOUNTED,
     Executions,
     NoteRing,
+    Routings,
+    Tally,
     place_of,
     score_flags,
-    tally,
+    tally_block,
 )
 from router.compiled import CompiledPolicy
 from router.decision import REFUSED
@@ -104,7 +105,7 @@ class Arm:
         terms, strata = route.terms, route.compiled.strata
         self.served: ServedVersion | None = None
         names = [stratum.rule for stratum in strata] + [UNCOUNTED]
-        self.tallies = [tally(page, terms.name, terms.revision, name, variant) for name in names]
+        self.tallies = [Tally(tally_block(page, terms.name, terms.revision, name, variant)) for name in names]
         self.places = [place_of(terms.number, terms.revision, stratum.index, index) for stratum in strata]
         self.is_canary = index == terms.canary
         self._route = route
@@ -149,16 +150,16 @@ class Arm:
         if route.shadow is not None:
             route.shadow.offer(jobs, outputs, self._index)
 
-    def _name(self, jobs: Sequence[Exchange], marks: Sequence[int]) -> None:
+    def _name(self, jobs: Sequence[Exchange], marks: list[int]) -> None:
         signer, index = self._signer, self._index
         assert signer is not None, "asked before"
-        for job, marked in zip(jobs, marks, strict=True):
+        for at, job in enumerate(jobs):
             placed = job.placed
             if placed is not None:
-                signer.add(job, index, placed.bits, placed.stratum, marked)
+                signer.add(job, index, placed.bits, placed.stratum, marks[at])
         signer.sign()
 
-    def _note(self, jobs: Sequence[Exchange], marks: Sequence[int], started_ns: int, now: int) -> None:
+    def _note(self, jobs: Sequence[Exchange], marks: list[int], started_ns: int, now: int) -> None:
         """Slow requests, those that waited long, and those of the sampled units."""
         slow_ns, wait_ns, mask = self._slow_ns, self._wait_ns, self._mask
         for job, marked in zip(jobs, marks, strict=True):
@@ -170,14 +171,14 @@ class Arm:
                 self._ring.write(NOTE_WAITED, placed.place, unit)
             seen = 0 if unit & mask else NOTE_SEEN | _SCORE_FLAGS[marked >> 8 & 0xFF]
             if slow_ns and now - job.started_ns > slow_ns:
-                counts = job.tally
-                assert counts is not None, "a request counts once"
-                counts[SLOW] += 1
+                tally = job.tally
+                assert tally is not None, "a request counts once"
+                tally.counts[SLOW] += 1
                 self._ring.write(NOTE_SLOW | seen, placed.place, unit)
             elif seen:
                 self._ring.write(seen, placed.place, unit)
 
-    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> Sequence[int]:
+    def _marks(self, jobs: Sequence[Exchange], outputs: Sequence[Array]) -> list[int]:
         """What each id says of its scores: nothing, unless the monitor watches the version."""
         served = self.served
         tap = served.codec.taps.get(served.variant) if served is not None else None
@@ -193,9 +194,11 @@ class Arm:
         return helped
 
     def _failed(self, exchange: Exchange, error: ServingError) -> bool:
-        counts = exchange.tally
-        assert counts is not None, "a request counts once"
+        tally = exchange.tally
+        assert tally is not None, "a request counts once"
         exchange.tally = None
+        self._route.routings.write()
+        counts = tally.counts
         if not error.executed:
             counts[NEUTRAL] += 1
             return False
@@ -219,9 +222,10 @@ class Arm:
 
     def left(self, exchange: Exchange) -> None:
         """The caller of one has gone."""
-        counts = exchange.tally
-        if counts is not None:
-            counts[NEUTRAL] += 1
+        tally = exchange.tally
+        if tally is not None:
+            self._route.routings.write()
+            tally.counts[NEUTRAL] += 1
             exchange.tally = None
             if self._decisions is not None and exchange.placed is not None:
                 self._decisions.ended(self.facts, "left", exchange.request_id, exchange.placed)
@@ -231,11 +235,11 @@ def _count_ok(jobs: Sequence[Exchange]) -> None:
     """Add the answers of a batch; mostly all count in one place."""
     first = jobs[0].tally
     if first is not None and all(job.tally is first for job in jobs):
-        first[OK] += len(jobs)
+        first.counts[OK] += len(jobs)
         return
     for job in jobs:
         if job.tally is not None:
-            job.tally[OK] += 1
+            job.tally.counts[OK] += 1
 
 
 class PolicyRoute:
@@ -264,6 +268,7 @@ class PolicyRoute:
         *,
         page: CounterPage,
         ring: NoteRing,
+        routings: Routings,
         signer: Signer,
         shadow: Shadow | None,
         decisions: DecisionLog | None,
@@ -277,6 +282,7 @@ class PolicyRoute:
         self.compiled = compiled
         self.terms = terms
         self.ring = ring
+        self.routings = routings
         self.signer = signer
         self.shadow = shadow
         self.decisions = decisions
@@ -324,9 +330,7 @@ class PolicyRoute:
         Raises:
             InvalidInput: the policy wants a unit, and the request carries none.
         """
-        headers = exchange.headers
-        few = len(headers) == 1 or (len(headers) == 2 and self._beside in headers)
-        alone = headers.get(self._unit_header) if few else None
+        alone = self._alone(exchange)
         placed = self._placed.get(alone) if alone is not None else None
         if placed is None:
             placed = self._place(exchange, alone)
@@ -334,16 +338,25 @@ class PolicyRoute:
         if self._apart or not served.readiness.clear or (placed.of_canary and self.zeroed):
             placed = self._instead(placed)
             served = placed.served
-        placed.counts[ROUTED] += 1
-        exchange.tally = placed.counts
+        self.routings.add(placed.tally)
+        exchange.tally = placed.tally
         exchange.placed = placed
         return served
+
+    def _alone(self, exchange: Exchange) -> bytes | None:
+        """The unit, where it is all that the policy reads of this request: then the same unit means the same."""
+        name = exchange.only_name
+        if name is not None:
+            return exchange.only_value if name == self._unit_header else None
+        headers = exchange.headers
+        few = len(headers) == 1 or (len(headers) == 2 and self._beside in headers)
+        return headers.get(self._unit_header) if few else None
 
     def _place(self, exchange: Exchange, alone: bytes | None) -> Placed:
         """Where the policy puts a request; kept for users that come again. Raises InvalidInput.
 
         Args:
-            alone: the unit, where it is all that the policy reads of this request: then the same unit means the same.
+            alone: see `_alone`.
         """
         decision = self.compiled.decide(exchange)
         if decision.variant == REFUSED:

@@ -16,7 +16,7 @@ from gateway.policyroute import PolicyRoute, Terms
 from gateway.served import Codec, Named, Results, ServedVersion
 from gateway.shadow import Comparison, Shadow, shadow_counts
 from gateway.signing import Clock, Signer
-from gateway.tally import NoteRing
+from gateway.tally import NoteRing, Routings
 from gateway.wire.request import Limits
 from router.compiled import CompiledPolicy, compile_policy
 from router.policy import Compare, TrafficPolicy, parse
@@ -79,6 +79,7 @@ class RouteBook:
 
     Attributes:
         clock: Unix time in whole seconds; its owner ticks.
+        routings: requests that policies routed and are not in the page yet.
         zeroed: (policy, rollout) whose canary this worker gives nothing, by its own decision -> why.
         on_zeroed: called when that has grown.
         failing: the last requests that failed on a canary.
@@ -108,6 +109,7 @@ class RouteBook:
         self._now_ns = now_ns
         self._now_ms = now_ms
         self._ring = NoteRing(page)
+        self.routings = Routings()
         self._codecs: dict[Runtime, Codec] = {}
         self._plain: dict[Runtime, ServedVersion] = {}
         self._named: dict[Runtime, ServedVersion] = {}
@@ -260,6 +262,7 @@ class RouteBook:
             [policy.spec.feedback.ids or one for one in facts.labelled],
             page=self._page,
             ring=self._ring,
+            routings=self.routings,
             signer=signer,
             shadow=self._shadow(policy, compiled, state, codecs),
             decisions=self.decisions,

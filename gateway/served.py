@@ -152,8 +152,10 @@ class Named:
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
         signer, unit = self._signer, self._unit
-        for job, marked in zip(jobs, marks or [NO_MARK] * len(jobs), strict=True):
-            signer.add(job, 0, unit, UNCOUNTED, marked)
+        if marks is None:
+            marks = [NO_MARK] * len(jobs)
+        for at, job in enumerate(jobs):
+            signer.add(job, 0, unit, UNCOUNTED, marks[at])
         signer.sign()
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:

@@ -14,7 +14,7 @@ variants alike, since one ring holds both.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.counters import (
     BATCH_BOUNDS,
@@ -25,6 +25,9 @@ from gateway.counters import (
     RUN_TIMES,
     CounterPage,
 )
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 FIELDS: Final = ("routed", "ok", "bad", "slow", "neutral", "fallback")
 ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
@@ -170,7 +173,47 @@ def happened(flags: int) -> int:
     return flags if flags == NOTE_WAITED else flags & (NOTE_BAD | NOTE_SLOW | NOTE_SEEN)
 
 
-def tally(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:
+class Tally:
+    """How requests of one variant fared, in one stratum of one revision.
+
+    Attributes:
+        counts: as `FIELDS`, in the page.
+        routed: requests that are not in the page yet: adding there costs as much as deciding.
+    """
+
+    __slots__ = ("counts", "routed")
+
+    def __init__(self, counts: memoryview) -> None:
+        self.counts = counts
+        self.routed: i64 = 0
+
+
+class Routings:
+    """Requests that were routed and are not in the page yet. They get there before any of them is executed, so that
+    a worker that dies of one leaves them in its page, and before one of them is counted as failed."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[Tally] = []
+
+    def add(self, tally: Tally) -> None:
+        """One more."""
+        if not tally.routed:
+            self._waiting.append(tally)
+        tally.routed += 1
+
+    def write(self) -> None:
+        """Into the page."""
+        if not self._waiting:
+            return
+        for tally in self._waiting:
+            tally.counts[ROUTED] += tally.routed
+            tally.routed = 0
+        self._waiting.clear()
+
+
+def tally_block(page: CounterPage, model: str, revision: int, stratum: str, variant: str) -> memoryview:
     """The counts of one variant in one stratum of one revision; nobody sees those that find no room in the page."""
     return _block(page, "evidence", (model, str(revision), stratum, variant), len(FIELDS))
 

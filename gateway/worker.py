@@ -166,6 +166,7 @@ class Worker:
                 time.perf_counter_ns,
                 budget_ns=budget_ns,
                 linger_ns=config.execution.linger_us * 1000,
+                before=self.dataplane.book.routings.write,
             ),
             self._watchdog,
             time.perf_counter_ns,

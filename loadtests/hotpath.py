@@ -155,7 +155,8 @@ class HotPath:
 
     def _runtime(self, folder: Path, dataplane: Dataplane) -> Runtime:
         (folder / "model.onnx").write_bytes(models.tiny())
-        scheduler = TurnScheduler(self.loop, time.perf_counter_ns, budget_ns=BUDGET_NS)
+        write = dataplane.book.routings.write
+        scheduler = TurnScheduler(self.loop, time.perf_counter_ns, budget_ns=BUDGET_NS, before=write)
         loop = asyncio.get_running_loop()
         environment = Environment(loop, scheduler, self.watchdog, time.perf_counter_ns, 1, BUDGET_NS, 1 << 33)
         runtime = Runtime(WantedVersion(NAME, 1, DIGEST, str(folder), "model.onnx", ModelConfig()), environment)

@@ -14,7 +14,6 @@ from gateway.http.compression import COMPRESS_BYTES, choose, compress
 from gateway.http.door import REQUEST_ID
 from gateway.http.heads import VERSIONS
 from gateway.http.meanings import (
-    BLANKS,
     CONNECTION,
     ENCODING,
     HOST,
@@ -23,10 +22,12 @@ from gateway.http.meanings import (
     KEY,
     LENGTH,
     NOTHING,
+    PLACE_BITS,
     READ,
     TIMEOUT,
     TRACE,
     Meanings,
+    without_blanks,
 )
 from gateway.served import ServedVersion
 from runtimes.errors import ServingError
@@ -135,7 +136,7 @@ class FastExchange(Exchange):
 def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExchange | None:
     """The exchange of a plain request; None for any other, which the slow lane then judges."""
     host = close = False
-    request_id = trace = b""
+    request_id = trace = only_value = b""
     json_length, timeout_ms, coding, key = _NOT_SEEN
     length = -1
     edge = protocol.edge
@@ -143,20 +144,20 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
     if meanings.names is not edge.dataplane.header_names:
         meanings = edge.meanings = Meanings(edge.dataplane.header_names)
     known = meanings.known
+    only_name: bytes | None = None
     read: dict[bytes, bytes] | None = None
     for name, value in protocol.headers:
-        meaning = known.get(name)
-        if meaning is None:
-            meaning = meanings.learn(name)
+        found = known.get(name)
+        meaning = meanings.learn(name) if found is None else found
         if meaning == NOTHING:
             continue
         if meaning & READ:
-            read = {} if read is None else read
-            lower = name.lower()
-            if lower in read:
+            lower = meanings.read[meaning >> PLACE_BITS]
+            if only_name is None:
+                only_name, only_value = lower, without_blanks(value)
+            elif (read := _and(lower, value, read or {only_name: only_value})) is None:
                 return None
-            read[lower] = value.rstrip(BLANKS)
-            meaning -= READ
+            meaning &= READ - 1
             if meaning == NOTHING:
                 continue
         if meaning == LENGTH and length < 0 and value.isdigit():
@@ -189,12 +190,12 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
         return None
     exchange = FastExchange(protocol, route[0], route[1], length)
     exchange.request_id = request_id or edge.new_request_id()
-    if json_length is not None:
-        exchange.json_length = json_length
+    exchange.json_length = json_length
     if trace or coding or timeout_ms:
         exchange.trace = trace
         exchange.coding = coding or b""
         exchange.timeout_ms = timeout_ms or 0
+    exchange.only_name, exchange.only_value = only_name, only_value
     if read is not None:
         exchange.headers = read
     if close:
@@ -202,3 +203,11 @@ def plain_exchange(protocol: "EdgeProtocol", route: tuple[str, str]) -> FastExch
     if not edge.dataplane.reserve(length):
         exchange.error, exchange.size = edge.dataplane.bytes_refused(length), 0
     return exchange
+
+
+def _and(name: bytes, value: bytes, read: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
+    """One more header that is read; None = it stands twice."""
+    if name in read:
+        return None
+    read[name] = without_blanks(value)
+    return read

@@ -5,6 +5,10 @@ from typing import Final
 NOTHING, LENGTH, HOST, ID, JSON_LENGTH, TIMEOUT, TRACE, SLOWS, ENCODING, CONNECTION, KEY = range(11)
 READ: Final = 16
 """Flag: a policy reads this header."""
+PLACE_BITS: Final = 5
+"""Above so many bits stands the place of a name that is read."""
+_SPACE: Final = 32
+_TAB: Final = 9
 BLANKS: Final = b" \t"
 """Around a value, and no part of it (RFC 9110, 5.5); the parser takes away those before."""
 _NAMES_KEPT: Final = 4096
@@ -30,13 +34,18 @@ class Meanings:
     """Name of a header -> meaning, kept as clients write it, also where it means nothing; bounded.
 
     Args:
-        names: lower-case names that policies read; these carry the flag `READ` beside their meaning.
+        names: lower-case names that policies read; these carry the flag `READ` beside their meaning, and above it their
+            place in `read`.
+
+    Attributes:
+        read: the names.
     """
 
-    __slots__ = ("known", "names")
+    __slots__ = ("known", "names", "read")
 
     def __init__(self, names: frozenset[bytes]) -> None:
         self.names = names
+        self.read = list(names)
         self.known: dict[bytes, int] = {name: self._of(name) for name in {*_MEANING, *names}}
 
     def learn(self, name: bytes) -> int:
@@ -47,4 +56,12 @@ class Meanings:
         return meaning
 
     def _of(self, lower: bytes) -> int:
-        return _MEANING.get(lower, NOTHING) | (READ if lower in self.names else 0)
+        return _MEANING.get(lower, NOTHING) | (
+            self.read.index(lower) << PLACE_BITS | READ if lower in self.names else 0
+        )
+
+
+def without_blanks(value: bytes) -> bytes:
+    """A value as policies read it."""
+    # Mostly there are none behind it, and to look is cheaper than to ask.
+    return value.rstrip(BLANKS) if value and (value[-1] == _SPACE or value[-1] == _TAB) else value

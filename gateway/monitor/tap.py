@@ -70,6 +70,9 @@ class Tap:
         self._copies = _is_copied(signature, counter.reads)
         self._score = plan.score if plan.score_values and plan.score is not None and not plan.score.bf16 else None
         self._table = _table(self._score.threshold) if self._score is not None else []
+        # What else stands there is no score; a plan may name an output that is not there.
+        scores = signature.outputs[self._score.output :][:1] if self._score is not None else ()
+        self._texts = any(spec.datatype.kind == "bytes" for spec in scores)
 
     @property
     def rows(self) -> int:
@@ -141,16 +144,15 @@ class Tap:
         if score is None or score.output >= len(outputs):
             return None
         array = outputs[score.output]
-        if array.ndim == 0 or array.dtype == object:
+        if array.ndim == 0 or self._texts:
             return None
         rows = len(array)
         one_each = rows == len(jobs)
         if not one_each and not self._are_told(jobs, rows):
             return None
-        flat = array.reshape(rows, -1)
-        if score.column >= flat.shape[1]:
+        scores = _column(array, rows, score.column)
+        if scores is None:
             return None
-        scores = flat[:, max(score.column, 0)].tolist()
         found = self._marks_of(scores, score.threshold) if one_each else self._of_requests(jobs, scores)
         if not self._groups:
             return found
@@ -271,6 +273,15 @@ class Tap:
 def _group_array(groups: list[int] | None, rows: int) -> Counts:
     """Everybody is of the first group where there are none."""
     return np.array(groups, np.int64) if groups else np.zeros(rows, np.int64)
+
+
+def _column(array: Array, rows: int, column: int) -> list[float] | None:
+    """A score of each row; None = there is no such column."""
+    if column <= 0 and array.size == rows:
+        # Mostly it is alone, and this is on the way of every answer.
+        return array.ravel().tolist()
+    flat = array.reshape(rows, -1)
+    return flat[:, max(column, 0)].tolist() if column < flat.shape[1] else None
 
 
 def _headers(job: Job) -> Mapping[bytes, bytes]:

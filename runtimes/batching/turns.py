@@ -44,15 +44,25 @@ class TurnScheduler:
     Args:
         budget_ns: time that executions on the loop may take in one turn, over all models.
         linger_ns: how long to look for the next request before the loop sleeps, where that pays; 0 = never.
+        before: called before the executions of each turn.
 
     Attributes:
         running: executions in threads; their batchers count them here.
     """
 
-    def __init__(self, loop: Loop, now_ns: Callable[[], int], *, budget_ns: int, linger_ns: int = 0) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        now_ns: Callable[[], int],
+        *,
+        budget_ns: int,
+        linger_ns: int = 0,
+        before: Callable[[], object] | None = None,
+    ) -> None:
         self._loop = loop
         self._now_ns = now_ns
         self._budget_ns = budget_ns
+        self._before = before
         self._asked: dict[Turner, None] = {}
         self._waiting: dict[Turner, None] = {}
         self.running = 0
@@ -96,6 +106,8 @@ class TurnScheduler:
         if len(asked) > 1:
             asked = self._in_order(asked)
         self._scheduled = False
+        if self._before is not None:
+            self._before()
         budget = self._budget_ns
         must = True
         failed: Exception | None = None

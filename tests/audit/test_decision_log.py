@@ -19,6 +19,7 @@ from gateway.decisions import DecisionLog, Facts, NotNow, Sink
 from gateway.exchange import Exchange, Placed
 from gateway.predictions import mark, mark_of_rows, read
 from gateway.signing import Clock, Signer
+from gateway.tally import Tally
 from tests.ids import id_by
 
 pytestmark = pytest.mark.interpreted
@@ -27,7 +28,7 @@ FACTS = Facts("m", 7, "canary", "sha256:ab", ("y",))
 
 
 def placed(unit: int) -> Placed:
-    return Placed(cast(Any, None), memoryview(b""), 0, unit, False, False)
+    return Placed(cast(Any, None), Tally(memoryview(b"")), 0, unit, False, False)
 
 
 def job(unit: int, rows: int = 1) -> Exchange:

@@ -23,6 +23,19 @@ class Model:
         return False
 
 
+def test_what_comes_before_executions_comes_once_a_turn() -> None:
+    loop, models = VirtualLoop(), [Model(), Model()]
+    turns_before: list[int] = []
+    scheduler = TurnScheduler(
+        loop, loop.now_ns, budget_ns=1_000_000, before=lambda: turns_before.append(models[0].turns + models[1].turns)
+    )
+    for _ in range(2):
+        for model in models:
+            scheduler.request(model)
+        loop.run(lambda: None)
+    assert turns_before == [0, 2]
+
+
 def test_a_mistake_in_one_turn_costs_no_other_model_its_own() -> None:
     loop = VirtualLoop()
     scheduler = TurnScheduler(loop, loop.now_ns, budget_ns=1_000_000)

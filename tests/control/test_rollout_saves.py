@@ -16,7 +16,7 @@ from gateway.control.reporter import Reporter
 from gateway.control.rollouts import REST_MS, SAVE_MS, Node, Rollouts
 from gateway.counters import CounterPage
 from gateway.store.sqlite import open_sqlite
-from gateway.tally import OK, ROUTED, tally
+from gateway.tally import OK, ROUTED, tally_block
 from router.rollout.observed import Command
 from tests.control.test_policies_lost import DOCUMENT, Models
 
@@ -52,7 +52,7 @@ class Leader:
         revisions = {self.policies.get("m").revision}
         for _ in range(ms // 250):
             self.now_ms += 250
-            block = tally(self.page, "m", self.policies.get("m").record.revision, "", "stable")
+            block = tally_block(self.page, "m", self.policies.get("m").record.revision, "", "stable")
             block[ROUTED] += asked
             block[OK] += asked
             await self.rollouts.tick()

@@ -17,9 +17,11 @@ from gateway.logs import request_log
 from gateway.policyroute import PolicyRoute
 from gateway.predictions import read
 from gateway.routes import RouteBook
+from gateway.tally import NEUTRAL, ROUTED, tallies
 from gateway.wire.request import Limits
 from router import slots
 from runtimes.batching.turns import TurnScheduler
+from runtimes.errors import InvalidInput
 from runtimes.execution.watchdog import Watchdog
 from runtimes.registry.modelconfig import ModelConfig
 from runtimes.runtime import Environment, Runtime, WantedVersion, prepare
@@ -76,29 +78,64 @@ def is_by(text: str, key: SigningKey) -> bool:
         return False
 
 
+class Node:
+    """A book of routes, and one model that is here."""
+
+    def __init__(self, folder: Path, watchdog: Watchdog) -> None:
+        (folder / "model.onnx").write_bytes(models.affine())
+        loop = asyncio.get_running_loop()
+        scheduler = TurnScheduler(loop, time.perf_counter_ns, budget_ns=1_000_000)
+        environment = Environment(loop, scheduler, watchdog, time.perf_counter_ns, 1, 1_000_000, 1 << 33)
+        wanted = WantedVersion("m", 1, DIGEST, str(folder), "model.onnx", ModelConfig())
+        self.runtime = Runtime(wanted, environment)
+        self.page = CounterPage(memoryview(bytearray(1 << 20)))
+        log = request_log(time.monotonic)
+        self.book = RouteBook(self.page, Limits(), log, time.perf_counter_ns, lambda: 1_800_000_000_000)
+        self.runtime.open(prepare(wanted, environment, lambda: None), self.book.sink_for)
+
+    def built(self, *keys: SigningKey) -> Any:
+        """The policy's route, if it is in force."""
+        fleet: Any = Here(self.runtime)
+        return self.book.build(msgspec.structs.replace(SNAPSHOT, signing=keys), fleet).served.get(("m", ""))
+
+    def counted(self) -> tuple[int, int]:
+        """Routed and neutral, in the page."""
+        blocks = [block for _, block in tallies(self.page)]
+        return sum(block[ROUTED] for block in blocks), sum(block[NEUTRAL] for block in blocks)
+
+
 def test_a_policy_signs_with_the_key_that_signs_now(tmp_path: Path, watchdog: Watchdog) -> None:
     """It went on with the old one until it was changed itself: that key may be no more valid."""
 
     async def story() -> None:
-        (tmp_path / "model.onnx").write_bytes(models.affine())
-        loop = asyncio.get_running_loop()
-        scheduler = TurnScheduler(loop, time.perf_counter_ns, budget_ns=1_000_000)
-        environment = Environment(loop, scheduler, watchdog, time.perf_counter_ns, 1, 1_000_000, 1 << 33)
-        wanted = WantedVersion("m", 1, DIGEST, str(tmp_path), "model.onnx", ModelConfig())
-        runtime = Runtime(wanted, environment)
-        page = CounterPage(memoryview(bytearray(1 << 20)))
-        book = RouteBook(page, Limits(), request_log(time.monotonic), time.perf_counter_ns, lambda: 1_800_000_000_000)
-        runtime.open(prepare(wanted, environment, lambda: None), book.sink_for)
-        fleet: Any = Here(runtime)
-
-        def built(*keys: SigningKey) -> Any:
-            return book.build(msgspec.structs.replace(SNAPSHOT, signing=keys), fleet).served.get(("m", ""))
-
-        assert built() is None
-        first = built(OLD)
+        node = Node(tmp_path, watchdog)
+        assert node.built() is None
+        first = node.built(OLD)
         assert signed_by(first) == OLD.id
-        assert built(OLD) is first
-        assert signed_by(built(NEW, OLD)) == NEW.id
-        await runtime.close()
+        assert node.built(OLD) is first
+        assert signed_by(node.built(NEW, OLD)) == NEW.id
+        await node.runtime.close()
+
+    asyncio.run(story())
+
+
+def test_a_request_is_routed_in_the_page_before_it_is_anything_else_there(tmp_path: Path, watchdog: Watchdog) -> None:
+    """Routed minus finished is what died with a worker: it is never less than nothing, and has all that executes."""
+
+    async def story() -> None:
+        node = Node(tmp_path, watchdog)
+        route = node.built(OLD)
+        asked = [Exchange() for _ in range(3)]
+        for one in asked:
+            route.choose(one)
+        assert node.counted() == (0, 0)
+        evidence = route.arms[0].served.evidence
+        evidence.failed(asked[0], InvalidInput("of a column that is not there"))
+        evidence.left(asked[1])
+        assert node.counted() == (3, 2)
+        route.choose(Exchange())
+        node.book.routings.write()
+        assert node.counted() == (4, 2)
+        await node.runtime.close()
 
     asyncio.run(story())

@@ -22,6 +22,7 @@ from gateway.samples import (
     SampledTensor,
     Sampler,
 )
+from gateway.tally import Tally
 from router.policy import Samples
 from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
 from runtimes.wide import Wide
@@ -39,7 +40,7 @@ def job(inputs: list[Any], rows: int = 1, unit: int = 7) -> Exchange:
     found, nobody = Exchange(), memoryview(bytearray(8)).cast("q")
     found.inputs, found.rows, found.request_id = inputs, rows, b"r-1"
     served: Any = None
-    found.placed = Placed(served, nobody, 0, unit, shadowed=True, of_canary=False)
+    found.placed = Placed(served, Tally(nobody), 0, unit, shadowed=True, of_canary=False)
     return found
 
 

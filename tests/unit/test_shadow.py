@@ -9,6 +9,7 @@ import pytest
 from gateway.exchange import Exchange, Placed
 from gateway.shadow import Comparison, Shadow, compare
 from gateway.shadowfields import COMPARED, DROPPED, FAILED, FIELDS
+from gateway.tally import Tally
 from runtimes.batching.batcher import Batcher, Executed
 from runtimes.batching.job import DONE, Job
 from runtimes.batching.plan import Bounds, CostModel
@@ -163,7 +164,7 @@ def test_copies_that_fail_take_their_share_of_the_time_too() -> None:
     shadow = Shadow(codec, 1, Comparison(), counts=counts, most_inflight=32, now_ns=lambda: 1, now_ms=lambda: 1)
     served: Any = None
     job = Exchange()
-    job.rows, job.placed = 1, Placed(served, counts, 0, 7, shadowed=True, of_canary=False)
+    job.rows, job.placed = 1, Placed(served, Tally(counts), 0, 7, shadowed=True, of_canary=False)
     answer: Sequence[Array] = rows([1.0])
     for _ in range(100):
         shadow.offer([job], answer, 0)
@@ -231,7 +232,7 @@ class Shared:
         served: Any = None
         job = Exchange()
         job.rows, job.size_bytes = 1, 100
-        job.placed = Placed(served, self.counts, 0, 7, shadowed=True, of_canary=False)
+        job.placed = Placed(served, Tally(self.counts), 0, 7, shadowed=True, of_canary=False)
         return job
 
     def ask(self, deadline_ns: int = 0) -> Exchange:

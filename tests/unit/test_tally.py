@@ -12,13 +12,16 @@ from gateway.tally import (
     NOTE_SLOW,
     NOTE_WAITED,
     RING_NOTES,
+    ROUTED,
     Note,
     NoteRing,
+    Routings,
+    Tally,
     happened,
     place_of,
     score_flags,
     tallies,
-    tally,
+    tally_block,
 )
 
 
@@ -76,8 +79,8 @@ def test_a_second_reader_of_the_same_memory_sees_the_same() -> None:
 
 def test_tallies_are_found_by_their_place() -> None:
     one = page()
-    tally(one, "m", 3, "", "canary")[0] += 5
-    tally(one, "m", 3, "eu", "stable")[1] += 2
+    tally_block(one, "m", 3, "", "canary")[0] += 5
+    tally_block(one, "m", 3, "eu", "stable")[1] += 2
     found = {place: list(block) for place, block in tallies(one)}
     assert found == {
         ("m", 3, "", "canary"): [5, *[0] * (len(FIELDS) - 1)],
@@ -85,8 +88,22 @@ def test_tallies_are_found_by_their_place() -> None:
     }
 
 
+def test_requests_that_were_routed_get_into_the_page_together() -> None:
+    one, routings = page(), Routings()
+    canary, stable = (Tally(tally_block(one, "m", 3, "", variant)) for variant in ("canary", "stable"))
+    for tally in (canary, stable, canary):
+        routings.add(tally)
+    assert canary.counts[ROUTED] == stable.counts[ROUTED] == 0
+    for _ in range(2):
+        routings.write()
+        assert (canary.counts[ROUTED], stable.counts[ROUTED]) == (2, 1)
+    routings.add(canary)
+    routings.write()
+    assert canary.counts[ROUTED] == 3
+
+
 def test_a_full_page_loses_evidence_and_nothing_else() -> None:
     small = CounterPage(memoryview(bytearray(24_000)))
     for revision in range(1000):
-        tally(small, "m", revision, "", "canary")[0] += 1
+        tally_block(small, "m", revision, "", "canary")[0] += 1
     assert all(sum(block) == 1 for _, block in tallies(small))
