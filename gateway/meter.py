@@ -130,10 +130,16 @@ class Meter:
 
 
 def _observe(counts: memoryview, at: int, values: list[int]) -> None:
-    """Add durations to the histogram at `at`; those of a batch mostly fall into one bucket."""
-    lowest, highest = bisect_left(DURATION_BOUNDS_NS, min(values)), bisect_left(DURATION_BOUNDS_NS, max(values))
-    if lowest == highest:
-        counts[at + lowest] += len(values)
-        return
+    """Add durations to the histogram at `at`; those of a batch mostly fall into one bucket, or into few."""
+    bounds = DURATION_BOUNDS_NS
+    bucket = alike = 0
+    above, up_to = 0, -1
     for value in values:
-        counts[at + bisect_left(DURATION_BOUNDS_NS, value)] += 1
+        if not above < value <= up_to:
+            if alike:
+                counts[at + bucket] += alike
+            bucket, alike = bisect_left(bounds, value), 0
+            above = bounds[bucket - 1] if bucket else -1
+            up_to = bounds[bucket] if bucket < len(bounds) else value
+        alike += 1
+    counts[at + bucket] += alike

@@ -5,7 +5,7 @@ requests: encoding is done for the whole batch at once; counting is plain adds o
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from gateway.wire.fast_json import FastDecoder
 from gateway.wire.fields import field_places
 from gateway.wire.request import Limits
 from runtimes.batching.batcher import Executed
-from runtimes.batching.job import DONE, Job
+from runtimes.batching.job import DONE, Job, Part
 from runtimes.errors import DeadlineExceeded, ExecutionFailed, ServingError
 from runtimes.runtime import Runtime
 from runtimes.tensors import DYNAMIC, Array
@@ -421,17 +421,20 @@ class Results:
         _waiting(job).failed(cast(Exchange, job), error)
 
 
+def _whole(job: Job) -> Exchange:
+    """The request that a job is, or is a slice of."""
+    return cast(Exchange, job.whole if isinstance(job, Part) else job)
+
+
 def _waiting(job: Job) -> ServedVersion:
-    whole: Any = getattr(job, "whole", job)
-    served: ServedVersion | None = whole.served
+    served = _whole(job).served
     assert served is not None, "an admitted request was routed"
     return served
 
 
 def _stratum(job: Job) -> int:
     """Of what put a request where it is by chance; -1 = nothing did: a rule may send long ones to one variant."""
-    whole: Any = getattr(job, "whole", job)
-    exchange = cast(Exchange, whole)
+    exchange = _whole(job)
     return stratum_of(exchange.placed.place) if exchange.placed is not None else -1
 
 

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from mypy_extensions import i64
 
 FIELDS: Final = ("routed", "ok", "bad", "slow", "neutral", "fallback")
-ROUTED, OK, BAD, SLOW, NEUTRAL, FALLBACK = range(len(FIELDS))
+ROUTED: Final = 0
+OK: Final = 1
+BAD: Final = 2
+SLOW: Final = 3
+NEUTRAL: Final = 4
+FALLBACK: Final = 5
 """routed = ok + bad + neutral once all are finished; slow are some of the ok, fallback some of the bad."""
 
 NOTE_BAD, NOTE_SLOW, NOTE_SEEN = 1, 2, 4

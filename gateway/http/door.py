@@ -18,7 +18,8 @@ from gateway.logs import RequestLog
 
 SWEEP_S: Final = 1.0
 HALF_CLOSED_S: Final = 0.05
-_IDS: Final = 64
+_TAILS: Final = [b"%02x" % at for at in range(255, -1, -1)]
+"""Ends of request ids, the first last."""
 _TCP_CLOSE: Final = 7
 """State of a socket that was reset (Linux, include/net/tcp_states.h)."""
 
@@ -90,9 +91,9 @@ class Door:
     def new_request_id(self) -> bytes:
         """32 hexadecimal digits: 64 random bits of this process and a number."""
         if not self._fresh_ids:
-            # Many at once: in a loop each costs a tenth of what it does between all else.
-            first, prefix = next(self._ids) * _IDS, self._id_prefix
-            self._fresh_ids = [b"%s%016x" % (prefix, first + at) for at in range(_IDS, 0, -1)]
+            # Many at once, which differ in two digits: each costs a tenth of what a number that is written does.
+            head = b"%s%014x" % (self._id_prefix, next(self._ids))
+            self._fresh_ids = [head + tail for tail in _TAILS]
         return self._fresh_ids.pop()
 
     @property

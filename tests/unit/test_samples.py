@@ -27,6 +27,7 @@ from router.policy import Samples
 from runtimes.tensors import DATATYPES, DYNAMIC, Array, Signature, TensorSpec
 from runtimes.wide import Wide
 
+pytestmark = pytest.mark.interpreted
 FP32, BYTES = DATATYPES["FP32"], DATATYPES["BYTES"]
 X, NOTE, Y = (
     TensorSpec("x", FP32, (DYNAMIC, 2)),
