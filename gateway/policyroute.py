@@ -134,6 +134,8 @@ class Arm:
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Requests of one batch are about to be answered: count them and name each prediction."""
         self._failures = 0
+        # A turn has done so before it executed them; what has no rows is answered without one.
+        self._route.routings.write()
         signs, notes = self._signer is not None, self._notes
         if signs or notes:
             marks = self._marks(jobs, outputs)

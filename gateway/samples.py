@@ -4,6 +4,7 @@ The one place beside the monitor's first rows where inputs leave a request: boun
 memory until control has taken them, never written. What finds no room is skipped and counted: nobody waits for it.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,12 +20,18 @@ MOST_ROWS: Final = 16
 """Of one request; the first that differ."""
 MOST_BYTES: Final = 64 * 1024
 """Of one sample: inputs and both answers. Fewer rows are kept where all do not fit."""
+MOST_REQUEST_BYTES: Final = 4 * 1024 * 1024
+"""A larger request is not looked at: to find its rows would hold up those of callers."""
 MOST_WAITING: Final = 32
 """Of a worker, 2 MiB: they are sent four times a second."""
+TENSOR_BYTES: Final = 300
+TEXT_BYTES: Final = 40
+"""What each takes beside its data, roughly."""
 PER_S: Final = 5.0
 BURST: Final = 20.0
 """Of one policy on one worker."""
 _UNIT_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
+_log: Final = logging.getLogger(__name__)
 
 
 class SampledTensor(msgspec.Struct, frozen=True, array_like=True):
@@ -68,8 +75,8 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def size_bytes(self) -> int:
-        """Of its tensors."""
-        return sum(map(_bytes_of, (*self.inputs, *self.answered, *self.shadow)))
+        """What it takes in memory, roughly."""
+        return len(self.error) + sum(map(_bytes_of, (*self.inputs, *self.answered, *self.shadow)))
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -150,25 +157,53 @@ class Sampler:
             places: rows that differ.
             now_ms: Unix time.
         """
-        if not self._may(now_ms):
+        sample = self._sample(job, answers, why, places, now_ms, error) if self._may(now_ms) else None
+        if sample is None:
             self._outbox.skip(self._about[0])
-            return
-        places = list(places)[:MOST_ROWS] if self._signature.batched else [0]
+        else:
+            self._outbox.add(sample)
+
+    def _sample(
+        self,
+        job: Exchange,
+        answers: Sequence[Sequence[Array]],
+        why: Sequence[str],
+        places: Sequence[int],
+        now_ms: int,
+        error: str,
+    ) -> Sample | None:
+        """As many rows as fit; None = not even one does, or it cannot be made."""
+        self._credit -= 1
+        if job.size_bytes > MOST_REQUEST_BYTES:
+            return None
         try:
             inputs = gather([job], self._signature)
-        except (ServingError, ValueError):
-            # Its numbers do not fit, which is why it failed here.
-            self._outbox.skip(self._about[0])
-            return
-        sample = self._made(job, inputs, answers, why, places, now_ms, error)
-        while sample.size_bytes > MOST_BYTES and len(places) > 1:
-            places = places[: len(places) // 2]
-            sample = self._made(job, inputs, answers, why, places, now_ms, error)
-        if sample.size_bytes > MOST_BYTES:
-            self._outbox.skip(self._about[0])
-            return
-        self._credit -= 1
-        self._outbox.add(sample)
+            kept = self._places(job, answers, places)
+            while kept:
+                tensors = (*zip(self._signature.inputs, inputs, strict=True), *self._named(answers))
+                if sum(_estimated(spec, array, len(kept), job.rows) for spec, array in tensors) <= MOST_BYTES:
+                    sample = self._made(job, inputs, answers, why, kept, now_ms, error)
+                    if sample.size_bytes <= MOST_BYTES:
+                        return sample
+                kept = kept[: len(kept) // 2]
+            return None
+        except ServingError:
+            return None  # its numbers do not fit, which is why it failed here
+        except Exception as mistake:
+            # Of ours, in a turn of the batcher: it costs a sample, and no caller anything. No value gets into the log.
+            _log.error("shadow_sample_failed", extra={"facts": {"reason": type(mistake).__name__}})
+            return None
+
+    def _places(self, job: Exchange, answers: Sequence[Sequence[Array]], places: Sequence[int]) -> list[int]:
+        """Rows to keep: those that differ, or the first where answers have other rows than requests."""
+        if not self._signature.batched:
+            return [0]
+        first = answers[0][0] if answers[0] else None
+        by_row = first is not None and first.ndim and len(first) == job.rows
+        return list(places if by_row else range(job.rows))[:MOST_ROWS]
+
+    def _named(self, answers: Sequence[Sequence[Array]]) -> list[tuple[TensorSpec, Array]]:
+        return [pair for arrays in answers for pair in zip(self._signature.outputs, arrays, strict=False)]
 
     def _may(self, now_ms: int) -> bool:
         self._credit = min(BURST, self._credit + PER_S * max(0, now_ms - self._credited_ms) / 1000)
@@ -222,5 +257,16 @@ def _kept(spec: TensorSpec, array: Array, places: Sequence[int], rows: int) -> S
     return SampledTensor(spec.name, spec.datatype.name, array.shape, data)
 
 
+def _estimated(spec: TensorSpec, array: Array | None, places: int, rows: int) -> int:
+    """At least so many bytes of an array are kept, before any of it is copied."""
+    if array is None:
+        return 0
+    size = array.size * (TEXT_BYTES if array.dtype == object else array.itemsize)
+    by_row = array.ndim and len(array) == rows and not spec.optional
+    return TENSOR_BYTES + (size * places // rows if by_row else size)
+
+
 def _bytes_of(tensor: SampledTensor) -> int:
-    return len(tensor.data) if isinstance(tensor.data, bytes) else sum(map(len, tensor.data)) + 40 * len(tensor.data)
+    data = tensor.data
+    own = len(data) if isinstance(data, bytes) else sum(map(len, data)) + TEXT_BYTES * len(data)
+    return TENSOR_BYTES + own

@@ -6,6 +6,7 @@ variant is counted in the worker's page (`FIELDS`); inputs and outputs are kept 
 (`gateway.samples`).
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,7 @@ _SHARE: Final = 0.2
 """Of the loop's time, for all executions of shadows on this worker."""
 _TIME_S: Final = 5
 _BURST_NS: Final = 50_000_000
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     topk = np.zeros(rows, bool)
     shifts = np.zeros(rows)
     if not all(map(_alike, theirs, ours)) or len(theirs) != len(ours):
-        return Difference(rows, rows, rows, rows if wanted.topk else 0, shifts, np.ones(rows, bool))
+        every = np.ones(rows, bool)
+        return Difference(rows, rows * wanted.argmax, rows, rows if wanted.topk else 0, shifts, every)
     for index, (b, a) in enumerate(zip(ours, theirs, strict=True)):
         if a.dtype == object or a.dtype.kind == "b":
             tolerance |= _unequal(a, b, rows)
@@ -212,6 +215,7 @@ class Shadow(ServedVersion):
         self._now_ns = now_ns
         self._now_ms = now_ms
         self._samples = samples
+        self._mistaken = False
         self._credit_ns = float(_BURST_NS)
         self._credited_ns = 0
 
@@ -270,13 +274,27 @@ class Shadow(ServedVersion):
             job.state = DONE
             self.inflight -= 1
             assert isinstance(job, _Copy), "nothing else waits here"
-            found = compare(own, job.primary, self.runtime.signature, self._wanted)
-            self._count(found)
-            if self._samples is not None and found.disagrees:
-                places = np.flatnonzero(found.where).tolist()
-                self._samples.take(job, (job.primary, own), found.why, places, now_ms=self._now_ms())
+            try:
+                self._compare(job, own)
+            except Exception as mistake:
+                self._not_compared(mistake)
         # The execution, roughly, and all of the comparison.
         self._credit_ns -= self._now_ns() - begun + self.runtime.batcher.cost.predict_ns(row)
+
+    def _compare(self, job: _Copy, own: Sequence[Array]) -> None:
+        found = compare(own, job.primary, self.runtime.signature, self._wanted)
+        self._count(found)
+        if self._samples is not None and found.disagrees:
+            places = np.flatnonzero(found.where).tolist()
+            self._samples.take(job, (job.primary, own), found.why, places, now_ms=self._now_ms())
+
+    def _not_compared(self, mistake: Exception) -> None:
+        """A mistake of ours, in a turn of the batcher: the copies behind it, and callers, have theirs all the same."""
+        self._counts[DROPPED] += 1
+        if not self._mistaken:
+            # Its text might hold what a caller sent.
+            _log.error("shadow_not_compared", extra={"facts": {"reason": type(mistake).__name__}})
+        self._mistaken = True
 
     def _count(self, found: Difference) -> None:
         counts = self._counts
@@ -295,10 +313,11 @@ class Shadow(ServedVersion):
     def failed(self, exchange: Exchange, error: ServingError) -> None:
         """A copy failed: counted, and nobody hears of it. Its execution took time like any other."""
         if error.executed:
-            self._credit_ns -= self.runtime.batcher.cost.predict_ns(exchange.rows)
+            begun = self._now_ns()
             if self._samples is not None and isinstance(exchange, _Copy):
                 given, places, now_ms = (exchange.primary,), range(exchange.rows), self._now_ms()
                 self._samples.take(exchange, given, ("failed",), places, now_ms=now_ms, error=error.message)
+            self._credit_ns -= self._now_ns() - begun + self.runtime.batcher.cost.predict_ns(exchange.rows)
         self._counts[FAILED if error.executed else DROPPED] += 1
         exchange.state = DONE
         self.inflight -= 1

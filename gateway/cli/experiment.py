@@ -12,6 +12,7 @@ from gateway.cli.output import Failure, Json, print, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 shadow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_WORDS = ("NaN", "Infinity", "-Infinity")
 _VALUES = 32
 """Shown of a tensor; --json has all."""
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name: that of its model.")]
@@ -182,8 +183,17 @@ def _sample_lines(one: dict[str, Any]) -> Iterator[str]:
     said = [("input", one["inputs"]), ("answered", one["answered"]), (one["variant"], one["shadow"] or [])]
     for who, tensors in said:
         for tensor in tensors:
-            values = ", ".join(map(str, tensor["data"][:_VALUES]))
+            values = ", ".join(map(_shown, tensor["data"][:_VALUES]))
             more = ", ..." if len(tensor["data"]) > _VALUES else ""
             yield f"  {who} {tensor['name']} {tensor['shape']}: {values}{more}"
     if one["error"]:
-        yield f"  {one['variant']} failed: {one['error']}"
+        yield f"  {one['variant']} failed: {_plain(one['error'])}"
+
+
+def _shown(value: object) -> str:
+    return f'"{_plain(value)}"' if isinstance(value, str) and value not in _WORDS else str(value)
+
+
+def _plain(text: str) -> str:
+    """What callers sent, without what a terminal would act on."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

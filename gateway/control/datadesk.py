@@ -28,6 +28,7 @@ KEEPS: Final = (
     "files of the decision log on other nodes: ask each of them",
     "lines of the decision log that wait on a node that cannot reach the store: erase again when it is back",
     "samples of shadows on other nodes: ask each of them",
+    "samples of requests that take more than a minute, or where control was started anew meanwhile: erase again",
 )
 """Where a unit cannot be erased from, or not by this call."""
 

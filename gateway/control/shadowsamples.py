@@ -4,6 +4,7 @@ Only of policies that ask for samples, and only as long as they do: at most as m
 say. Nothing of them is written, in the store neither; control that ends has forgotten them.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -21,8 +22,9 @@ from runtimes.tensors import DATATYPES, f32_from_bf16
 POLICY_BYTES: Final = 8 * 1024 * 1024
 NODE_BYTES: Final = 64 * 1024 * 1024
 """Of tensors; above it the oldest go."""
-FORGOTTEN_MS: Final = 10_000
-"""So long after an erasure workers may still send something of the unit."""
+FORGOTTEN_MS: Final = 60_000
+"""So long after an erasure workers may still send something of the unit: of a request that waits, is answered, has a
+copy that waits, and is sent at last."""
 _UNIT_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -111,7 +113,7 @@ class ShadowSamples:
         held.samples, held.size_bytes = deque(kept), sum(sample.size_bytes for sample in kept)
         return erased
 
-    def shown(self, name: str, *, variant: str = "", limit: int = 1_000) -> dict[str, Any]:
+    async def shown(self, name: str, *, variant: str = "") -> dict[str, Any]:
         """A policy's samples, newest first, for people and programs. Raises UnknownPolicy.
 
         Args:
@@ -122,11 +124,13 @@ class ShadowSamples:
         asked, held = self._asked(name), self._held.get(name, _Held())
         found = [sample for sample in reversed(held.samples) if variant in ("", sample.variant)]
         found.sort(key=lambda sample: -sample.time_ms)
+        # MiB of numbers become millions of values: not on the loop.
+        samples = await asyncio.to_thread(lambda: [self._one(sample, asked) for sample in found]) if asked else []
         return {
             "name": name,
             "asked": {"max": asked.max, "ttl_ms": asked.ttl_ms} if asked is not None else None,
             "skipped": held.skipped,
-            "samples": [self._one(sample, asked) for sample in found[:limit]] if asked is not None else [],
+            "samples": samples,
         }
 
     def _one(self, sample: Sample, asked: Samples) -> dict[str, Any]:

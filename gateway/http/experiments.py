@@ -53,7 +53,7 @@ class ExperimentEndpoints:
     async def samples(self, request: Request) -> Reply:
         """Requests that a shadow answered otherwise, with their inputs; who read them is logged."""
         name = request.path_params["name"]
-        found = self._traffic.samples.shown(name, variant=request.query_params.get("variant", ""))
+        found = await self._traffic.samples.shown(name, variant=request.query_params.get("variant", ""))
         facts = {"policy": name, "by": actor_of(request).name, "samples": len(found["samples"])}
         _log.info("shadow_samples_read", extra={"facts": facts})
         return json_reply(found)

@@ -5,7 +5,8 @@ exactly one call of the sink, or in none when its caller has gone. A failed batc
 only the offender fails.
 
 There are two queues: callers' jobs, and behind them those that nobody waits for (copies for a shadow). The second is
-served while the first is empty, shares no execution with it, and is in none of its bounds and estimates.
+served while the first is empty, shares no execution with it, and what waits there is in none of its bounds and
+estimates.
 """
 
 from collections.abc import Callable, Sequence
@@ -314,8 +315,11 @@ class Batcher:
                 if job.state == QUEUED:
                     queue.drop(job)
                     self._fail(job, _expired())
+        # Failed batches of callers run before all else, and so are soon over.
+        for job in [job for batch in self.behind.again for job in batch if 0 < job.deadline_ns <= now_ns]:
+            self._fail(job, _expired())
         self._settle()
-        return bool(self.queue.jobs or self.behind.jobs)
+        return bool(self.queue.jobs or self.behind.jobs or self.behind.again)
 
     def _next_batch(self, queue: JobQueue, budget_ns: int, must: bool) -> list[Job]:
         """The next jobs to run now, or none: nothing waits, it is not ripe, or the budget is spent."""
@@ -357,7 +361,10 @@ class Batcher:
     def _start_in_pool(self, queue: JobQueue) -> None:
         if self._running:
             return
-        jobs = self._next_batch(queue, 1 << 62, True)
+        head = self.behind.head() if queue is self.behind else None
+        # Callers who come meanwhile wait for it: of what nobody waits for, a turn's worth, or twice what one takes.
+        most_ns = max(self._turn_budget_ns, 2 * self.cost.predict_ns(head.rows)) if head is not None else 1 << 62
+        jobs = self._next_batch(queue, most_ns, True)
         if not jobs:
             return
         started = self._now_ns()

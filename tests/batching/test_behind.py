@@ -20,7 +20,7 @@ DEADLINE_NS = 5_000 * MS
 class Node:
     """A batcher of 8 rows per batch and 32 in the queue; remembers each execution and the end of each job."""
 
-    def __init__(self, *, in_pool: bool = False, mergeable: bool = True, run_ns: int = 10_000) -> None:
+    def __init__(self, *, in_pool: bool = False, mergeable: bool = True, run_ns: int = 10_000, row_ns: int = 0) -> None:
         self.loop = VirtualLoop()
         self.pool = VirtualPool(self.loop)
         self.run_ns = run_ns
@@ -31,7 +31,7 @@ class Node:
         self.batcher = Batcher(
             signature=SIGNATURE,
             bounds=Bounds(max_batch_rows=8, max_queue_rows=32, max_queue_bytes=3200, mergeable=mergeable),
-            cost=CostModel(run_ns, 0),
+            cost=CostModel(run_ns, row_ns),
             execute=self.execute,
             sink=self,
             scheduler=TurnScheduler(self.loop, self.loop.now_ns, budget_ns=MS),
@@ -153,6 +153,39 @@ def test_of_what_came_behind_only_the_run_under_way_counts() -> None:
     node.run()
     assert [len(jobs) for jobs in node.batches] == [8, 1, 8, 8]
     assert node.batches[1] == caller
+
+
+def test_in_the_pool_a_run_from_behind_takes_no_longer_than_two_of_one_job() -> None:
+    """A caller that comes then waits for it; batches of callers are as large as ever."""
+    node = Node(in_pool=True, run_ns=0, row_ns=5 * MS)
+    behind = node.come_behind(8)
+    node.batcher.turn(0, True)
+    assert node.batches == [behind[:2]]
+    node = Node(in_pool=True, run_ns=0, row_ns=5 * MS)
+    callers = node.come(8)
+    node.batcher.turn(0, True)
+    assert node.batches == [callers]
+
+
+def test_what_failed_behind_is_told_when_its_time_is_over() -> None:
+    node = Node(in_pool=True, run_ns=10 * MS)
+    behind = node.come_behind(4)
+    node.poisoned.add(behind[0])
+    node.batcher.turn(0, True)
+    node.come(16)
+
+    def come() -> None:
+        node.come(8)
+        assert node.batcher.behind.again
+        if node.loop.now < DEADLINE_NS + 50 * MS:
+            node.loop.at(node.loop.now + 10 * MS, come)
+        else:
+            assert [node.ends.get(job) for job in behind] == ["deadline_exceeded"] * 4
+
+    node.loop.at(11 * MS, come)
+    node.run()
+    assert node.batches[0] == behind
+    assert not any(set(jobs).intersection(behind) for jobs in node.batches[1:])
 
 
 @pytest.mark.parametrize("in_pool", [False, True])

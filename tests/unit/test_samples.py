@@ -13,9 +13,11 @@ from gateway.exchange import Exchange, Placed
 from gateway.samples import (
     BURST,
     MOST_BYTES,
+    MOST_REQUEST_BYTES,
     MOST_ROWS,
     MOST_WAITING,
     PER_S,
+    TENSOR_BYTES,
     Outbox,
     Part,
     Sample,
@@ -111,6 +113,37 @@ def test_many_rows_and_large_ones_are_cut_and_what_fits_nowhere_is_skipped() -> 
     assert max(sample.size_bytes for sample in part.samples) <= MOST_BYTES
 
 
+def test_of_answers_with_other_rows_than_the_request_all_are_kept() -> None:
+    """Three detections in one picture: the rows that differ are no rows of the input."""
+    one, outbox = sampler()
+    one.take(job([numbers(1)]), ([numbers(3)], [-numbers(3)]), ["tolerance"], [1, 2], now_ms=NOW_MS)
+    (sample,) = sent(outbox).samples
+    assert (sample.rows, sample.kept, sample.inputs[0].shape) == (1, (0,), (1, 2))
+    assert sample.answered[0].shape == sample.shadow[0].shape == (3, 2)
+
+
+def test_a_large_request_is_not_even_looked_at() -> None:
+    one, outbox = sampler()
+    large = job([numbers(1)])
+    large.size_bytes = MOST_REQUEST_BYTES + 1
+    take(one, large, [0], numbers(1))
+    assert sent(outbox) == Part((), {"m": 1})
+
+
+def test_many_small_tensors_take_their_room_too() -> None:
+    specs = tuple(TensorSpec(f"x{at}", FP32, (DYNAMIC, 1)) for at in range(300))
+    one, outbox = sampler(*specs)
+    take(one, job([numbers(1, 1)] * 300), [0], numbers(1))
+    assert sent(outbox) == Part((), {"m": 1})
+
+
+def test_a_request_of_which_no_sample_can_be_made_is_skipped() -> None:
+    one, outbox = sampler()
+    one.take(job([numbers(1)]), ([np.array([["a", "b"]])],), ["tolerance"], [0], now_ms=NOW_MS)
+    take(one, job([Wide(np.array([[1e300, 2.0]]).tobytes(), "d", (1, 2))]), [0], numbers(1))
+    assert sent(outbox) == Part((), {"m": 2})
+
+
 def test_the_rate_is_bounded_and_what_is_above_it_is_counted() -> None:
     one, outbox = sampler()
     for _ in range(100):
@@ -159,7 +192,10 @@ class Control:
         asyncio.run(self.samples.take(msgspec.msgpack.encode(Part(samples, skipped))))
 
     def held(self, name: str = "m", **more: Any) -> list[str]:
-        return [one["request"] for one in self.samples.shown(name, **more)["samples"]]
+        return [one["request"] for one in self.shown(name, **more)["samples"]]
+
+    def shown(self, name: str = "m", **more: Any) -> dict[str, Any]:
+        return asyncio.run(self.samples.shown(name, **more))
 
 
 def sample(request: str, policy: str = "m", size: int = 8, unit: int = 7, **changes: Any) -> Sample:
@@ -172,7 +208,7 @@ def test_the_newest_are_held_as_long_as_the_policy_says() -> None:
     control = Control()
     control.asks(max=2, ttl_ms=1_000)
     control.take(*(sample(str(n), time_ms=NOW_MS + n) for n in range(3)), m=4)
-    shown = control.samples.shown("m")
+    shown = control.shown()
     assert ([one["request"] for one in shown["samples"]], shown["skipped"]) == (["2", "1"], 4)
     assert shown["samples"][0]["expires_ms"] == NOW_MS + 1_002
     control.now_ms += 1_001
@@ -188,7 +224,7 @@ def test_a_policy_that_asks_for_fewer_or_for_none_has_the_others_forgotten() -> 
     control.asks(max=1, ttl_ms=1_000)
     assert control.held() == ["2"]
     control.asks()
-    assert control.samples.shown("m")["asked"] is None
+    assert control.shown()["asked"] is None
     control.take(sample("late"))
     control.asks(max=9, ttl_ms=1_000)
     assert control.held() == []
@@ -206,8 +242,8 @@ def test_a_policy_that_is_deleted_has_no_samples() -> None:
 
 def test_a_unit_is_erased_also_from_what_still_comes() -> None:
     control = Control()
-    control.asks(max=9, ttl_ms=60_000)
-    control.asks("n", max=9, ttl_ms=60_000)
+    control.asks(max=9, ttl_ms=2 * FORGOTTEN_MS)
+    control.asks("n", max=9, ttl_ms=2 * FORGOTTEN_MS)
     control.take(sample("1"), sample("2", unit=2**64 - 1), sample("3", policy="n", unit=2**64 - 1))
     assert control.samples.forget("m", -1) == 1
     assert control.samples.forget("m", -1) == 0
@@ -219,7 +255,7 @@ def test_a_unit_is_erased_also_from_what_still_comes() -> None:
 
 
 def test_the_bytes_of_a_policy_and_of_a_node_are_bounded() -> None:
-    control = Control(node_bytes=1_000)
+    control = Control(node_bytes=5 * (200 + TENSOR_BYTES))
     for name in "mn":
         control.asks(name, max=100, ttl_ms=1_000)
         control.take(*(sample(f"{name}{n}", policy=name, size=200) for n in range(4)))

@@ -97,6 +97,11 @@ def test_another_number_of_outputs_or_texts_for_numbers_disagree_wholly() -> Non
         assert (found.rows, found.argmax, found.tolerance) == (2, 2, 2)
 
 
+def test_another_shape_says_nothing_of_what_was_not_asked() -> None:
+    found = compare(rows([1.0, 2.0]), rows([1.0]), signature(), Comparison(argmax=False, atol=0.1))
+    assert (found.disagrees, found.why, found.where.tolist()) == (True, ["tolerance"], [True])
+
+
 def test_texts_and_flags_have_to_be_equal() -> None:
     ours, theirs = np.array([[b"a"], [b"b"]], object), np.array([[b"a"], [b"c"]], object)
     found = compare([theirs], [ours], signature("BYTES"), Comparison())
@@ -154,6 +159,24 @@ class Failing:
 
     def submit_behind(self, job: Any, now_ns: int) -> None:
         self.copies.append(job)
+
+
+@pytest.mark.interpreted
+def test_a_comparison_that_cannot_be_made_costs_the_copies_behind_it_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is our own mistake, in a turn of the batcher."""
+    node, counts = Failing(), memoryview(bytearray(8 * len(FIELDS))).cast("q")
+    codec: Any = node
+    served: Any = None
+    shadow = Shadow(codec, 1, Comparison(), counts=counts, most_inflight=32, now_ns=lambda: 1, now_ms=lambda: 1)
+    job = Exchange()
+    job.rows, job.placed = 1, Placed(served, Tally(counts), 0, 7, shadowed=True, of_canary=False)
+    for _ in range(3):
+        shadow.offer([job], rows([1.0]), 0)
+    assert shadow.inflight == 3
+    # A runtime without a signature cannot be compared with.
+    shadow.completed(node.copies, rows([1.0], [2.0], [3.0]), 0)
+    assert (shadow.inflight, counts[DROPPED], counts[COMPARED]) == (0, 3, 0)
+    assert [record.message for record in caplog.records] == ["shadow_not_compared"]
 
 
 @pytest.mark.interpreted
