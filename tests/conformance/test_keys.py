@@ -456,7 +456,7 @@ def test_where_nobody_is_asked_a_key_is_ignored_and_the_lane_stays_fast(tmp_path
 
 
 def test_what_was_sent_ahead_is_answered_by_a_key_that_is_still_good(tmp_path: Path) -> None:
-    models.write(tmp_path / "models", "slow", models.slow(layers=1_500))
+    models.write(tmp_path / "models", "slow", models.slow(layers=300))
     body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}'
     with serve(tmp_path / "models", "--workers", "1", **SETTINGS) as tree:
         key = keys(tree, "create", "app", "--scope", "infer")
