@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from gateway.decisionfiles import UNIT_MASK
 from gateway.exchange import Exchange
 from runtimes.batching.gather import gather
 from runtimes.errors import ServingError
@@ -30,7 +31,6 @@ TEXT_BYTES: Final = 40
 PER_S: Final = 5.0
 BURST: Final = 20.0
 """Of one policy on one worker."""
-_UNIT_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 _log: Final = logging.getLogger(__name__)
 
 
@@ -235,7 +235,7 @@ class Sampler:
             now_ms,
             *self._about,
             request=job.request_id.decode("ascii", "replace"),
-            unit=(job.placed.unit if job.placed is not None else 0) & _UNIT_MASK,
+            unit=(job.placed.unit if job.placed is not None else 0) & UNIT_MASK,
             why=tuple(why),
             error=error,
             rows=rows,

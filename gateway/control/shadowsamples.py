@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from gateway.control.policies import Policies
-from gateway.decisionfiles import keyed_unit
+from gateway.decisionfiles import UNIT_MASK, keyed_unit
 from gateway.samples import Part, Sample, SampledTensor
 from router.policy import Samples
 from runtimes.tensors import DATATYPES, f32_from_bf16
@@ -25,7 +25,6 @@ NODE_BYTES: Final = 64 * 1024 * 1024
 FORGOTTEN_MS: Final = 60_000
 """So long after an erasure workers may still send something of the unit: of a request that waits, is answered, has a
 copy that waits, and is sent at last."""
-_UNIT_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class _Held:
@@ -39,6 +38,10 @@ class _Held:
     def add(self, sample: Sample) -> None:
         self.samples.append(sample)
         self.size_bytes += sample.size_bytes
+
+    def keep(self, samples: list[Sample]) -> None:
+        if len(samples) < len(self.samples):
+            self.samples, self.size_bytes = deque(samples), sum(sample.size_bytes for sample in samples)
 
     def drop_oldest(self) -> None:
         self.size_bytes -= self.samples.popleft().size_bytes
@@ -79,7 +82,8 @@ class ShadowSamples:
         if asked is None or (sample.policy, sample.unit) in self._forgotten:
             return
         held = self._held.setdefault(sample.policy, _Held())
-        held.add(sample)
+        # A worker's clock that was ahead keeps nothing for longer.
+        held.add(msgspec.structs.replace(sample, time_ms=min(sample.time_ms, self._now_ms())))
         while len(held.samples) > asked.max or held.size_bytes > POLICY_BYTES:
             held.drop_oldest()
         while sum(one.size_bytes for one in self._held.values()) > self._node_bytes:
@@ -93,8 +97,8 @@ class ShadowSamples:
             if asked is None:
                 del self._held[name]
                 continue
-            while held.samples and (held.samples[0].time_ms + asked.ttl_ms <= now_ms or len(held.samples) > asked.max):
-                held.drop_oldest()
+            # Not from the front alone: after a clock was set back a later one may be over first.
+            held.keep([sample for sample in held.samples if sample.time_ms + asked.ttl_ms > now_ms][-asked.max :])
         self._forgotten = {place: until for place, until in self._forgotten.items() if until > now_ms}
 
     def forget(self, name: str, unit: int) -> int:
@@ -103,15 +107,14 @@ class ShadowSamples:
         Args:
             unit: `router.hashing.unit_hash`.
         """
-        unit &= _UNIT_MASK
+        unit &= UNIT_MASK
         self._forgotten[name, unit] = self._now_ms() + FORGOTTEN_MS
         held = self._held.get(name)
         if held is None:
             return 0
-        kept = [sample for sample in held.samples if sample.unit != unit]
-        erased = len(held.samples) - len(kept)
-        held.samples, held.size_bytes = deque(kept), sum(sample.size_bytes for sample in kept)
-        return erased
+        before = len(held.samples)
+        held.keep([sample for sample in held.samples if sample.unit != unit])
+        return before - len(held.samples)
 
     async def shown(self, name: str, *, variant: str = "") -> dict[str, Any]:
         """A policy's samples, newest first, for people and programs. Raises UnknownPolicy.
@@ -147,7 +150,7 @@ class ShadowSamples:
             "kept": list(sample.kept),
             "inputs": list(map(tensor, sample.inputs)),
             "answered": list(map(tensor, sample.answered)),
-            "shadow": list(map(tensor, sample.shadow)) if not sample.error else None,
+            "shadow": list(map(tensor, sample.shadow)) if "failed" not in sample.why else None,
         }
 
 

@@ -181,19 +181,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"shadow": {"variant": "canary", "percent": True}}, "spec.shadow.percent: expected percent as a number"),
     ({"shadow": {"variant": "canary", "percent": 0.005}}, "expected steps of 0.01 % (one slot of 10,000), got 0.005%"),
     ({"shadow": {"variant": "canary", "percent": 1, "maxInflight": 0}}, "maxInflight: expected a whole number >= 1"),
-    *[
-        ({"shadow": {"variant": "canary", "percent": 1, "samples": samples}}, f"spec.shadow.samples{message}")
-        for samples, message in [
-            ({}, ".ttl: is missing"),
-            ({"max": 5}, ".ttl: is missing"),
-            ({"ttl": "31d"}, ".ttl: expected at most 30d, got 31d"),
-            ({"ttl": "0s"}, ".ttl: expected a time above 0 and up to 366d, got 0s"),
-            ({"ttl": 60}, ".ttl: expected a time such as 30s, 5m, 24h or 7d, got 60"),
-            ({"ttl": "1h", "max": 0}, ".max: expected a whole number >= 1"),
-            ({"ttl": "1h", "max": 1001}, ".max: expected a whole number <= 1000"),
-            (True, ": expected a mapping, got true"),
-        ]
-    ],
     # rollout: ramp
     (rollout(steps=[]), "spec.rollout.steps: expected 1 to 32 entries, got 0"),
     (

@@ -207,13 +207,25 @@ def sample(request: str, policy: str = "m", size: int = 8, unit: int = 7, **chan
 def test_the_newest_are_held_as_long_as_the_policy_says() -> None:
     control = Control()
     control.asks(max=2, ttl_ms=1_000)
-    control.take(*(sample(str(n), time_ms=NOW_MS + n) for n in range(3)), m=4)
+    control.take(*(sample(str(n), time_ms=NOW_MS - 2 + n) for n in range(3)), m=4)
     shown = control.shown()
     assert ([one["request"] for one in shown["samples"]], shown["skipped"]) == (["2", "1"], 4)
-    assert shown["samples"][0]["expires_ms"] == NOW_MS + 1_002
-    control.now_ms += 1_001
+    assert shown["samples"][0]["expires_ms"] == NOW_MS + 1_000
+    control.now_ms += 999
     assert control.held() == ["2"]
     control.now_ms += 1
+    assert control.held() == []
+
+
+def test_a_clock_that_was_ahead_keeps_nothing_for_longer() -> None:
+    control = Control()
+    control.asks(max=9, ttl_ms=1_000)
+    control.take(sample("ahead", time_ms=NOW_MS + 3_600_000), sample("now"))
+    control.now_ms -= 500
+    control.take(sample("set back", time_ms=NOW_MS - 500))
+    control.now_ms += 1_000
+    assert control.held() == ["now", "ahead"]
+    control.now_ms += 500
     assert control.held() == []
 
 
