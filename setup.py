@@ -25,6 +25,7 @@ HOT_PATH = [
     "gateway/shadow.py",
     "gateway/signing.py",
     "gateway/tally.py",
+    "gateway/unitkeys.py",
     "gateway/wire/encode.py",
     "gateway/wire/fast_json.py",
     "gateway/wire/request.py",

@@ -20,16 +20,6 @@ from typing import Any, Final
 
 FOLDER: Final = "decisions"
 MOST_FOUND: Final = 1_000
-UNIT_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
-
-
-def keyed_unit(key: bytes, model: str, unit: int) -> str:
-    """A unit of a model as it is written: 16 hexadecimal digits.
-
-    Args:
-        unit: `router.hashing.unit_hash`.
-    """
-    return blake2s(b"unit\0%s\0%016x" % (model.encode(), unit & UNIT_MASK), key=key, digest_size=8).hexdigest()
 
 
 def keyed_prediction(key: bytes, text: bytes) -> str:

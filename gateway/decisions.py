@@ -16,9 +16,10 @@ import orjson
 
 from gateway.config import Decisions
 from gateway.counters import WORKER_INDEX
-from gateway.decisionfiles import keyed_prediction, keyed_unit
+from gateway.decisionfiles import keyed_prediction
 from gateway.exchange import Exchange, Placed
 from gateway.predictions import ID_CHARS
+from gateway.unitkeys import unit_text
 from runtimes.tensors import Array
 
 FLUSH_S: Final = 0.25
@@ -81,7 +82,7 @@ class DecisionLog:
         now_ms: Unix time.
 
     Attributes:
-        key: of the store, for hashes; without one nothing is written.
+        key: of the store, for hashes of ids; without one nothing is written.
         outputs: names of outputs whose values are written.
     """
 
@@ -240,7 +241,7 @@ class DecisionLog:
                 "revision": facts.revision,
                 "variant": facts.variant,
                 "rule": placed.rule,
-                "unit": keyed_unit(key, facts.model, placed.unit),
+                "unit": unit_text(placed.unit),
                 "outcome": outcome,
             }
             if prediction:

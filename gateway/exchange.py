@@ -27,7 +27,7 @@ class Placed:
         served: answers for the variant.
         tally: where they count.
         place: how the evidence names it; 0 = they are no evidence.
-        unit: 64-bit hash of the unit.
+        unit: keyed hash of the unit (`gateway.unitkeys`), 64 bits, unsigned.
         bits, stratum: the same as a signed number, and what randomised it, for its prediction's id.
         shadowed: a copy goes to the policy's shadow.
         of_canary: the variant is the canary.

@@ -36,6 +36,7 @@ from gateway.tally import (
     score_flags,
     tally_block,
 )
+from gateway.unitkeys import Keyed
 from router.compiled import CompiledPolicy
 from router.decision import REFUSED
 from router.hashing import INDEX_BITS
@@ -251,6 +252,7 @@ class PolicyRoute:
         codecs: of each variant, in the policy's order; None = its runtime is not here.
         named: whether answers of each variant name their prediction.
         decisions: gets a line for each request; None = nobody asked for that.
+        keyed: makes of a unit's hash what leaves this worker of it.
         serve: makes a `ServedVersion`: (codec, variant, arm, further headers).
         on_zeroed: told why the canary was zeroed here.
         on_failed: told of requests that failed on the canary.
@@ -274,6 +276,7 @@ class PolicyRoute:
         signer: Signer,
         shadow: Shadow | None,
         decisions: DecisionLog | None,
+        keyed: Keyed,
         serve: Callable[..., ServedVersion],
         now_ns: Callable[[], int],
         on_zeroed: Callable[[str], None],
@@ -290,6 +293,7 @@ class PolicyRoute:
         self.decisions = decisions
         self.zeroed = "zeroed by control" if terms.zeroed else "zeroed here" if terms.zeroed_here else ""
         self.needs_body = compiled.needs_body
+        self._keyed = keyed
         self._now_ns = now_ns
         self._on_zeroed = on_zeroed
         self.on_failed = on_failed
@@ -365,11 +369,12 @@ class PolicyRoute:
             raise InvalidInput(f"the traffic policy of {self.terms.name!r} wants a unit, and the request carries none")
         arm = self.arms[decision.variant]
         shadowed = decision.shadow >= 0
+        unit = self._keyed(decision.unit_hash)
         if arm.served is None:
-            return self._on_stable(decision.unit_hash, shadowed, decision.rule)
+            return self._on_stable(unit, shadowed, decision.rule)
         at = decision.stratum if decision.counted else -1
         place = arm.places[decision.stratum] if decision.counted else 0
-        placed = Placed(arm.served, arm.tallies[at], place, decision.unit_hash, shadowed, arm.is_canary, decision.rule)
+        placed = Placed(arm.served, arm.tallies[at], place, unit, shadowed, arm.is_canary, decision.rule)
         if alone is not None and decision.has_unit:
             if len(self._placed) >= _PLACED:
                 self._placed.clear()

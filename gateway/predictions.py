@@ -75,7 +75,7 @@ class Prediction:
         variant: index in that policy.
         stratum: index of what randomised the request; None = nothing did, and it is no evidence.
         time_s: Unix time of the answer.
-        unit: hash of the unit that was randomised.
+        unit: keyed hash of the unit that was randomised.
         id: without its tail.
         score_bin, decision: of the one row, or of `row`; None = not known. A version without a monitor tells none.
         group: of all rows; None = not known.

@@ -17,6 +17,7 @@ from gateway.served import Codec, Named, Results, ServedVersion
 from gateway.shadow import Comparison, Shadow, shadow_counts
 from gateway.signing import Clock, Signer
 from gateway.tally import NoteRing, Routings
+from gateway.unitkeys import keyed
 from gateway.wire.request import Limits
 from router.compiled import CompiledPolicy, compile_policy
 from router.policy import Compare, TrafficPolicy, parse
@@ -60,6 +61,7 @@ class _Facts:
         beside: a header that the monitor reads.
         labelled: of each variant, whether the monitor waits for labels of its answers.
         key: signs its predictions; None = there is none yet.
+        unit_key: keys the hashes of its units; b"" = there is none yet.
     """
 
     state: PolicyState
@@ -67,6 +69,7 @@ class _Facts:
     beside: bytes
     labelled: tuple[bool, ...]
     key: SigningKey | None
+    unit_key: bytes
 
 
 NO_ROUTES: Final = Routes(RoutingTable({}, 0))
@@ -207,7 +210,7 @@ class RouteBook:
             codecs = tuple([self._codec(fleet.get(pin.name, pin.version), pin.digest) for pin in state.variants])
             beside = next((one.header for one in snapshot.watched if one.name == state.name), "").encode()
             labelled = tuple([(pin.name, pin.version, pin.digest) in asked for pin in state.variants])
-            facts = _Facts(state, codecs, beside, labelled, key)
+            facts = _Facts(state, codecs, beside, labelled, key, snapshot.unit_key)
             was = known.get(state.name)
             route = was[1] if was is not None and was[0] == facts else self._route(facts)
             self._known[state.name] = (facts, route)
@@ -218,7 +221,7 @@ class RouteBook:
     def _route(self, facts: "_Facts") -> PolicyRoute | None:
         """A policy as it decides here; None while its stable variant is not here: the default version then answers."""
         state, codecs, key = facts.state, facts.codecs, facts.key
-        if codecs[state.stable] is None or key is None:
+        if codecs[state.stable] is None or key is None or not facts.unit_key:
             return None
         policy = parse(state.document)
         names = tuple(pin.variant for pin in state.variants)
@@ -266,6 +269,7 @@ class RouteBook:
             signer=signer,
             shadow=self._shadow(policy, compiled, state, codecs),
             decisions=self.decisions,
+            keyed=keyed(facts.unit_key, state.name),
             serve=self._serve,
             now_ns=self._now_ns,
             on_zeroed=on_zeroed,

@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from gateway.decisionfiles import UNIT_MASK
 from gateway.exchange import Exchange
 from runtimes.batching.gather import gather
 from runtimes.errors import ServingError
@@ -51,7 +50,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
     """A request that was answered, and what the shadow says of it.
 
     Attributes:
-        unit: 64-bit hash of its unit, unsigned.
+        unit: keyed hash of its unit.
         why: `argmax`, `tolerance`, `topk`, as far as they differ, or `failed`.
         error: why it failed in the shadow; "" = it did not.
         rows: of the request.
@@ -235,7 +234,7 @@ class Sampler:
             now_ms,
             *self._about,
             request=job.request_id.decode("ascii", "replace"),
-            unit=(job.placed.unit if job.placed is not None else 0) & UNIT_MASK,
+            unit=job.placed.unit if job.placed is not None else 0,
             why=tuple(why),
             error=error,
             rows=rows,

@@ -51,7 +51,7 @@ RING_NOTES: Final = 16_384
 """256 KiB. At 250 ms between reads: 65,000 erring requests per second."""
 UNCOUNTED: Final = "-"
 NOTED_UNIT: Final = (1 << 63) - 1
-"""What notes and experiments keep of a unit's hash of 64 bits: it fits the page's int64."""
+"""What notes and experiments keep of a unit's keyed hash of 64 bits: it fits the page's int64."""
 REVISION_MASK: Final = (1 << 24) - 1
 
 
@@ -63,7 +63,7 @@ class Note:
         flags: NOTE_*.
         number, revision: of the policy that routed it; the revision's lower 24 bits.
         stratum, variant: indices in that policy.
-        unit: hash of its unit, 63 bits.
+        unit: keyed hash of its unit, 63 bits.
     """
 
     flags: int

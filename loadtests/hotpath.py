@@ -192,7 +192,7 @@ def snapshot(*, policy: bool, monitor: bool, ids: bool = True) -> Snapshot:
     watched = (Watched(NAME, 1, DIGEST, encoded(plan()), ids=ids),) if monitor else ()
     routes = {NAME: Route(1, (1,), {})}
     signing = (SigningKey(1, bytes(32)),)
-    return Snapshot(1, (), routes, True, policies=states, signing=signing, watched=watched)
+    return Snapshot(1, (), routes, True, policies=states, signing=signing, unit_key=bytes(32), watched=watched)
 
 
 def plan() -> CountPlan:

@@ -17,7 +17,8 @@ class Decision(Struct, frozen=True, gc=False):
         stratum: index in the policy's strata: what randomised, or would have.
         rule: name of the rule that decided; "" = the default split.
         slot: 0 to 9,999, of the unit, or of the request's id where there is none.
-        unit_hash: 64 bits independent of the slot (`router.hashing`); of the request's id where there is no unit.
+        unit_hash: 64 bits independent of the slot (`router.hashing`); of the request's id where there is no unit. Never
+            written: who knows the salt could try names.
         has_unit: a unit was found, or each request is one.
         counted: randomised, so that its outcome is evidence (evidence rules: forced, rule-pinned, without a unit and
             overridden requests are neutral).

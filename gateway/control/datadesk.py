@@ -1,6 +1,6 @@
 """What is held about one unit: finding it and erasing it, in the decision log, the store and samples of shadows.
 
-A unit is found by its hash under the salt of each document that the policy ever had: the salt may have changed.
+A unit is found by its keyed hash under the salt of each document that the policy ever had: the salt may have changed.
 """
 
 import asyncio
@@ -13,16 +13,17 @@ from gateway.control.documents import readable
 from gateway.control.policies import Policies
 from gateway.control.record import KIND
 from gateway.control.shadowsamples import ShadowSamples
-from gateway.decisionfiles import keyed_prediction, keyed_unit
+from gateway.decisionfiles import keyed_prediction
 from gateway.decisions import FLUSH_S
+from gateway.unitkeys import keyed, unit_text
 from router.hashing import placer
 from runtimes.errors import InvalidInput
 
 _PAGE: Final = 200
 KEEPS: Final = (
     "the audit trail: it names actors and counts, never a unit",
-    "the evidence of a rollout step under way: salted hashes of a sample of units, dropped when the step ends",
-    "streams in the store, of rewards and between nodes: salted hashes, dropped by their bound",
+    "the evidence of a rollout step under way: keyed hashes of a sample of units, dropped when the step ends",
+    "streams in the store, of rewards and between nodes: keyed hashes, dropped by their bound",
     "requests of the last second, and feedback that comes later: experiments may count them; erase again",
     "backups of the store made before now",
     "files of the decision log on other nodes: ask each of them",
@@ -33,7 +34,7 @@ KEEPS: Final = (
 """Where a unit cannot be erased from, or not by this call."""
 
 Forgetter = Callable[[str, int], Awaitable[bool]]
-"""Model, hash of a unit -> whether there was anything of it."""
+"""Model, keyed hash of a unit -> whether there was anything of it."""
 
 
 class DataDesk:
@@ -72,7 +73,7 @@ class DataDesk:
         known; StoreAway."""
         found: list[dict[str, Any]] = []
         for number in await self._hashes(model, unit):
-            wanted = keyed_unit(self._policies.unit_key, model, number)
+            wanted = unit_text(number)
             found += await self._lines.find(_about(model, wanted), wanted.encode())
         return {"decisions": sorted(found, key=lambda line: int(line["time_ms"])), "log": self._lines.written}
 
@@ -87,7 +88,7 @@ class DataDesk:
         rows = others = lines = samples = 0
         for number in numbers:
             samples += self._samples.forget(model, number)
-            rows += await self._store.feedback_erase(model, f"{number:016x}")
+            rows += await self._store.feedback_erase(model, unit_text(number))
             for forgetter in self.forgetters:
                 others += await forgetter(model, number)
         for turn in range(2):
@@ -95,7 +96,7 @@ class DataDesk:
                 # What workers held in their buffers meanwhile is written by then.
                 await asyncio.sleep(2 * FLUSH_S)
             for number in numbers:
-                wanted = keyed_unit(self._policies.unit_key, model, number)
+                wanted = unit_text(number)
                 lines += await self._lines.forget(_about(model, wanted), wanted.encode())
         erased = {
             "feedback_rows": rows,
@@ -107,7 +108,7 @@ class DataDesk:
         return {"erased": erased, "not_erased": list(KEEPS)}
 
     async def _hashes(self, model: str, unit: str) -> list[int]:
-        """Hashes of a unit under every salt that the policy ever had."""
+        """Keyed hashes of a unit under every salt that the policy ever had."""
         salts: dict[tuple[str, str], None] = {}
         cursor: str | None = None
         while True:
@@ -122,7 +123,8 @@ class DataDesk:
                 break
         if not salts:
             raise InvalidInput(f"model: no policy of {model[:128]!r} is in the audit trail, so no unit was ever kept")
-        return [placer(name, salt)(unit.encode())[1] for name, salt in salts]
+        known = keyed(self._policies.unit_key, model)
+        return [known(placer(name, salt)(unit.encode())[1]) for name, salt in salts]
 
 
 def _about(model: str, unit: str) -> Callable[[dict[str, Any]], bool]:

@@ -386,7 +386,7 @@ class Experiments:
         """Erase a unit's rewards and requests, on every node and in what is saved; whether any were known here.
 
         Args:
-            unit: all 64 bits of its hash.
+            unit: all 64 bits of its keyed hash.
             append: as in `put`.
 
         Raises:

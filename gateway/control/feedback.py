@@ -20,6 +20,7 @@ from gateway.feedback import LABEL_SLOT, REWARD_SLOT
 from gateway.keys import Actor
 from gateway.store.base import Feedback, FeedbackOutcome, Store, StoreAway
 from gateway.tally import NOTED_UNIT
+from gateway.unitkeys import unit_text
 
 KEEP_MS: Final = 90 * 86_400_000
 """From the prediction on, feedback is kept for 90 days: a loan that is one quarter old has shown how it goes."""
@@ -168,11 +169,6 @@ class FeedbackDesk:
         if replaced:
             record = {"actor": actor, "what": "feedback_replaced", "count": len(replaced)}
             await self._store.audit_append(name, {**record, "values": replaced[:MOST_TOLD]})
-
-
-def unit_text(unit: int) -> str:
-    """A unit as the ledger names it: the 64 bits of `router.hashing.unit_hash`, in hexadecimal."""
-    return f"{unit:016x}"
 
 
 def _id_of(item: Facts) -> str:

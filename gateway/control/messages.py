@@ -171,7 +171,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
         signing: keys of prediction ids, newest first.
         cleared: rollouts whose canary workers may give traffic again, whatever they decided by themselves.
         keys: those in force, where keys are asked for.
-        unit_key: units are hashed with it before they are written anywhere.
+        unit_key: keys the hashes of units, see `gateway.unitkeys`; b"" = no policy is in force yet.
         watched: versions that the monitor counts.
         collected: versions whose first rows it wants.
     """

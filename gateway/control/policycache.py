@@ -21,7 +21,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         signing: keys of prediction ids.
         records: name -> revision in the store, and the record as JSON.
-        unit_key: keys the hashes of units that are written anywhere.
+        unit_key: keys the hashes of units, see `gateway.unitkeys`.
     """
 
     signing: tuple[SigningKey, ...] = ()

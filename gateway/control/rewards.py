@@ -39,7 +39,7 @@ class Reward(Struct, frozen=True, array_like=True):
 
     Attributes:
         epoch, stratum, variant: where its request was randomised, and to whom.
-        unit: hash of the unit, 63 bits.
+        unit: keyed hash of the unit, 63 bits.
         row: `row_key` of the prediction.
         delay_s: from the prediction to its outcome.
     """

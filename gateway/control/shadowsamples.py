@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 
 from gateway.control.policies import Policies
-from gateway.decisionfiles import UNIT_MASK, keyed_unit
 from gateway.samples import Part, Sample, SampledTensor
+from gateway.unitkeys import unit_text
 from router.policy import Samples
 from runtimes.tensors import DATATYPES, f32_from_bf16
 
@@ -105,9 +105,8 @@ class ShadowSamples:
         """Erase a unit's samples, and those that still come; how many there were.
 
         Args:
-            unit: `router.hashing.unit_hash`.
+            unit: its keyed hash.
         """
-        unit &= UNIT_MASK
         self._forgotten[name, unit] = self._now_ms() + FORGOTTEN_MS
         held = self._held.get(name)
         if held is None:
@@ -141,7 +140,7 @@ class ShadowSamples:
             "time_ms": sample.time_ms,
             "expires_ms": sample.time_ms + asked.ttl_ms,
             "request": sample.request,
-            "unit": keyed_unit(self._policies.unit_key, sample.policy, sample.unit),
+            "unit": unit_text(sample.unit),
             "revision": sample.revision,
             "variant": sample.variant,
             "why": list(sample.why),

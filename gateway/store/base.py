@@ -158,7 +158,7 @@ class Feedback:
 
     Attributes:
         slot_key: several values for one prediction stand side by side under different keys.
-        unit: hash of the unit, for erasure; "" = none.
+        unit: keyed hash of the unit, for erasure; "" = none.
         expires_ms: by the store's clock, since 1970.
         note: a line for the stream that is told when this row changes what is kept; not kept itself. b"" = none.
     """

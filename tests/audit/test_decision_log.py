@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import Decisions
 from gateway.counters import WORKER_FIELDS, WORKER_INDEX
-from gateway.decisionfiles import FOLDER, FileSink, append, find, forget, keyed_prediction, keyed_unit, paths
+from gateway.decisionfiles import FOLDER, FileSink, append, find, forget, keyed_prediction, paths
 from gateway.decisions import DecisionLog, Facts, NotNow, Sink
 from gateway.exchange import Exchange, Placed
 from gateway.predictions import mark, mark_of_rows, read
@@ -68,7 +68,7 @@ def test_what_a_line_says(tmp_path: Path):
     first, second, third = lines(tmp_path)
     assert first == {
         "time_ms": 9_250, "request": "r1", "model": "m", "digest": "sha256:ab", "revision": 7, "variant": "canary",
-        "rule": "", "unit": keyed_unit(KEY, "m", 1), "outcome": "ok", "prediction": keyed_prediction(KEY, b"id1"),
+        "rule": "", "unit": "0000000000000001", "outcome": "ok", "prediction": keyed_prediction(KEY, b"id1"),
         "outputs": {"y": 0.5},
     }  # fmt: skip
     assert "outputs" not in second
@@ -87,11 +87,6 @@ def test_a_larger_request_is_found_by_what_its_id_says(tmp_path: Path):
     writer.close()
     asked = read(id + "/3", {1: KEY})
     assert lines(tmp_path)[0]["prediction"] == keyed_prediction(KEY, asked.id.encode())
-
-
-def test_a_keyed_hash_depends_on_key_model_and_unit():
-    hashes = {keyed_unit(KEY, "m", 1), keyed_unit(KEY, "m", 2), keyed_unit(KEY, "n", 1), keyed_unit(bytes(32), "m", 1)}
-    assert len(hashes) == 4
 
 
 def test_files_are_rotated_and_bounded(tmp_path: Path):

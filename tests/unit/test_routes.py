@@ -18,8 +18,10 @@ from gateway.policyroute import PolicyRoute
 from gateway.predictions import read
 from gateway.routes import RouteBook
 from gateway.tally import NEUTRAL, ROUTED, tallies
+from gateway.unitkeys import keyed
 from gateway.wire.request import Limits
 from router import slots
+from router.hashing import placer
 from runtimes.batching.turns import TurnScheduler
 from runtimes.errors import InvalidInput
 from runtimes.execution.watchdog import Watchdog
@@ -39,7 +41,7 @@ DOCUMENT = {
 STATE = PolicyState(
     "m", 1, 1, DOCUMENT, (VariantPin("stable", "m", 1, DIGEST),), slots.fresh([10000]), 0, shadow_slots=0
 )
-SNAPSHOT = Snapshot(1, (), {"m": Route(1, (1,), {})}, True, policies=(STATE,))
+SNAPSHOT = Snapshot(1, (), {"m": Route(1, (1,), {})}, True, policies=(STATE,), unit_key=b"u" * 32)
 
 
 @pytest.fixture
@@ -93,10 +95,10 @@ class Node:
         self.book = RouteBook(self.page, Limits(), log, time.perf_counter_ns, lambda: 1_800_000_000_000)
         self.runtime.open(prepare(wanted, environment, lambda: None), self.book.sink_for)
 
-    def built(self, *keys: SigningKey) -> Any:
+    def built(self, *keys: SigningKey, **changes: Any) -> Any:
         """The policy's route, if it is in force."""
         fleet: Any = Here(self.runtime)
-        return self.book.build(msgspec.structs.replace(SNAPSHOT, signing=keys), fleet).served.get(("m", ""))
+        return self.book.build(msgspec.structs.replace(SNAPSHOT, signing=keys, **changes), fleet).served.get(("m", ""))
 
     def counted(self) -> tuple[int, int]:
         """Routed and neutral, in the page."""
@@ -114,6 +116,23 @@ def test_a_policy_signs_with_the_key_that_signs_now(tmp_path: Path, watchdog: Wa
         assert signed_by(first) == OLD.id
         assert node.built(OLD) is first
         assert signed_by(node.built(NEW, OLD)) == NEW.id
+        await node.runtime.close()
+
+    asyncio.run(story())
+
+
+def test_units_are_keyed_with_the_key_of_now_and_no_policy_is_in_force_without(
+    tmp_path: Path, watchdog: Watchdog
+) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, watchdog)
+        assert node.built(OLD, unit_key=b"") is None
+        for key in (b"u" * 32, b"v" * 32):
+            asked = Exchange()
+            asked.request_id = b"r1"
+            node.built(OLD, unit_key=key).choose(asked)
+            assert asked.placed is not None
+            assert asked.placed.unit == keyed(key, "m")(placer("sha1-60", "m")(b"r1")[1])
         await node.runtime.close()
 
     asyncio.run(story())
