@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := build/native
-COMPILED_TESTS := $(addprefix tests/,audit batching conformance execution monitor/test_tap.py router simulation/test_batcher_simulation.py unit wire)
+COMPILED_TESTS := $(addprefix tests/,audit batching conformance execution monitor/test_ordered.py monitor/test_placing.py monitor/test_tap.py router simulation/test_batcher_simulation.py unit wire)
 SOURCES = $(shell find gateway runtimes router -name '*.py')
 
 .DEFAULT_GOAL := help

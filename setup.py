@@ -18,6 +18,7 @@ HOT_PATH = [
     "gateway/http/slow_lane.py",
     "gateway/meter.py",
     "gateway/monitor/kept.py",
+    "gateway/monitor/placing.py",
     "gateway/monitor/tap.py",
     "gateway/policyroute.py",
     "gateway/predictions.py",

@@ -1,6 +1,6 @@
 """Rows into counts: a plan compiled to numpy, for batches of rows. It must never fail on what a caller sent.
 
-Numbers of features with few edges are compared with them, all features at once (`gateway.monitor.ordered`); of others
+Numbers of features with few edges are compared with them, all features together (`gateway.monitor.ordered`); of others
 the numbers of a column are sorted, and edges or categories are looked up in them. Everything ends as additions of
 int64, so that batches, workers and nodes add exactly in any order. A sum of calibrated probabilities passes 2^63
 after two thousand million rows in one cell and starts again from below; differences of totals stay right, as long as

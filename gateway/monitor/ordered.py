@@ -1,8 +1,10 @@
 """Ordered features of all tensors, counted together: how many numbers of each are below each of its cuts.
 
-All numbers are compared with one cut of their feature at once, which gives a byte of 0 or 1 for each; eight of them are
-added as one word. To sort each feature and look its cuts up takes four times as long where AVX-512 writes compressed
-vectors slowly (AMD Zen 4: 0.8 ms for 2,048 rows of 24 numbers in place of 0.2), and about as long elsewhere.
+Where the hot path is compiled, numbers that are the same in float32 are placed one by one (`gateway.monitor.placing`).
+Others, and all of them where it is interpreted, are compared as arrays: all numbers with one cut of their feature at
+once, which gives a byte of 0 or 1 for each; eight of them are added as one word. To sort each feature and look its cuts
+up takes four times as long where AVX-512 writes compressed vectors slowly (AMD Zen 4: 0.8 ms for 2,048 rows of 24
+numbers in place of 0.2), and about as long elsewhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.monitor.plan import ABOVE, BELOW, INFINITE, MISSING, FeaturePlan
+from gateway.native import is_compiled
 from runtimes.tensors import Array
 
 Counts = npt.NDArray[np.int64]
@@ -24,6 +27,8 @@ _BLOCK: Final = 49_152
 """Numbers of a block; they and their flags stay in the cache."""
 _STEP: Final = 90_000
 """Comparisons of a step."""
+_PLACED: Final = 10_240
+"""Numbers that are placed in a step, 0.05 ms."""
 _EXACT: Final = frozenset(np.dtype(kind) for kind in "?bBhHef")
 """Numbers that are the same in float32."""
 
@@ -58,13 +63,20 @@ class Ordered:
         wide, self._lines = _matrix(every)
         self._columns = np.repeat(np.arange(len(features)), sizes - 2)
         self._wide, self._narrow = wide, _not_below(wide)
+        self._placing = _Placing(features, every) if is_compiled() else None
 
     def steps(self, parts: Sequence[Array], into: Counts) -> Iterator[None]:
-        """Count numbers, in steps of about 30 us at 2,048 rows of 20 features.
+        """Count numbers, in steps of 0.05 ms at most; compared as arrays in steps of about 0.03 ms at 2,048 rows of 20
+        features.
 
         Args:
             parts: [some of the features, rows] each, of any datatype of numbers; together all features in their order.
         """
+        if self._placing is not None and all(part.dtype in _EXACT for part in parts):
+            return self._placing.steps(parts, into)
+        return self._compared(parts, into)
+
+    def _compared(self, parts: Sequence[Array], into: Counts) -> Iterator[None]:
         features, rows = self._wide.shape[1], parts[0].shape[1]
         below = np.zeros((len(self._wide) + 1, features), np.int64)
         block = max(1, _BLOCK // (features * _WORDS * _WORD_ROWS)) * _WORDS * _WORD_ROWS
@@ -97,6 +109,35 @@ class Ordered:
             below[lines] += _ones(found)
             yield
         below[-1] += _ones(numbers == numbers) if np.isnan(low).any() else rows
+
+
+class _Placing:
+    """Each number for itself."""
+
+    def __init__(self, features: Sequence[tuple[FeaturePlan, int]], every: Sequence[npt.NDArray[np.float64]]) -> None:
+        from gateway.monitor.placing import Cuts, Places  # noqa: PLC0415  # for compiled code alone
+
+        self._cuts, self._places = Cuts([cuts[:-1].tolist() for cuts in every]), Places
+        width = self._cuts.size + 1
+        into = np.zeros((len(features), width), np.int64)
+        for line, (feature, start) in zip(into, features, strict=True):
+            steps = _places_of_steps(feature, start)
+            line[0] = start + feature.bins + INFINITE
+            line[1 : len(steps)], line[-1] = steps[:-1], steps[-1]
+        self._into = into.ravel()
+
+    def steps(self, parts: Sequence[Array], into: Counts) -> Iterator[None]:
+        """See `Ordered.steps`."""
+        places, first = self._places(self._cuts), 0
+        for part in parts:
+            features, rows = part.shape
+            block = max(1, _PLACED // features)
+            for start in range(0, rows, block):
+                some = part[:, start : start + block].T
+                places.add(some.astype("<f4", copy=False).tobytes(), first, features)
+                yield
+            first += features
+        np.add.at(into, self._into, places.counts())
 
 
 def _matrix(every: Sequence[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.float64], Counts]:

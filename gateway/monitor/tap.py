@@ -184,13 +184,11 @@ class Tap:
     def _marks_of(self, scores: list[float], threshold: float) -> list[int]:
         """Marks of the first group."""
         table = self._table
-        if table and min(scores) >= 0.0:
-            try:
-                # A look-up each: this is on the way of every answer.
-                return [table[int(value * LABEL_BINS)] for value in scores]
-            except (IndexError, ValueError, OverflowError):
-                pass  # above 1, NaN, infinite
-        return [_mark(value, threshold) for value in scores]
+        # Mostly a look-up each: this is on the way of every answer. What is below 0, above 1 or NaN is rare.
+        return [
+            table[int(value * LABEL_BINS)] if table and 0.0 <= value <= 1.0 else _mark(value, threshold)
+            for value in scores
+        ]
 
     def _by_row(self, jobs: Sequence[Job], rows: int) -> list[int]:
         known, header, others = self._groups, self._header, self._others
