@@ -165,7 +165,7 @@ def act_three(ports: tuple[int, int], screen: Console) -> tuple[Server, list[rep
 
 def act_four(screen: Console) -> list[report.Check]:
     """Two gateways, one store."""
-    screen.print("\nAct four: the first promotion of act two again, decided by two gateways that share a Redis")
+    screen.print("\nAct four: act two again, decided by two gateways that share a Redis")
     with tempfile.TemporaryDirectory(prefix="shared-", dir=FOLDER) as folder:
         return shared.act(FOLDER / "bank", Path(folder), screen)
 

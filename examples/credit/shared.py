@@ -1,4 +1,4 @@
-"""Act four of the demo: two gateways that share a Redis promote the same version together."""
+"""Act four of the demo: two gateways that share a Redis decide act two again together."""
 
 import shutil
 import socket
@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from examples.credit.admin import Admin
-from examples.credit.bank import GOOD, play
+from examples.credit.bank import PLANS, play
 from examples.credit.report import Check
 from examples.credit.server import HOST, POLL_SECONDS, Server, ServerProblem, any_two_ports, start
 
@@ -68,7 +68,7 @@ def _answers(port: int) -> bool:
 
 
 def act(repository: Path, folder: Path, screen: Console) -> list[Check]:
-    """The promotion of version 2 by two gateways; one line instead where there is no redis-server."""
+    """Versions 2 to 4 tried by two gateways; one line instead where there is no redis-server."""
     if shutil.which("redis-server") is None:
         screen.print("skipped: there is no redis-server on this machine, so two gateways have no store to share")
         return []
@@ -83,7 +83,7 @@ def act(repository: Path, folder: Path, screen: Console) -> list[Check]:
             for server in servers:
                 server.wait_ready()
             screen.print(f"two gateways with the store {url}: {' and '.join(server.url for server in servers)}")
-            _, checks = play(servers, [GOOD], screen)
+            _, checks = play(servers, PLANS, screen)
             checks += agreement(servers)
         except BaseException:
             for server in servers:

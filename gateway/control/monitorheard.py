@@ -103,6 +103,7 @@ def hear_labels(name: str, held: Held, page: StreamPage, versions: Mapping[str, 
     """Labels of predictions of this model. Args: versions: digest without its name -> version."""
     held.labels_cursor, held.missed = page.cursor, held.missed + page.missed
     held.moved = held.moved or bool(page.entries)
+    words = held.spec.labels
     for entry in page.entries:
         try:
             notes = notes_in(entry.body)
@@ -112,7 +113,7 @@ def hear_labels(name: str, held: Held, page: StreamPage, versions: Mapping[str, 
         for note, before in notes:
             found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
             if found:
-                held.monitor.label(found[0], labelled(note, before, held.spec.labels.positive), now_ms)
+                held.monitor.label(found[0], labelled(note, before, words.positive, words.negative), now_ms)
 
 
 def told_rows(counts: Counts) -> int:

@@ -162,11 +162,12 @@ def buckets_of(values: Counts) -> list[int]:
     return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
 
 
-def labelled(note: LabelNote, before: Any, positive: str) -> Labelled:
+def labelled(note: LabelNote, before: Any, positive: str, negative: str = "") -> Labelled:
     """A label as the monitor counts it; one that says nothing only takes back what stood there.
 
     Args:
         before: the value that it replaced; None = none.
+        positive, negative: see `gateway.monitor.labelwords.label_of`.
     """
     return Labelled(
         predicted_s=note.predicted_s,
@@ -175,6 +176,6 @@ def labelled(note: LabelNote, before: Any, positive: str) -> Labelled:
         group=-1 if note.group is None else note.group,
         decision=note.decision,
         bin=note.score_bin,
-        label=label_of(note.value, positive),
-        before=label_of(before, positive),
+        label=label_of(note.value, positive, negative),
+        before=label_of(before, positive, negative),
     )

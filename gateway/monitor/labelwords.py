@@ -3,7 +3,7 @@
 Labels come as JSON values by feedback and as texts in the columns of files; both are read here, so that a model is
 judged online by what its reference was made from. Numbers, truth values and texts that say the same are the same: 1,
 1.0, true, "1", " 1.00" and "True". Blanks around a text do not count. What is empty or says that nothing is known is no
-label at all. Every other text is the negative class: which words stand for it is the owner's affair.
+label at all. Every other text is the negative class, unless its owner says which word stands for it.
 """
 
 import math
@@ -31,9 +31,23 @@ def meaning(value: object) -> float | str | None:
     return number if math.isfinite(number) else text
 
 
-def label_of(value: object, positive: str) -> int | None:
-    """1 = the positive class, 0 = the other one, None = not known. Args: positive: may itself be a word for unknown."""
-    if isinstance(value, str) and value.strip() == positive.strip():
-        return 1
+def label_of(value: object, positive: str, negative: str = "") -> int | None:
+    """1 = the positive class, 0 = the other one, None = not known.
+
+    Args:
+        positive, negative: may themselves be words for unknown; negative "" = whatever else is known.
+    """
+    if (found := _as_written(value, positive, negative)) is not None:
+        return found
     said = meaning(value)
-    return None if said is None else int(said == meaning(positive))
+    if said is None or said == meaning(positive):
+        return None if said is None else 1
+    return 0 if not negative or said == meaning(negative) else None
+
+
+def _as_written(value: object, positive: str, negative: str) -> int | None:
+    """By the word itself, which may stand for unknown elsewhere."""
+    word = value.strip() if isinstance(value, str) else None
+    if word == positive.strip():
+        return 1
+    return 0 if negative and word == negative.strip() else None

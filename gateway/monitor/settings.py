@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from gateway.monitor.labelwords import label_of
 from router.document import PolicyError, Problem, Reading, Section, join, reads
 from router.quantities import duration_text
 from router.schema import schema as schema_of
@@ -181,15 +182,22 @@ class Labels(Part, frozen=True):
 
     Attributes:
         positive: value of a label that means the class whose probability the score is.
+        negative: value of one that means the other class; "" = every other. What is neither says nothing then.
         min_coverage: share of rows with a label, in each decision class, that a realised metric needs.
         mature_after: age of a prediction at which its label is waited for no longer.
         ids: answers carry `x-prediction-id`, without which no label joins; where a policy wants them they do anyway.
     """
 
     positive: Annotated[str, Meta(min_length=1, max_length=64)] = "1"
+    negative: Annotated[str, Meta(max_length=64)] = ""
     min_coverage: Share = 0.6
     mature_after_ms: Duration = 3_600_000
     ids: bool = True
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """One label cannot mean both."""
+        if self.negative and label_of(self.negative, self.positive):
+            yield "negative", f"expected another label than `positive`, got {self.negative!r} beside {self.positive!r}"
 
 
 class Latency(Part, frozen=True):

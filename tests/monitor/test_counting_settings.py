@@ -100,6 +100,7 @@ def test_a_reference_comes_from_one_place(written: object, mode: str, text: str)
         ({"groups": {"header": "x-group", "values": ["a\nb"]}}, "spec.groups.values[0]: no header says 'a\\nb'"),
         ({"window": {"time": "9s"}}, "spec.window.time: expected at least 10s, got 9s"),
         ({"latency": {"objective": 1.0}}, "spec.latency.objective: expected"),
+        ({"labels": {"positive": "1", "negative": "yes"}}, "spec.labels.negative: expected another label than"),
         ({"latency": {"objective": 0.8}}, "spec.latency.objective: expected at least 0.8334, got 0.8: even if every"),
     ],
 )

@@ -27,6 +27,27 @@ def test_labels_are_read_as_people_mean_them(value: Any, positive: str, label: i
     assert label_of(value, positive) == label
 
 
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [("bad", 0), ("good", 1), (" bad ", 0), ("banana", None), (0, None), ("", None), ("Bad", None), (7, None)],
+)
+def test_what_is_neither_word_says_nothing(value: Any, label: int | None) -> None:
+    assert label_of(value, "good", "bad") == label
+
+
+def test_the_other_word_may_be_a_number_or_one_for_unknown() -> None:
+    assert [label_of(value, "1", "0") for value in (0, "0.0", False, "no", 2, "yes", None)] == [
+        0,
+        0,
+        0,
+        0,
+        None,
+        1,
+        None,
+    ]
+    assert [label_of(value, "1", "NA") for value in ("NA", "na", "", 0)] == [0, None, None, None]
+
+
 @pytest.mark.parametrize("positive", ["1", "true", "yes", "good", "0", "2.5"])
 def test_a_file_and_feedback_say_the_same(positive: str) -> None:
     values = [1, 0, 2.5, True, False, "1.0", "0", " 1", "yes", "No", "good", "bad", "", "nan", "NA"]
