@@ -73,6 +73,8 @@ def replay(record: AuditRecord, previous: AuditRecord | None) -> Replay:
             checks += _rollout(record.record, partly)
         elif "document" in record.record:
             checks += _document(record)
+        else:
+            partly.append("no verdict is recomputed: only the record's bytes and its place in the chain are checked")
         checks += _order(record, previous)
     except _FAILED as error:
         checks.append(Check("the record can be computed with", True, f"{type(error).__name__}: {error}"[:200], False))

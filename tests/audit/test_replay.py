@@ -342,6 +342,13 @@ def test_evidence_that_is_too_large_loses_its_spans_and_says_so():
     assert "starts of the mixture are not in the record" in result.partly[0]
 
 
+def test_who_replays_an_incident_is_told_that_its_numbers_are_not_computed_anew() -> None:
+    record = {"actor": "auto:monitor", "what": "incident opened", "reason": "drift", "signals": [], "evidence": []}
+    result = replay(linked(record, kind="monitor"), None)
+    assert (result.same, len(result.partly)) == (True, 1)
+    assert "no verdict is recomputed" in result.partly[0]
+
+
 def test_a_judge_goes_on_from_its_state():
     found = judge(sticky=True, canary_bad=0.1, stable_bad=0.05)
     again = Judge(
