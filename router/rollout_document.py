@@ -33,12 +33,14 @@ Metric = Literal[
     "latency",
     "output_shift",
     "shadow_disagreement",
+    "fallback_ratio",
     "queue_wait",
     "compute_time",
     "input_drift",
     "output_drift",
 ]
-_GUARDRAILS: Final = frozenset({"error_rate", "latency", "output_shift", "shadow_disagreement"})
+_WITH_MAX: Final = frozenset({"shadow_disagreement", "fallback_ratio"})
+_GUARDRAILS: Final = _WITH_MAX | {"error_rate", "latency", "output_shift"}
 
 
 class Approval(Section, frozen=True):
@@ -128,7 +130,8 @@ class Metrics(Section, frozen=True):
         quantile: of latency, queue_wait or compute_time in stable, frozen at the step's begin; slower than that is an
             event. compute_time: of executions of about the same batch size; default 0.99.
         margin: how much worse is still as good.
-        max: largest share of differing answers; shadow_disagreement only.
+        max: of shadow_disagreement the largest share of differing answers, of fallback_ratio the largest share of the
+            canary's answers that stable had to give; others have none.
     """
 
     metric: Metric
@@ -165,12 +168,12 @@ class Metrics(Section, frozen=True):
             yield "quantile", "is missing"
         if self.quantile is not None and self.metric not in _MAY_HAVE_QUANTILE:
             yield "quantile", f"means nothing to {self.metric}"
-        if (self.metric == "shadow_disagreement") != (self.max is not None):
+        if (self.metric in _WITH_MAX) != (self.max is not None):
             yield "max", "is missing" if self.max is None else f"means nothing to {self.metric}"
         if self.margin.absolute is not None and self.metric != "error_rate":
             yield "margin.absolute", f"means nothing to {self.metric}; it bounds error_rate"
-        if self.margin.ratio is not None and self.metric == "shadow_disagreement":
-            yield "margin.ratio", "means nothing to shadow_disagreement; it has max"
+        if self.margin.ratio is not None and self.metric in _WITH_MAX:
+            yield "margin.ratio", f"means nothing to {self.metric}; it has max"
 
 
 class Guardrail(Metrics, frozen=True):
@@ -370,6 +373,11 @@ class Rollout(Section, frozen=True):
                 yield f"analysis.guardrails[{at}]", "needs a shadow step to be judged in"
             if guardrail.metric != "shadow_disagreement" and not users:
                 yield f"analysis.guardrails[{at}]", "needs a step with less than 100 % of the users to be judged in"
+            if guardrail.metric == "fallback_ratio" and not self.on_failure.fallback_to_stable:
+                yield (
+                    f"analysis.guardrails[{at}]",
+                    "needs onFailure.fallbackToStable: true: without it stable answers nothing that failed there",
+                )
 
 
 class Goal(Section, frozen=True):

@@ -139,6 +139,9 @@ def _evidence(rail: dict[str, Any]) -> tuple[RenderableType, ...]:
         units = rail["units"]
         arms = (units["canary"], units["all"] - units["canary"])
         return *(Text(f"{count:,} scores") for count in arms), _against(rail["harm"], "red"), Text("-")
+    if "fell_back" in rail:
+        most = Text(f"{rail['max']:.2%} may")
+        return Text(_rate(rail["fell_back"])), most, _against(rail["harm"], "red"), _against(rail["safety"], "green")
     if "counts" not in rail:
         compared, disagreed = rail["compared"], rail["disagreed"]
         share = f"{disagreed / compared:.2%}" if compared else "-"

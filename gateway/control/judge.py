@@ -9,6 +9,8 @@ left.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from gateway.control.fallbacks import METRIC as FALLBACK_RATIO
+from gateway.control.fallbacks import Fallbacks
 from gateway.control.intake import Delta
 from gateway.control.rails import NOTES, Rail
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
@@ -37,6 +39,7 @@ from router.hashing import evidence_index, in_sample
 from router.rollout.observed import Verdict
 from router.rollout_document import Analysis, Guardrail
 
+SHADOW_DISAGREEMENT: Final = "shadow_disagreement"
 MOST_NOTES: Final = 2_000
 FEW_NOTES: Final = 600
 """Notes of one report above which the sample's share is halved, and below which it is doubled again: between them a
@@ -97,6 +100,9 @@ class Judge:
         shifts = [rail for rail in analysis.guardrails if rail.metric == OUTPUT_SHIFT]
         kept = usable.get("shifts", {}) if usable else {}
         self.shifts = {rail.label: Shift(rail, kept.get(rail.label)) for rail in shifts}
+        capped = [rail for rail in analysis.guardrails if rail.metric == FALLBACK_RATIO]
+        kept = usable.get("fallbacks", {}) if usable else {}
+        self.fallbacks = {rail.label: Fallbacks(rail, kept.get(rail.label)) for rail in capped}
         self.counts: dict[str, list[int]] = dict(usable["counts"]) if usable else {}
         self.step: dict[str, list[int]] = dict(usable["step"]) if usable else {}
         self.shares: dict[str, float] = dict(usable.get("shares", {})) if usable else {}
@@ -130,6 +136,8 @@ class Judge:
             rail.new_step()
         for share in self.executions.values():
             share.new_step()
+        for one in self.fallbacks.values():
+            one.new_step()
 
     def _every_rail(self) -> dict[str, Rail]:
         return {**self.signal_rails, **self.rails}
@@ -153,6 +161,8 @@ class Judge:
             if revision >= self.step_since:
                 _add_to(self.step, variant, counts)
             if variant == self.canary:
+                for one in self.fallbacks.values() if weight < 1.0 else ():
+                    one.routed(counts)
                 requests[revision, stratum] = requests.get((revision, stratum), 0) + counts[OK] + counts[BAD]
         lost, events = self._lost(delta), self._events(delta, weights)
         for label, rail in self._every_rail().items():
@@ -163,6 +173,8 @@ class Judge:
                 self._feed(rail, place, found.get(place, (0, 0)), requests.get(place, 0), weights)
         for shift in self.shifts.values():
             shift.close()
+        for one in self.fallbacks.values():
+            one.close()
         self._time(delta)
 
     def _time(self, delta: Delta) -> None:
@@ -239,10 +251,13 @@ class Judge:
         if score is not None:
             for shift in self.shifts.values():
                 shift.see(unit, canary, score, weight)
+        failed, drawn = bool(flags & NOTE_BAD), 0.0 < weight < 1.0
+        for one in self.fallbacks.values() if canary and drawn else ():
+            one.see(unit, failed)
         if not of_step:
             return
         # Not by the list: a unit that left it when it was thinned may come back.
-        new, drawn = self.seen.add(evidence_index(unit)), 0.0 < weight < 1.0
+        new = self.seen.add(evidence_index(unit))
         if new:
             name = self.canary if canary else self.stable
             self.first_seen[name] = self.first_seen.get(name, 0) + 1
@@ -251,6 +266,8 @@ class Judge:
         # A unit whose place another one has taken is not counted, and no error of it is. The place comes from a hash of
         # the unit alone, so this leaves out units of both variants alike, and those that err as often as the others.
         counted = new and canary and drawn
+        for one in self.fallbacks.values() if counted else ():
+            one.see_in_step(failed)
         erred = self.sampled.see(unit, canary, flags, counted=counted)
         if not self._sticky or not (counted or erred):
             return
@@ -273,11 +290,13 @@ class Judge:
                 verdict = self._of_events(self.rails[rail.label], weight)
             elif rail.metric == OUTPUT_SHIFT:
                 verdict = self.shifts[rail.label].verdict(self._analysis, weight, tripped=rail.label in self.tripped)
+            elif rail.metric == FALLBACK_RATIO:
+                verdict = self.fallbacks[rail.label].verdict(self._analysis)
             else:
                 verdict = self._of_shadow(rail)
             if verdict.tripped and rail.label not in self.tripped:
                 self.tripped.append(rail.label)
-                if rail.max is not None:
+                if rail.metric == SHADOW_DISAGREEMENT:
                     self.shadow_tripped[rail.label] = list(self.shadow[self.canary])
             found[rail.label] = verdict
         return found
@@ -401,7 +420,10 @@ class Judge:
             "shadow": self.shadow.get(self.canary),
             "shadow_failed": True,  # its failures count as other answers; in records of before they did not
             "shadow_tripped": self.shadow_tripped,
-            "shadow_max": {rail.label: rail.max for rail in self._analysis.guardrails if rail.max is not None},
+            "shadow_max": {
+                rail.label: rail.max for rail in self._analysis.guardrails if rail.metric == SHADOW_DISAGREEMENT
+            },
+            "fallbacks": {label: one.evidence() for label, one in self.fallbacks.items()},
             "counts": self.counts,
             "shares": self.shares,
             "missed": self.missed,
@@ -414,9 +436,8 @@ class Judge:
         it is, and all that comes after means what it did.
         """
         rails = self._every_rail().values()
-        chars -= shrink(
-            [*(rail.bitmap for rail in rails), *(one.seen for one in self.shifts.values()), self.seen], chars
-        )
+        seen = [*(one.seen for one in self.shifts.values()), *(one.seen for one in self.fallbacks.values()), self.seen]
+        chars -= shrink([*(rail.bitmap for rail in rails), *seen], chars)
         if chars > 0:
             for rail in rails:
                 rail.trail.forget()
@@ -432,6 +453,7 @@ class Judge:
             "step_since": self.step_since,
             "rails": {label: rail.state() for label, rail in self.rails.items()},
             "shifts": {label: shift.state() for label, shift in self.shifts.items()},
+            "fallbacks": {label: one.state() for label, one in self.fallbacks.items()},
             "signals": {label: rail.state() for label, rail in self.signal_rails.items()},
             "executions": {label: share.state() for label, share in self.executions.items()},
             "counts": self.counts,

@@ -126,13 +126,15 @@ def steps(policy: TrafficPolicy, rate: float, bad_rate: float, come: int | None 
     A fault is taken to begin with its step. The later that is, the longer it takes to be found, so the bad events of
     the steps before are estimated: of steps that last as long as their holds and their evidence ask for.
 
+    Guardrails with `max` are not planned: they compare with no rate of stable's.
+
     Args:
         come: distinct units that there are; None = not known, or each request is one: every request counts.
     """
     rollout = policy.spec.rollout
     if rollout is None:
         return []
-    rails = [rail for rail in rollout.analysis.guardrails if rail.metric != "shadow_disagreement"]
+    rails = [rail for rail in rollout.analysis.guardrails if rail.max is None]
     found, before = [], 0.0
     for at, step in enumerate(rollout.steps):
         slots = step.set_weight_slots

@@ -19,6 +19,7 @@ _KINDS: dict[str, Kind] = {
     "latency": "latency",
     "output_shift": "outputs",
     "shadow_disagreement": "shadow",
+    "fallback_ratio": "fallbacks",
 }
 OFFERED_SIGNALS = frozenset({"error_rate", "latency", "queue_wait", "compute_time", "input_drift", "output_drift"})
 _SHOWN: Final = 3

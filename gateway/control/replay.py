@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.control.fallbacks import detectable as detectable_fallbacks
 from gateway.control.shift import detectable, totals
 from gateway.control.units import BITMAP_BITS
 from gateway.monitor.settings import Monitor
@@ -23,7 +24,7 @@ from gateway.tally import BAD, OK
 from router.document import PolicyError
 from router.evidence.planning import Guardrail, careful_rate, smallest_detectable
 from router.evidence.promotion import below_log_e
-from router.evidence.sequences import Moments, bernoulli_interval, unit_ratio_log_e
+from router.evidence.sequences import Moments, bernoulli_interval, rate_log_e, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy, parse
@@ -216,6 +217,12 @@ def _guardrail(label: str, mark: Mapping[str, Any], evidence: Mapping[str, Any],
         ratio = _seen_shift(shift, evidence)
         yield _same(f"{name}: log e that was decided on", mark["log_e"], shift["bins"]["peak_log_e"])
         yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
+    if label in evidence.get("fallbacks", {}):
+        kept = evidence["fallbacks"][label]
+        yield _same(f"{name}: largest log e", kept["peak_log_e"], _peak(kept))
+        yield _same(f"{name}: log e that was decided on", mark["log_e"], kept["peak_log_e"])
+        ratio = _seen_fallbacks(kept, evidence)
+        yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
     if label in evidence["rails"]:
         rail = evidence["rails"][label]
         yield from _harm(name, rail, partly)
@@ -353,6 +360,37 @@ def _shift_state(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     return "passes" if ratio is not None and ratio <= evidence["min_detect"] else "undecided"
 
 
+def _peak(kept: Mapping[str, Any]) -> float:
+    failed, units = kept["peak"]
+    return rate_log_e(failed, units, kept["max"])
+
+
+def _fallbacks_trip(kept: Mapping[str, Any], evidence: Mapping[str, Any]) -> bool:
+    return _peak(kept) >= math.log(evidence["guardrails"] / evidence["alpha"])
+
+
+def _fallbacks_pass(kept: Mapping[str, Any], evidence: Mapping[str, Any]) -> bool:
+    """Of units of this step those that did not fall back, against as many as the limit leaves."""
+    failed, units = kept["step"]
+    return rate_log_e(units - failed, units, 1.0 - kept["max"]) >= math.log(1.0 / evidence["beta"])
+
+
+def _seen_fallbacks(kept: Mapping[str, Any], evidence: Mapping[str, Any]) -> float | None:
+    if _fallbacks_pass(kept, evidence) or _fallbacks_trip(kept, evidence):
+        return 1.0
+    return detectable_fallbacks(kept["units"][1], kept["max"], evidence["alpha"], evidence["guardrails"])
+
+
+def _fallback_state(kept: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
+    if _fallbacks_trip(kept, evidence):
+        return "tripped"
+    if kept["seen_units"] >= kept["seen_places"] // 2:
+        return "saturated"
+    if not kept["step"][1]:
+        return "insufficient"
+    return "passes" if _fallbacks_pass(kept, evidence) else "undecided"
+
+
 def _safety(name: str, rail: Mapping[str, Any]) -> Iterator[Check]:
     safety, trail = rail["safety"], rail["trail"]
     if trail["seen"]:
@@ -426,6 +464,8 @@ def _state_of(label: str, evidence: Mapping[str, Any]) -> str:
     """The verdict in a word, by thresholds alpha / K and beta."""
     if label in evidence.get("shifts", {}):
         return _shift_state(evidence["shifts"][label], evidence)
+    if label in evidence.get("fallbacks", {}):
+        return _fallback_state(evidence["fallbacks"][label], evidence)
     rail = evidence["rails"].get(label)
     if rail is None:
         return _shadow_state(label, evidence)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.control.documents import Kept, killed_in
+from gateway.control.fallbacks import METRIC as FALLBACK_RATIO
+from gateway.control.fallbacks import Fallbacks, within
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import totals
 from gateway.control.signals import signs_of
@@ -17,6 +19,7 @@ from gateway.tally import BAD, OK, SLOW
 from router import slots as tables
 from router.evidence.eprocess import EventShare, log_threshold
 from router.evidence.promotion import NonInferiority
+from router.evidence.sequences import rate_log_e
 from router.hashing import SLOTS
 from router.rollout.machine import foreseen
 from router.rollout.status import RolloutStatus
@@ -111,6 +114,8 @@ def guardrails(kept: Kept) -> list[dict[str, Any]]:
         mark = record.status.marks.get(rail.label)
         if rail.metric == OUTPUT_SHIFT:
             shown = _of_outputs(rail, judge, limits)
+        elif rail.metric == FALLBACK_RATIO:
+            shown = _of_fallbacks(rail, judge, limits)
         elif rail.max is not None:
             shown = _of_shadow(rail, rollout.to, judge)
         else:
@@ -214,6 +219,22 @@ def _by_bin(events: Mapping[str, list[list[int]]]) -> dict[str, list[int]]:
 
 def _share(counts: list[int] | None, bad: int) -> dict[str, int]:
     return {"bad": counts[bad], "requests": counts[OK] + counts[BAD]} if counts else {"bad": 0, "requests": 0}
+
+
+def _of_fallbacks(rail: Guardrail, judge: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:
+    found = Fallbacks(rail, judge.get("fallbacks", {}).get(rail.label))
+    failed, units = found.units
+    safe = within(found.step, found.limit)
+    return {
+        "fell_back": {"bad": failed, "requests": units},
+        "max": rail.max,
+        "harm": {
+            "log_e": rate_log_e(failed, units, found.limit),
+            "peak_log_e": found.peak_log_e,
+            "threshold": limits["rollback_log_e"],
+        },
+        "safety": {"log_e": safe, "peak_log_e": safe, "threshold": limits["promote_log_e"]},
+    }
 
 
 def _of_shadow(rail: Guardrail, canary: str, judge: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,23 @@ def bernoulli_interval(bad: int, total: int, alpha: float, t_opt: float = 1000.0
     return Interval(low, high)
 
 
+def rate_log_e(bad: int, total: int, limit: float, t_opt: float = 1000.0) -> float:
+    """ln of an e-value against "the rate is at most `limit`": the one-sided beta-binomial mixture; 0 without trials.
+
+    Args:
+        t_opt: as `bernoulli_interval`.
+
+    Raises:
+        ValueError: counts without 0 <= bad <= total, a limit outside 0..1, or too small a `t_opt`.
+    """
+    if not 0 <= bad <= total:
+        raise ValueError(f"expected 0 <= bad <= total, got {bad} of {total}")
+    check_open(limit, "limit", 1.0)
+    variance = limit * (1.0 - limit)
+    mixture = BetaBinomial(t_opt * variance, limit, 1.0 - limit, one_sided=True)
+    return mixture.log_e(bad - limit * total, variance * total) if total else 0.0
+
+
 def difference(control: Moments, treatment: Moments) -> Estimate:
     """Treatment's mean minus control's. Infinite standard error without units."""
     return Estimate(treatment.mean - control.mean, _se(control, treatment, 1.0, 1.0), control.n + treatment.n)

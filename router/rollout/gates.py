@@ -118,7 +118,8 @@ def _evidence(spec: RolloutSpec, status: RolloutStatus, observed: Observed, *, p
             best = "no harm at all" if ratio is None else f"harm of {ratio:.3g}x"
             yield f"{name} would have found {best} in this step; minDetect is {spec.min_detect:g}x"
         elif patient and (full or guardrail.kind == "shadow") and not (verdict.passes and not verdict.tripped):
-            worse = "is within its limit" if guardrail.kind == "shadow" else "is not worse than stable by its margin"
+            capped = guardrail.kind in ("shadow", "fallbacks")
+            worse = "is within its limit" if capped else "is not worse than stable by its margin"
             yield f"{name} has not shown yet that the canary {worse}"
 
 

@@ -18,7 +18,7 @@ DEFAULT_MAX_DURATION_MS: Final = 7 * 86_400_000
 
 Do = Literal["rollback", "hold", "warn"]
 OnTimeout = Literal["hold", "promote", "rollback"]
-Kind = Literal["events", "latency", "outputs", "shadow"]
+Kind = Literal["events", "latency", "outputs", "shadow", "fallbacks"]
 
 
 class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -104,6 +104,14 @@ def test_a_shadow_shows_how_many_answers_differ() -> None:
     assert "- of 2.00%" in text(guardrails=[rail | {"compared": 0, "disagreed": 0}])
 
 
+def test_fallbacks_show_how_many_and_how_many_may() -> None:
+    against = {"log_e": 1.0, "peak_log_e": 2.0, "threshold": 4.0}
+    rail = {"name": "fallback_ratio", "state": "undecided", "max": 0.05, "harm": against, "safety": against}
+    found = text(guardrails=[rail | {"fell_back": {"bad": 3, "requests": 200}}])
+    assert "3 of 200  1.50%" in found
+    assert "5.00% may" in found
+
+
 def test_a_line_for_each_change_and_none_for_numbers_that_grow() -> None:
     first = line(shown(), NOW_S)
     assert first.endswith("m BAKING step 2/3 new 50 % [error_rate undecided] waits for 5 s of 10 s under watch")

@@ -126,6 +126,28 @@ def test_a_canary_that_errs_late_is_rolled_back_and_no_user_notices(tree: Tree) 
     assert until(tree, "table", "ROLLED_BACK")["latches"] == found["latches"]
 
 
+def test_a_canary_that_leaves_too_much_to_stable_is_rolled_back_and_no_user_notices(tree: Tree) -> None:
+    lax = {"metric": "error_rate", "margin": {"ratio": 100}}
+    analysis = {"guardrails": [lax, {"metric": "fallback_ratio", "max": 0.01}]}
+    steps = [{"setWeight": 3000, "hold": {"minDuration": "10m"}}, {"setWeight": 10000}]
+    apply(tree, policy("table", steps=steps, analysis=analysis))
+    with Crowd(tree.port, "table", healthy, users=100_000) as crowd:
+        until(tree, "table", "BAKING")
+        # Of a fifth a worker would take the canary out by itself.
+        crowd.body = sometimes_broken
+        found = until(tree, "table", "ROLLED_BACK")
+    seen = crowd.stop()
+    assert seen.broken == []
+    assert seen.statuses() == {200}
+    assert seen.count(variant="stable", served_by="stable; fallback") > 0
+    assert "fallback_ratio" in found["reason"]
+    assert found["latches"][-1]["actor"] == "auto:guardrail:fallback_ratio"
+    (record,) = [one for one in records_of(tree, "table") if "exposed" in one["record"]]
+    failed, units = json.loads(record["record"]["evidence"])["fallbacks"]["fallback_ratio"]["units"]
+    assert 0.01 < failed / units < 0.15
+    assert record["replay"]["text"] == "same verdict"
+
+
 def test_a_slow_canary_is_rolled_back(tree: Tree) -> None:
     analysis = {
         "guardrails": [{"metric": "error_rate"}, {"metric": "latency", "quantile": 0.9, "margin": {"ratio": 2}}]

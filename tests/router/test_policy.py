@@ -240,6 +240,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (guardrail(metric="compute_time"), "compute_time differs with the share of traffic by itself"),
     (guardrail(metric="output_drift"), "guardrails[0].metric: output_drift is outside the budget for false rollbacks"),
     (guardrail(metric="shadow_disagreement", max=0.02), "guardrails[0]: needs a shadow step to be judged in"),
+    (guardrail(metric="fallback_ratio"), "guardrails[0].max: is missing"),
+    (guardrail(metric="fallback_ratio", max=1), "guardrails[0].max: expected a number < 1.0, got 1"),
+    (
+        guardrail(metric="fallback_ratio", max=0.02, margin={"ratio": 2}),
+        "margin.ratio: means nothing to fallback_ratio; it has max",
+    ),
+    (
+        rollout(
+            analysis={"guardrails": [{"metric": "fallback_ratio", "max": 0.02}]}, onFailure={"fallbackToStable": False}
+        ),
+        "spec.rollout.analysis.guardrails[0]: needs onFailure.fallbackToStable: true",
+    ),
     (analysis(signals=[{"metric": "input_drift", "quantile": 0.9}]), "quantile: means nothing to input_drift"),
     (analysis(signals=[{"metric": "queue_wait"}]), "signals[0].quantile: is missing"),
     (analysis(signals=[{"metric": "compute_time", "quantile": 0.1}]), "signals[0].quantile: expected a number >= 0.5"),
