@@ -61,14 +61,18 @@ def quantiles(metric: str) -> list[tuple[str, str]]:
 
 
 def of_model(metric: str, *more: str) -> str:
-    """A selector of what has no version."""
+    """A selector of what has no version, or writes `-` for it: a reader who picks one still sees it."""
     return f'{metric}{{model=~"$model"{"".join(f", {one}" for one in more)}}}'
+
+
+def counted(metric: str, by: str, *more: str) -> str:
+    """Increase per second of what has no version."""
+    return f"sum {by} (rate({of_model(metric, *more)}[$__rate_interval]))"
 
 
 def of_policy(metric: str, by: str) -> str:
     """Increase per second of what has a variant and no version."""
-    selector = of_model(metric, 'variant=~"$variant"')
-    return f"sum {by} (rate({selector}[$__rate_interval]))"
+    return counted(metric, by, 'variant=~"$variant"')
 
 
 SERVING = (
@@ -147,6 +151,7 @@ SERVING = (
 )  # fmt: skip
 
 PERFORMANCE = "by (model, version, variant, metric)"
+REFERENCE_MISSING = of_model("tidegate_monitor_reference_missing", 'version=~"$version"')
 DRIFT = (
     ("States", (
         Panel("State of every signal", [
@@ -213,32 +218,33 @@ DRIFT = (
     )),
     ("The monitor itself", (
         Panel("Age of its counts", [
-            (f"max {BY_VARIANT} ({chosen('tidegate_monitor_lag_seconds')})", WHO),
+            (f"max by (model) ({of_model('tidegate_monitor_lag_seconds')})", "{{model}}"),
         ], "s", "Age of the newest counts it has.", width=6),
         Panel("Rows", [
             (rate("tidegate_monitor_rows_observed_total"), "counted " + WHO),
             (rate("tidegate_monitor_rows_skipped_total"), "skipped " + WHO),
         ], "short", "Rows a second. Nothing is sampled; skipped rows are a fault.", width=6),
         Panel("Deltas", [
-            (rate("tidegate_monitor_deltas_gap_total"), "lost " + WHO),
-            (rate("tidegate_monitor_deltas_duplicated_total"), "seen twice " + WHO),
+            (counted("tidegate_monitor_deltas_gap_total", "by (model)"), "lost {{model}}"),
+            (counted("tidegate_monitor_deltas_duplicated_total", "by (model)"), "seen twice {{model}}"),
         ], "short", "Counts on their way to the store. Seen twice is harmless.", width=6),
-        Panel("Its CPU", [(rate("tidegate_monitor_overhead_seconds_total"), WHO)], "percentunit",
-              "Share of a core.", width=6),
+        Panel("Its CPU", [
+            ("sum by (instance) (rate(tidegate_monitor_overhead_seconds_total[$__rate_interval]))", "{{instance}}"),
+        ], "percentunit", "Share of a core that counting takes on each node, for all models.", width=6),
         Panel("Why it may be silent", [
             (f"max {BY_VARIANT} ({chosen('tidegate_monitor_blind')})", "blind " + WHO),
-            (f"max {BY_VARIANT} ({chosen('tidegate_monitor_reference_missing')})", "no reference " + WHO),
+            (f"max by (model, version) ({REFERENCE_MISSING})", "no reference {{model}}:{{version}}"),
             (f"max {BY_VARIANT} ({chosen('tidegate_monitor_features_hidden')})", "features without series " + WHO),
         ], "short", "While it is blind or has no reference, no alarm says nothing.", width=8),
         Panel("Alerts", [
-            ("sum by (model, signal, severity) (increase(" + chosen("tidegate_alerts_total") + "[1h]))",
+            (f"sum by (model, signal, severity) (increase({of_model('tidegate_alerts_total')}[1h]))",
              "{{signal}} {{severity}} {{model}}"),
-            (f"sum by (model) (increase({chosen('tidegate_alerts_dropped_total')}[1h]))", "dropped {{model}}"),
-        ], "short", "In the last hour.", width=8),
+            ("sum by (instance) (increase(tidegate_alerts_dropped_total[1h]))", "dropped {{instance}}"),
+        ], "short", "In the last hour. Dropped ones are of all models.", width=8),
         Panel("What it did", [
             (f"sum by (model, action, reason) (increase({chosen('tidegate_rollout_actions_total')}[1h]))",
              "{{action}}: {{reason}} {{model}}"),
-            (f"sum by (model, outcome) (increase({chosen('tidegate_retrain_requests_total')}[1h]))",
+            (f"sum by (model, outcome) (increase({of_model('tidegate_retrain_requests_total')}[1h]))",
              "retraining {{outcome}} {{model}}"),
         ], "short", "In the last hour.", width=8),
     )),

@@ -1,5 +1,6 @@
 """deploy/ is valid by Prometheus' own tools, complete, and says what the code and the documentation say."""
 
+import re
 import shutil
 import subprocess
 from itertools import combinations
@@ -7,7 +8,19 @@ from itertools import combinations
 import pytest
 import yaml
 
-from tests.deploy.files import GRAFANA, PROMETHEUS, RULES, anchors, dashboard, generator, names, queries, rules
+from tests.deploy.files import (
+    GRAFANA,
+    MONITORS,
+    PROMETHEUS,
+    RULES,
+    anchors,
+    dashboard,
+    generator,
+    names,
+    placed,
+    queries,
+    rules,
+)
 from tests.deploy.programs import needs_prometheus
 from tests.docs.tables import DOCS, code, rows
 
@@ -54,6 +67,18 @@ def test_every_alert_is_tried_firing_and_quiet() -> None:
     # Quiet for a whole case, and not only before it fires.
     whole = [{bool(one["exp_alerts"]) for one in group["alert_rule_test"]} for group in groups]
     assert whole.count({False}) >= len(ALERTS)
+
+
+def test_series_that_the_tests_of_alerts_make_up_are_labelled_as_on_a_page() -> None:
+    groups = yaml.safe_load((RULES / "alerts_test.yml").read_text())["tests"]
+    made = {one["series"] for group in groups for one in group["input_series"]}
+    found = [one for one in made if one.partition("{")[0] in MONITORS]
+    assert len(found) > 30
+    for one in found:
+        family, labels = MONITORS[one.partition("{")[0]], dict(re.findall(r'(\w+)="([^"]*)"', one))
+        assert set(labels) == {"job", "instance", "model", "version", "variant", *family.labels}, one
+        series = labels["model"], labels["version"], labels["variant"]
+        assert placed(family.name, series) == series, one
 
 
 def test_every_alert_says_how_bad_it_is_and_leads_to_its_section() -> None:

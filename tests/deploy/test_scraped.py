@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from gateway.control.counts import total
 from gateway.metrics import CONTENT_TYPE, MetricsPage, Node
 from gateway.monitor.facts import BURN_WINDOWS, FAMILIES, SIGNALS, MonitorFacts, Samples
 from tests import models
-from tests.deploy.files import dashboard, queries, rules, selectors
+from tests.deploy.files import dashboard, of_monitor, placed, queries, rules, selectors, unlimited
 from tests.deploy.programs import Prometheus, needs_prometheus, page, prometheus
 from tests.process.callers import Answer, Caller, apply, command, policy, tensor
 from tests.tree import Tree, serve
@@ -18,13 +19,6 @@ from tests.tree import Tree, serve
 pytestmark = [pytest.mark.process, needs_prometheus]
 ALERTS, RECORDED = rules("alerts.yml", "alert"), rules("recording.yml", "record")
 STEPS = [{"setWeight": 5000, "hold": {"minDuration": "10m"}}, {"setWeight": 10000}]
-OF_A_MONITOR = {f"tidegate_{one.name}" + ("_total" if one.kind == "counter" else "") for one in FAMILIES}
-
-
-def of_monitor(expression: str) -> bool:
-    """Reads what only a monitor gives."""
-    read = " ".join([expression, *(str(rule["expr"]) for name, rule in RECORDED.items() if name in expression)])
-    return any(name in read for name in OF_A_MONITOR)
 
 
 @pytest.fixture
@@ -98,8 +92,12 @@ def test_a_running_gateway_fills_the_serving_dashboard_and_only_its_rollback_is_
         expressions = [rule["expr"] for rule in ALERTS.values() if not of_monitor(rule["expr"])]
         assert len(expressions) > 6
         server.until_there(sorted({one for expression in expressions for one in selectors(expression)}), visit)
+        server.until_there([unlimited(expression) for expression in expressions], visit)
         assert firing(server) == set()
         offered = values(server, "serving.json")
+        picks = [dict(zip(offered, one, strict=True)) for one in product(*offered.values())]
+        for queried in zip(*(queries("serving.json", picked) for picked in picks), strict=True):
+            assert any(server.query(expression) for _, expression in queried), queried[0]
         assert offered["model"] == ["slow", "table"]
         assert set(offered["variant"]) == {"-", "stable", "canary"}
         # Nobody asks any more: the next scrape has what callers saw, once.
@@ -129,14 +127,19 @@ class Monitor:
         return MetricsPage().render(node) + self._requests()
 
     def _requests(self) -> bytes:
-        labels = 'model="credit",version="3",variant="canary",code="200"'
-        kind = b"# TYPE tidegate_requests_total counter\n"
-        return kind + f"tidegate_requests_total{{{labels}}} {100 * self.scrapes}\n".encode()
+        labels = 'model="credit",version="3",variant="canary"'
+        return f"""# TYPE tidegate_requests_total counter
+tidegate_requests_total{{{labels},code="200"}} {100 * self.scrapes}
+# TYPE tidegate_inferences_total counter
+tidegate_inferences_total{{{labels}}} {100 * self.scrapes}
+""".encode()
 
     def _facts(self) -> MonitorFacts:
         names = {"quantile": "0.5", "feature": "feature_1"}
         once: dict[str, Samples] = {
-            family.name: ((*SERIES, *(names.get(label, f"a_{label}") for label in family.labels), 1.0),)
+            family.name: (
+                (*placed(family.name, SERIES), *(names.get(label, f"a_{label}") for label in family.labels), 1.0),
+            )
             for family in FAMILIES
         }
         growing: dict[str, Samples] = {
@@ -148,7 +151,9 @@ class Monitor:
             "drift_state": tuple((*SERIES, signal, 4) for signal in SIGNALS),
             "drift_score": tuple((*SERIES, f"feature_{n}", "psi", 0.01 * n) for n in range(60)),
             "slo_burn_rate": tuple((*SERIES, window, 20.0) for window in BURN_WINDOWS),
-            "monitor_lag_seconds": ((*SERIES, 1000.0),),
+            "monitor_lag_seconds": ((*placed("monitor_lag_seconds", SERIES), 1000.0),),
+            # Version 3 is watched, and version 4 cannot be.
+            "monitor_reference_missing": (("credit", "3", "-", 0.0), ("credit", "4", "-", 1.0)),
         }
         return MonitorFacts(**(once | growing | special))
 
@@ -169,7 +174,7 @@ def test_a_monitors_page_fills_the_drift_dashboard_and_fires_each_of_its_alerts(
         for name in sorted(wanted):
             for alert in server.rules()[name]["alerts"]:
                 told = alert["labels"] | alert["annotations"]
-                assert alert["labels"]["model"] == "credit", name
+                assert alert["labels"]["model"] == ("-" if name == "ModelAlertsDropped" else "credit"), name
                 assert "<no value>" not in " ".join(told.values()), told
                 assert "{{" not in " ".join(told.values()), told
         # Ten features have no series of their own.
