@@ -241,6 +241,9 @@ DRIFT = (
              "{{signal}} {{severity}} {{model}}"),
             ("sum by (instance) (increase(tidegate_alerts_dropped_total[1h]))", "dropped {{instance}}"),
         ], "short", "In the last hour. Dropped ones are of all models.", width=8),
+        Panel("Leases on canaries", [
+            (f"max by (model, version, variant, level) ({chosen('tidegate_degrade_flags')})", "{{level}} " + WHO),
+        ], "short", "1: freeze stops the ramp, in fallback stable answers, rollback ends it.", width=8, maximum=1),
         Panel("What it did", [
             (f"sum by (model, action, reason) (increase({chosen('tidegate_rollout_actions_total')}[1h]))",
              "{{action}}: {{reason}} {{model}}"),

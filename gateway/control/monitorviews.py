@@ -10,6 +10,7 @@ from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Series
 from gateway.monitor.counting import Counts
 from gateway.monitor.facts import BURN_WINDOWS, STATES, MonitorFacts
+from gateway.monitor.leases import DEGRADES
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Cohort, performance
 from gateway.monitor.results import Compared, WindowResult
@@ -267,6 +268,11 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
         into.add("retrain_requests", name, "-", "-", outcome, count)
     for action, count in held.actions.items():
         into.add("rollout_actions", name, *action, count)
+    if held.roles.canary is not None:
+        lease = monitor.lease(held.roles, now_ms / 1000)
+        for level in DEGRADES:
+            on = lease is not None and lease.level == level
+            into.add("degrade_flags", name, *held.roles.canary, level, float(on))
     raised = {(alarm, severity): 0 for alarm in worst_states(held) for severity in SEVERITIES[1:]} | dict(alerts)
     for (signal, severity), count in raised.items():
         into.add("alerts", name, "-", "-", signal, severity, count)

@@ -69,6 +69,7 @@ FAMILIES: Final = (
     Family("monitor_reference_missing", "gauge", "1 while the version has no reference."),
     Family("monitor_blind", "gauge", "1 when two longest windows passed without a verdict."),
     Family("monitor_features_hidden", "gauge", "Features without series of their own, for the bound on labels."),
+    Family("degrade_flags", "gauge", "1 for the level of the lease in force on the canary.", ("level",)),
     Family("alerts", "counter", "Alerts told: each event counts all that are on.", ("signal", "severity")),
     Family("alerts_dropped", "counter", "Alerts that reached none of their receivers."),
     Family("retrain_requests", "counter", "Requests for retraining.", ("outcome",)),
@@ -110,6 +111,7 @@ class MonitorFacts:
     monitor_reference_missing: Samples = ()
     monitor_blind: Samples = ()
     monitor_features_hidden: Samples = ()
+    degrade_flags: Samples = ()
     alerts: Samples = ()
     alerts_dropped: Samples = ()
     retrain_requests: Samples = ()

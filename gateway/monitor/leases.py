@@ -26,6 +26,8 @@ ROLES: Final[frozenset[Role]] = frozenset({"canary", "shadow"})
 LEASES: Final = 1_000
 _FORCE: Final[tuple[Level, ...]] = ("observe", "freeze", "fallback", "rollback")
 """From the weakest to the strongest."""
+DEGRADES: Final = _FORCE[1:]
+"""Those that take something away."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.process, needs_prometheus]
 ALERTS = rules("alerts.yml", "alert")
 RECORDED = rules("recording.yml", "record")
 SERIES = (NAME, "1", "stable")
-OF_ROLLOUTS = ("rollout_actions", "latency_shift")
-"""No rollout here: the monitor acted on none, and there is no canary to compare with."""
+OF_ROLLOUTS = ("rollout_actions", "degrade_flags", "latency_shift")
+"""No rollout here: the monitor acts on none, and there is no canary to compare with."""
 
 
 def of_rollouts(expression: str) -> bool:

@@ -154,6 +154,9 @@ def test_stable_answers_for_the_canary_until_a_person_lets_it_back(tmp_path: Pat
         with traffic(tree, BEFORE):
             tree.until("a fallback", lambda: shown(tree, NAME).get("fallback"))
             tree.until("stable alone", lambda: set(answering().values()) == {"stable"})
+            flag = {"model": NAME, "version": "2", "variant": "canary"}
+            assert tree.counter("tidegate_degrade_flags", **flag) == 1
+            assert tree.counter("tidegate_degrade_flags", **flag, level="fallback") == 1
             found = shown(tree, NAME)
         assert (found["state"], found["phase"], found["step"], found["slots"]) == ("HOLDING", "BAKING", 0, 5000)
         assert (found["weights"]["intended"]["canary"], found["weights"]["in_force"]["canary"]) == (0.5, 0.0)
