@@ -244,7 +244,7 @@ class Analysis(Section, frozen=True):
         alpha: budget for false rollbacks of the whole rollout, shared by the guardrails.
         beta: risk of promoting a canary that is worse by the margin.
         minDetect: a step is left only when harm of this ratio would have been found in it.
-        guardrails: trip = `onFailure`.
+        guardrails: trip = `onFailure`; one at least.
         signals: trip = hold.
         checks: what to do when the measurement itself looks wrong.
     """
@@ -253,7 +253,10 @@ class Analysis(Section, frozen=True):
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.01
     beta: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     min_detect: Annotated[float, Meta(gt=1, le=1000)] = 3.0
-    guardrails: Annotated[tuple[Guardrail, ...], Meta(max_length=16)] = (Guardrail(metric="error_rate"),)
+    # One at least, which whoever takes a document asks for: what a store has of before has to be readable.
+    guardrails: Annotated[tuple[Guardrail, ...], Meta(max_length=16, extra_json_schema={"minItems": 1})] = (
+        Guardrail(metric="error_rate"),
+    )
     signals: Annotated[tuple[Signal, ...], Meta(max_length=16)] = ()
     checks: Checks = Checks()
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.control.auditor import Auditor
 from gateway.control.decisionlog import DecisionLines
-from gateway.control.documents import readable
+from gateway.control.documents import parsed
 from gateway.control.policies import Policies
 from gateway.control.record import KIND
 from gateway.control.shadowsamples import ShadowSamples
@@ -116,7 +116,7 @@ class DataDesk:
             page = await self._store.audit_read(model, after=cursor, limit=_PAGE, newest=True, where=of_policy)
             for record in page.records:
                 if "document" in record.record:
-                    policy = readable(record.record["document"])
+                    policy = parsed(record.record["document"])
                     salts[policy.spec.unit.hash, policy.salt] = None
             cursor = page.cursor
             if cursor is None:

@@ -63,12 +63,17 @@ class Kept:
     policy: TrafficPolicy
 
 
-def readable(document: object) -> TrafficPolicy:
-    """A document as a policy that this version can carry out. Raises InvalidInput, with every problem on a line."""
+def parsed(document: object) -> TrafficPolicy:
+    """A document as a policy, also one that would not be taken now. Raises InvalidInput, every problem on a line."""
     try:
-        policy = parse(document)
+        return parse(document)
     except PolicyError as error:
         raise InvalidInput(str(error)) from error
+
+
+def readable(document: object) -> TrafficPolicy:
+    """A document as a policy that this version can carry out. Raises InvalidInput, with every problem on a line."""
+    policy = parsed(document)
     problems = not_offered(policy)
     if problems:
         raise InvalidInput("\n".join(problems))

@@ -22,6 +22,9 @@ _KINDS: dict[str, Kind] = {
     "fallback_ratio": "fallbacks",
 }
 OFFERED_SIGNALS = frozenset({"error_rate", "latency", "queue_wait", "compute_time", "input_drift", "output_drift"})
+_NO_GUARDRAIL: Final = (
+    "spec.rollout.analysis.guardrails: expected 1 to 16 entries, got 0; leave it out for the default, error_rate"
+)
 _SHOWN: Final = 3
 """Spans of the week that are named to who waits."""
 _WITH_THRESHOLD: tuple[Metric, ...] = ("latency", "queue_wait", "compute_time")
@@ -54,11 +57,15 @@ def signals_on(policy: TrafficPolicy, metrics: frozenset[str]) -> tuple[str, ...
 
 
 def not_offered(policy: TrafficPolicy) -> list[str]:
-    """What the document may say but this version cannot do yet, in words; [] = all of it can be done."""
+    """What makes a readable document one that is not taken, in words; [] = it is.
+
+    Not asked of what the store has: that stays in force.
+    """
     rollout = policy.spec.rollout
     if rollout is None:
         return []
-    found = [
+    found = [] if rollout.analysis.guardrails else [_NO_GUARDRAIL]
+    found += [
         f"spec.rollout.analysis.signals[{at}].metric: {signal.metric} is not offered yet"
         for at, signal in enumerate(rollout.analysis.signals)
         if signal.metric not in OFFERED_SIGNALS

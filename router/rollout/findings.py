@@ -97,6 +97,10 @@ def _always(status: RolloutStatus, observed: Observed) -> Iterator[Finding]:
 
 
 def _guardrails(spec: RolloutSpec, status: RolloutStatus, observed: Observed) -> Iterator[Finding]:
+    if not spec.guardrails:
+        # No document is taken without one any more, but a store may have such a rollout under way.
+        text = "no guardrail judges the canary: apply the policy with one, or without `guardrails` for error_rate"
+        yield Finding("guardrails", "hold", text, "auto:guardrails", waivable=True)
     if observed.blind:
         text = f"the evidence cannot be computed, so no guardrail can roll back: {observed.blind}"
         yield Finding("blind", "hold", text, "auto:blind", waivable=True)

@@ -18,7 +18,7 @@ from gateway.control.thresholds import Thresholds
 from router.diff import new_rollout_reasons
 from router.policy import TrafficPolicy, parse
 from router.rollout.machine import advance
-from router.rollout.observed import Observed
+from router.rollout.observed import Command, Observed
 from router.rollout.spec import identity
 from runtimes.errors import Conflict
 from tests.control.test_policies_lost import opened
@@ -35,7 +35,7 @@ def document(**spec: Any) -> dict[str, Any]:
     return {"apiVersion": "tidegate/v1", "kind": "TrafficPolicy", "metadata": {"name": "m"}, "spec": whole}
 
 
-async def ticks(policies: Policies, kept: Kept, count: int, now_ms: int) -> Kept:
+async def ticks(policies: Policies, kept: Kept, count: int, now_ms: int, *commands: Command) -> Kept:
     """So many looks of the controller; every worker has what is in force."""
     for at in range(count):
         record = kept.record
@@ -47,6 +47,7 @@ async def ticks(policies: Policies, kept: Kept, count: int, now_ms: int) -> Kept
             canary_ready=True,
             applied_by=record.applied_by,
             identity="",
+            commands=commands,
         )
         status, actions = advance(spec_of(kept), record.status, observed, now_ms + 1000 * at)
         kept = await policies.save(
@@ -110,12 +111,12 @@ def test_what_has_been_promoted_is_not_killed_by_a_document(tmp_path: Path) -> N
 
     async def story() -> None:
         policies = await opened(tmp_path / "a.db", tmp_path)
-        rollout = {"to": "canary", "steps": [{"setWeight": 10000}], "analysis": {"guardrails": []}}
-        kept, _ = await policies.apply(document(rollout=rollout), actor="ada")
-        kept = await ticks(policies, kept, 12, 0)
+        kept, _ = await policies.apply(document(rollout=STEPS), actor="ada")
+        kept = await ticks(policies, kept, 6, 0)
+        kept = await ticks(policies, kept, 6, 10_000, Command(id="1", kind="promote", actor="ada"))
         assert (kept.record.status.phase, kept.record.stable) == ("PROMOTED", "canary")
         with pytest.raises(Conflict, match="'canary' has been promoted"):
-            await policies.apply(document(rollout=rollout, kill={"canary": True}), actor="ada")
+            await policies.apply(document(rollout=STEPS, kill={"canary": True}), actor="ada")
         await policies.store.close()
 
     asyncio.run(story())

@@ -36,6 +36,7 @@ def given() -> set[str]:
     found |= seen_waiting(Tower().until("BAKING", at=1), lagging=("w2",), acked_revision=0, after_ms=MINUTE)
     found |= seen_waiting(Tower(spec=a_spec(max_duration_ms=1)).until("PREPARING"))
     found |= seen_waiting(Tower().until("DECIDING", at=3), store=False)
+    found |= seen_waiting(Tower(spec=a_spec(guardrails=())).until("PREPARING"))
     rails = (Guardrail(name="disagreement", kind="shadow"), Guardrail(name="error_rate"))
     shadowed = Tower(spec=a_spec(guardrails=rails)).until("SHADOWING", at=0)
     found |= seen_waiting(shadowed, samples=0, verdicts={"disagreement": Verdict()})

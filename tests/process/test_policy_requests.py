@@ -221,7 +221,8 @@ def test_who_applied_does_not_approve_and_the_label_counts(locked: tuple[Tree, d
         {"setWeight": 1000, "hold": {"approval": {"by": ["label:release"]}}},
         {"setWeight": 10000},
     ]
-    document = policy("table", steps=steps, analysis={"guardrails": []})
+    lax = {"guardrails": [{"metric": "error_rate", "margin": {"absolute": 0.9}}]}
+    document = policy("table", steps=steps, analysis=lax)
     document["spec"]["rollout"]["fourEyes"] = True
     tree.key = keys["ann"]
     apply(tree, document)
@@ -239,6 +240,10 @@ def test_who_applied_does_not_approve_and_the_label_counts(locked: tuple[Tree, d
     tree.key = keys["ann"]
     assert command(tree, "table", "promote", reason="now")[0] == 409
     assert said("ben")[0] == 200
+    caller = Caller(tree.port, "table")
+    for n in range(200):
+        assert caller.ask(BODY, f"authorization: Bearer {keys['app']}\r\nx-user-id: u{n}\r\n").status == 200
+    caller.close()
     found = until(tree, "table", "PROMOTED")
     assert found["applied_by"] == "ann"
     assert found["approvals"][-1]["actor"] == "ben"

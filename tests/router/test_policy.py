@@ -371,10 +371,11 @@ def test_an_error_names_its_first_problem() -> None:
     ("share", "slots"), [("0.5%", 50), ("0.01%", 1), ("33.33%", 3333), ("100%", 10_000), ("1.50 %", 150), (1, 1)]
 )
 def test_shares_are_exact(share: object, slots: int) -> None:
-    steps = [{"setWeight": share}]
-    found = read(**rollout(steps=steps, analysis={"guardrails": []})).spec.rollout
+    steps = [{"shadow": {"percent": 1}}, {"setWeight": share}]
+    judged = {"guardrails": [{"metric": "shadow_disagreement", "max": 0.02}]}
+    found = read(**rollout(steps=steps, analysis=judged)).spec.rollout
     assert found is not None
-    assert found.steps[0].set_weight_slots == slots
+    assert found.steps[1].set_weight_slots == slots
 
 
 @given(st.integers(0, 10_000))
@@ -496,6 +497,7 @@ def test_the_schema_says_how_shares_and_times_are_written() -> None:
     steps = found["$defs"]["Step"]["properties"]
     assert steps["setWeight"]["type"] == ["integer", "string"]
     assert found["$defs"]["Approval"]["properties"]["by"]["items"]["pattern"].startswith("^((key|label|group):)?")
+    assert found["$defs"]["Analysis"]["properties"]["guardrails"]["minItems"] == 1
     assert found["$defs"]["OnFailure"]["properties"]["keepLoaded"]["type"] == "string"
     assert found["$defs"]["Unit"]["properties"]["missing"]["enum"] == ["random", "reject", "stable"]
     assert found["$defs"]["Spec"]["additionalProperties"] is False

@@ -29,7 +29,10 @@ async def test_a_unit_is_looked_for_under_the_salts_of_policies_whatever_monitor
     policies = cast(Any, SimpleNamespace(store=store, signing=(), unit_key=b"k" * 32, kept={}))
     samples = ShadowSamples(policies, now_ms=lambda: 0)
     desk = DataDesk(policies, Auditor(policies), DecisionLines(store, Path("no such folder")), samples)
-    split = {"variants": [{"name": "stable", "model": "m:1"}], "split": {"stable": 10_000}}
+    variants = [{"name": "stable", "model": "m:1"}, {"name": "canary", "model": "m:2"}]
+    # A rollout without a guardrail is taken no longer, and its users have to be found all the same.
+    rollout = {"to": "canary", "steps": [{"setWeight": 5_000}], "analysis": {"guardrails": []}}
+    split = {"variants": variants, "split": {"stable": 10_000}, "rollout": rollout}
     for kind, name, spec in (("policy", "TrafficPolicy", split), ("monitor", "Monitor", {"window": {"rows": 500}})):
         audit = {"actor": "a", "what": "apply", "reason": "", "document": document(name, **spec)}
         await store.put(kind, "m", b"{}", expected=0, audit=audit)
