@@ -128,7 +128,7 @@ class Judge:
             return
         self.visit, self.step_since = visit, revision
         self.step = {}
-        self.sampled.units = {}
+        self.sampled.begin()
         self.seen = Bitmap()
         self.first_seen = {}
         self.ratio = SampleRatio()
@@ -138,6 +138,10 @@ class Judge:
             share.new_step()
         for one in self.fallbacks.values():
             one.new_step()
+
+    def end(self) -> None:
+        """The rollout has ended: its units are forgotten. Verdicts stay as they are, and requests are counted on."""
+        self.sampled.end()
 
     def _every_rail(self) -> dict[str, Rail]:
         return {**self.signal_rails, **self.rails}
@@ -254,7 +258,7 @@ class Judge:
         failed, drawn = bool(flags & NOTE_BAD), 0.0 < weight < 1.0
         for one in self.fallbacks.values() if canary and drawn else ():
             one.see(unit, failed)
-        if not of_step:
+        if not of_step or self.sampled.ended is not None:
             return
         # Not by the list: a unit that left it when it was thinned may come back.
         new = self.seen.add(evidence_index(unit))
@@ -303,7 +307,7 @@ class Judge:
 
     def _of_events(self, rail: Rail, weight: float) -> Verdict:
         analysis, kept = self._analysis, len(self._analysis.guardrails)
-        if self._sticky:
+        if self._sticky and self.sampled.ended is None:
             rail.units(self.sampled.moments(True, rail.flag), self.sampled.moments(False, rail.flag))
         done = {variant: self.requests(variant) for variant in (self.canary, self.stable)}
         passes = rail.safety.crossed(analysis.beta) and not self._is_blind(rail, done[self.stable])

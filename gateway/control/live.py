@@ -74,7 +74,7 @@ def _units_that_come(kept: Kept | None, policy: TrafficPolicy) -> int | None:
     if kept is None or not judge or kept.policy.spec.unit.from_ != policy.spec.unit.from_:
         return None
     sampled = Sampled(judge["sampled"])
-    found = max(sum(judge["first_seen"].values()), len(sampled.units) << sampled.doublings)
+    found = max(sum(judge["first_seen"].values()), sampled.estimate(False) + sampled.estimate(True))
     # Units are seen of the two that are compared alone.
     rollout = kept.policy.spec.rollout
     assert rollout is not None, "it has a judge"

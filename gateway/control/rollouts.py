@@ -428,8 +428,7 @@ class Rollouts:
         slow = thresholds_of(kept, status.phase, self._node.latency, self._run_times, routed=routed)
         record = carried_out(kept, status, actions, slow)
         if self._must_save(kept, run, record, actions, now_ms):
-            if not run.blind:
-                record = with_evidence(record, run)
+            record = with_evidence(record, run)
             audit = audit_of(actions, record, kept)
             try:
                 saved = await self._save(name, kept, record, audit)

@@ -91,12 +91,32 @@ class Sampled:
     """Units of the step that are listed one by one: of each its marks, requests, bad and slow ones.
 
     A unit is listed when it is in the sample, whose share halves with each doubling.
+
+    Attributes:
+        ended: units of stable and of the canary, about, when the rollout ended: none is listed any more. None = it goes
+            on.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self.doublings = int(state["doublings"]) if state else 0
         packed = zlib.decompress(base64.b85decode(state["units"])) if state else b""
         self.units: dict[int, list[int]] = {unit: seen for unit, *seen in _UNIT.iter_unpack(packed)}
+        self.ended: list[int] | None = state.get("ended") if state else None
+
+    def begin(self) -> None:
+        """A new step, whose units are listed anew."""
+        self.units, self.ended = {}, None
+
+    def end(self) -> None:
+        """The rollout is over: how many units there were is known from here on, and none of them."""
+        if self.ended is None:
+            self.units, self.ended = {}, [self.estimate(False), self.estimate(True)]
+
+    def estimate(self, canary: bool) -> int:
+        """Distinct units of a variant, from those that are listed."""
+        if self.ended is not None:
+            return self.ended[canary]
+        return sum(1 for seen in self.units.values() if (seen[0] & _CANARY) == canary) << self.doublings
 
     def see(self, unit: int, canary: bool, flags: int, *, counted: bool = False) -> int:
         """A request of a unit: the flags that it has for the first time, if it is one of those that were counted.
@@ -136,10 +156,10 @@ class Sampled:
     def state(self) -> dict[str, Any]:
         """Everything, as JSON holds it exactly."""
         packed = b"".join([_UNIT.pack(unit, *seen) for unit, seen in self.units.items()])
-        return {"doublings": self.doublings, "units": base64.b85encode(zlib.compress(packed, 1)).decode()}
+        listed = base64.b85encode(zlib.compress(packed, 1)).decode()
+        return {"doublings": self.doublings, "units": listed, "ended": self.ended}
 
 
 def distinct(sampled: Sampled, *, canary: bool, first_seen: int, requests: int) -> int:
     """Distinct units of an arm in a step: an estimate from the sample, where units come again."""
-    listed = sum(1 for seen in sampled.units.values() if (seen[0] & _CANARY) == canary)
-    return min(requests, max(first_seen, listed << sampled.doublings))
+    return min(requests, max(first_seen, sampled.estimate(canary)))
