@@ -29,9 +29,12 @@ Scalar = Text | int | float | bool
 Texts = Annotated[tuple[Text, ...], Meta(min_length=1, max_length=256)]
 
 REFUSALS: Final = {
-    "bandit": "bandits are not offered: shares that follow results would break the statistics of an experiment",
-    "layer": "layers are not offered yet",
-    "holdout": "holdouts are not offered yet",
+    **dict.fromkeys(
+        ("bandit", "bandits"),
+        "bandits are not offered: shares that follow results would break the statistics of an experiment",
+    ),
+    **dict.fromkeys(("layer", "layers"), "layers are not offered yet"),
+    **dict.fromkeys(("holdout", "holdouts"), "holdouts are not offered yet"),
     "cuped": "CUPED is not offered yet",
     "sticky": "a sticky store is not offered: the hash of a unit gives it the same variant at every request",
     "promoteWhen": "promotion is by non-inferiority, always: see beta and margin",

@@ -290,6 +290,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (experiment(layer={}), "spec.experiment.layer: layers are not offered yet"),
     (experiment(holdout={}), "spec.experiment.holdout: holdouts are not offered yet"),
     (experiment(cuped=True), "spec.experiment.cuped: CUPED is not offered yet"),
+    (experiment(layers=[]), "spec.experiment.layers: layers are not offered yet"),
+    ({"holdouts": []}, "spec.holdouts: holdouts are not offered yet"),
+    ({"bandits": []}, "spec.bandits: bandits are not offered"),
     (
         experiment(*[{"metric": f"reward.{at}", "type": "mean", "direction": "up"} for at in "ab"]),
         "spec.experiment.goals: expected one primary goal, got 0",
