@@ -242,7 +242,7 @@ class Rule(Section, frozen=True):
     """Requests that are decided apart. The first rule that matches decides.
 
     Attributes:
-        name: in answers, metrics and reports.
+        name: in the decision log, reports and the audit.
         match: alternatives: one that holds is enough.
         route: a variant or a split.
         analysed: whether a split counts as evidence; a rule that names a variant never does.
