@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import hashing
+from router.document import PolicyError
 from router.hashing import HASHES, SLOTS, murmur3, placer, u60, unleash_number
+from tests.router.documents import read
 
 # Each block names where the numbers were published, and their licence.
 
@@ -130,6 +132,15 @@ def test_flagd(unit: str, card: str) -> None:
 @pytest.mark.parametrize(("unit", "side"), [("jon@company.com", 0), ("jane@company.com", 1)])
 def test_flagd_shorthand(unit: str, side: int) -> None:
     assert slot("flagd-v2", "fractional-flag-shorthand", unit) // 5000 == side
+
+
+@pytest.mark.parametrize("name", ["growthbook-v99", "growthbook", "growthbook-v1", ""])
+def test_an_unknown_version_of_a_hash_is_refused_and_never_guessed(name: str) -> None:
+    """Of GrowthBook's vectors: version 99 gives null, no variant."""
+    with pytest.raises(PolicyError, match=r"spec\.unit\.hash: expected one of sha1-60, growthbook-v2"):
+        read(unit={"from": [{"header": "x-user-id"}], "hash": name})
+    with pytest.raises(KeyError):
+        placer(name, "seed")
 
 
 @given(st.sampled_from(sorted(HASHES)), st.text(max_size=40), st.binary(max_size=200))
