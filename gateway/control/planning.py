@@ -9,7 +9,7 @@ import msgspec
 from gateway.control.documents import Kept, readable
 from gateway.control.live import bad_rate, units
 from gateway.control.needed import Needed, by_errors, once_each
-from gateway.control.plans import rollout_spec
+from gateway.control.plans import past_freezes, rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.reads import unreadable
 from gateway.control.service import Service
@@ -49,8 +49,8 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         **bad_rate(kept, digests.get(stable, "")),
         "units": units(kept, policy),
     }
-    absent = await absent_inputs(policy, policies, service, digests.get(stable, ""))
-    diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *absent))
+    more = await warnings(policy, policies, service, digests.get(stable, ""))
+    diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *more))
     return {
         "name": name,
         "lines": diff.lines(),
@@ -104,12 +104,20 @@ async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str,
     return found, problems
 
 
-async def absent_inputs(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
-    """What the policy reads and no request has; nothing where the model's inputs are not known.
+async def warnings(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
+    """What is most likely a slip in a policy, whatever is in force.
 
     Args:
         digest: of stable; "" = not known.
     """
+    return [
+        *past_freezes(policy, policies.now_ms()),
+        *await _absent_inputs(policy, policies, service, digest),
+    ]
+
+
+async def _absent_inputs(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
+    """What the policy reads and no request has; nothing where the model's inputs are not known."""
     contract = policies.models.contract(digest) if digest else None
     try:
         seen = await service.look_at(policy.metadata.name)

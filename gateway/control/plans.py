@@ -82,6 +82,17 @@ def not_offered(policy: TrafficPolicy) -> list[str]:
     return found
 
 
+def past_freezes(policy: TrafficPolicy, now_ms: int) -> list[str]:
+    """Freezes that are over already, in words: most likely a slip in the year."""
+    rollout = policy.spec.rollout
+    freezes = rollout.window.freeze if rollout is not None else ()
+    return [
+        f"spec.rollout.window.freeze[{at}] was over at {one.until}: it holds nothing"
+        for at, one in enumerate(freezes)
+        if read_freeze_end(one.until) <= now_ms
+    ]
+
+
 def _judged_on(analysis: Analysis, name: Metric) -> list[Metrics]:
     return [metric for metric in (*analysis.guardrails, *analysis.signals) if metric.metric == name]
 

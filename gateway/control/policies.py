@@ -70,6 +70,7 @@ class Policies:
     Attributes:
         kept: by name.
         models: what they need to know of models.
+        now_ms: Unix time in ms; may jump.
         loaded: the store or the cache has been read; before that nothing is known of any policy.
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
@@ -97,7 +98,7 @@ class Policies:
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
         self._cache = PolicyCache(cache_dir)
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._changed = changed
         self._random_bytes = random_bytes
         self._numbers: dict[str, int] = {}
@@ -333,7 +334,7 @@ class Policies:
                     return kept, False
                 if kept is None and name not in self._deleted:
                     self._deleted[name] = await deleted_at(self.store, name)
-                by, gone = Applied(actor, owner, self._now_ms()), self._deleted.get(name, (0, 0))
+                by, gone = Applied(actor, owner, self.now_ms()), self._deleted.get(name, (0, 0))
                 record = next_record(kept, policy, document, pins, gone, by)
                 audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
                 try:

@@ -15,7 +15,7 @@ from gateway.control import showing
 from gateway.control.documents import Kept, Seen, StalePolicy, killed_in
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
-from gateway.control.planning import absent_inputs, difference, plan
+from gateway.control.planning import difference, plan, warnings
 from gateway.control.reading import name_in
 from gateway.control.record import PolicyRecord
 from gateway.control.rollouts import Rollouts
@@ -98,8 +98,8 @@ class PolicyEndpoints:
         except StalePolicy as error:
             return self._stale(request, document, error)
         digest = next(pin.digest for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
-        warnings = await absent_inputs(kept.policy, self._policies, self._service, digest)
-        return self._view(name, 200, {"changed": changed, "warnings": warnings, **await self._acted(name)})
+        told = await warnings(kept.policy, self._policies, self._service, digest)
+        return self._view(name, 200, {"changed": changed, "warnings": told, **await self._acted(name)})
 
     def _stale(self, request: Request, document: object, error: StalePolicy) -> Reply:
         """412 with what is in force now, and what the refused document would change of that."""

@@ -9,10 +9,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from gateway.control.documents import readable
 from gateway.control.observing import Circle, observed_by
-from gateway.control.plans import NOTHING_KNOWN, closed_by
+from gateway.control.plans import NOTHING_KNOWN, closed_by, past_freezes
 from router.policy import parse
 from router.rollout_document import Window
+from router.windows import read_freeze_end
 from tests.control.test_policies_lost import opened
 from tests.control.test_superseded import document
 
@@ -74,3 +76,18 @@ def test_a_zone_that_this_node_does_not_know_is_closed_and_rolls_back_all_the_sa
         await policies.store.close()
 
     asyncio.run(story())
+
+
+def test_a_freeze_that_is_over_is_warned_of_and_no_error() -> None:
+    """A file of a watched folder must not become invalid because time passes."""
+    freezes = [
+        {"from": "2025-12-20T00:00:00Z", "until": "2026-01-02T00:00:00+01:00"},
+        {"from": "2026-12-20T00:00:00Z", "until": "2027-01-02T00:00:00Z"},
+    ]
+    policy = readable(document(rollout=STEPS | {"window": {"freeze": freezes}}))
+    end_ms = read_freeze_end(freezes[0]["until"])
+    assert past_freezes(policy, end_ms - 1) == []
+    assert past_freezes(policy, end_ms) == [
+        "spec.rollout.window.freeze[0] was over at 2026-01-02T00:00:00+01:00: it holds nothing"
+    ]
+    assert past_freezes(readable(document()), end_ms) == []

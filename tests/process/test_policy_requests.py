@@ -40,6 +40,16 @@ def caller(tree: Tree) -> Iterator[Caller]:
     tree.call("DELETE", "/admin/v1/policies/table?force=1", admin=True)
 
 
+def test_a_freeze_that_is_over_is_warned_of(tree: Tree, caller: Caller) -> None:
+    document = policy("table", steps=[{"setWeight": 1000, "hold": {"minDuration": "1h"}}, {"setWeight": 10000}])
+    past = {"from": "2020-12-20T00:00:00Z", "until": "2021-01-02T00:00:00Z"}
+    document["spec"]["rollout"]["window"] = {"freeze": [past]}
+    expected = ["spec.rollout.window.freeze[0] was over at 2021-01-02T00:00:00Z: it holds nothing"]
+    _, body = tree.call("POST", "/admin/v1/policies/table/plan", document, admin=True)
+    assert json.loads(body)["warnings"] == expected
+    assert apply(tree, document)["warnings"] == expected
+
+
 def to_canary(**match: object) -> dict[str, object]:
     return {"rules": [{"name": "wanted", "match": [match], "route": {"variant": "canary"}}]}
 
