@@ -16,6 +16,7 @@ from gateway.control.policies import Policies
 from gateway.control.revisions import Revisions
 from gateway.control.rewards import Reward, row_key
 from gateway.control.study import Study, place_of, same_digest
+from gateway.decisionfiles import keyed_prediction
 from gateway.feedback import LABEL_SLOT, REWARD_SLOT
 from gateway.keys import Actor
 from gateway.store.base import Feedback, FeedbackOutcome, Store, StoreAway
@@ -156,19 +157,17 @@ class FeedbackDesk:
 
     async def _tell(self, name: str, rows: Sequence[Any], told: Sequence[FeedbackOutcome], actor: str) -> None:
         """The audit trail hears of values that were replaced."""
-        replaced = [
-            {
-                "prediction_id": _id_of(item),
-                "slot": slot,
-                "before": msgspec.json.decode(outcome.previous)["value"],
-                "after": value,
-            }
-            for (item, slot, value), outcome in zip(rows, told, strict=True)
-            if outcome.kind == "replaced" and outcome.previous is not None
-        ]
+        replaced = [row for row, outcome in zip(rows, told, strict=True) if outcome.kind == "replaced"]
         if replaced:
-            record = {"actor": actor, "what": "feedback_replaced", "count": len(replaced)}
-            await self._store.audit_append(name, {**record, "values": replaced[:MOST_TOLD]})
+            shown = [_shown(self._policies.unit_key, item, slot) for item, slot, _ in replaced[:MOST_TOLD]]
+            record = {"actor": actor, "what": "feedback_replaced", "reason": "", "count": len(replaced)}
+            await self._store.audit_append(name, {**record, "replaced": shown})
+
+
+def _shown(key: bytes, item: Facts, slot: str) -> dict[str, Any]:
+    # The trail cannot be cut, and an erasure has to reach values and the unit, which an id holds: neither stands there.
+    found = {"prediction": keyed_prediction(key, item["id"].encode()), "slot": slot}
+    return found if item["row"] is None else {**found, "row": item["row"]}
 
 
 def _id_of(item: Facts) -> str:

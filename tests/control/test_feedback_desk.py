@@ -10,10 +10,11 @@ import pytest
 
 from gateway.control.documents import Kept
 from gateway.control.experimentbook import KIND, Experiments, UnknownExperiment
-from gateway.control.feedback import KEEP_MS, FeedbackDesk
+from gateway.control.feedback import KEEP_MS, MOST_TOLD, FeedbackDesk
 from gateway.control.labelnotes import notes_in
 from gateway.control.messages import VariantPin
 from gateway.control.record import PolicyRecord
+from gateway.decisionfiles import keyed_prediction
 from gateway.store.base import Document, Lease, StoreAway
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from router import slots as tables
@@ -21,6 +22,7 @@ from router.policy import parse
 from tests.control.test_study import document
 
 NOW_MS = 1_000_000_000
+KEY = b"k" * 32
 LEASE = Lease("rollouts", "n", 1, 0)
 DIGESTS = ("sha256:" + "a1" * 32, "sha256:" + "b2" * 32)
 
@@ -42,7 +44,7 @@ class Node:
     def __init__(self, store: SqliteStore, lease: Lease | None = LEASE, name: str = "n") -> None:
         self.now_ms = NOW_MS
         self.store = store
-        self.policies: Any = SimpleNamespace(kept={})
+        self.policies: Any = SimpleNamespace(kept={}, unit_key=KEY)
         self.lease = lease
         self.experiments = Experiments(
             store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, latency=lambda study: []
@@ -104,8 +106,38 @@ def test_from_the_call_to_the_report(tmp_path: Path):
         assert await node.paid() == {"old": (5, 1.0), "new": (5, 1.4)}
         page = await store.audit_read("fraud", where={"what": "feedback_replaced"})
         (record,) = page.records
-        assert record.record["actor"] == "ann"
-        assert record.record["values"] == [{"prediction_id": "ID1", "slot": "reward.paid", "before": 1.0, "after": 3.0}]
+        assert record.record == {
+            "actor": "ann", "what": "feedback_replaced", "reason": "", "count": 1,
+            "replaced": [{"prediction": keyed_prediction(KEY, b"ID1"), "slot": "reward.paid"}],
+        }  # fmt: skip
+
+    on_a_store(tmp_path, work)
+
+
+def test_the_audit_trail_has_neither_ids_nor_values_of_what_was_replaced(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        for label, paid in (("good", 12345.5), ("bad", 67890.5)):
+            told = await node.take(*(fact(1, row=row, slots={"label": label, "reward.paid": paid}) for row in (0, 7)))
+        assert told == ["replaced", "replaced"]
+        (record,) = (await store.audit_read("fraud", where={"what": "feedback_replaced"})).records
+        prediction = keyed_prediction(KEY, b"ID1")
+        assert record.record["replaced"] == [
+            {"prediction": prediction, "slot": slot, "row": row} for row in (0, 7) for slot in ("label", "reward.paid")
+        ]
+        body = record.body.decode()
+        assert [text for text in ("ID1", "good", "bad", "12345", "67890") if text in body] == []
+
+    on_a_store(tmp_path, work)
+
+
+def test_of_many_replaced_values_the_audit_trail_names_some_and_counts_all(tmp_path: Path):
+    async def work(store: SqliteStore) -> None:
+        node = await begun(store)
+        for value in (1.0, 3.0):
+            await node.take(*(fact(row, value) for row in range(MOST_TOLD + 5)))
+        (record,) = (await store.audit_read("fraud", where={"what": "feedback_replaced"})).records
+        assert (record.record["count"], len(record.record["replaced"])) == (MOST_TOLD + 5, MOST_TOLD)
 
     on_a_store(tmp_path, work)
 
