@@ -105,7 +105,7 @@ class DataDesk:
             "decision_lines": lines,
             "shadow_samples": samples,
         }
-        await self._store.audit_append(model, {"actor": actor, "what": "forget", "reason": "", **erased})
+        await self._policies.note(model, {"actor": actor, "what": "forget", "reason": "", **erased})
         return {"erased": erased, "not_erased": list(KEEPS)}
 
     async def _hashes(self, model: str, unit: str) -> list[int]:

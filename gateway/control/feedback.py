@@ -161,7 +161,7 @@ class FeedbackDesk:
         if replaced:
             shown = [_shown(self._policies.unit_key, item, slot) for item, slot, _ in replaced[:MOST_TOLD]]
             record = {"actor": actor, "what": "feedback_replaced", "reason": "", "count": len(replaced)}
-            await self._store.audit_append(name, {**record, "replaced": shown})
+            await self._policies.note(name, {**record, "replaced": shown})
 
 
 def _shown(key: bytes, item: Facts, slot: str) -> dict[str, Any]:

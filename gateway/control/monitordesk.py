@@ -12,6 +12,7 @@ from gateway.control.firstreferences import KIND as FIRST
 from gateway.control.keepers import APPLIED, LEFT
 from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
+from gateway.control.policies import Policies
 from gateway.control.reading import Read
 from gateway.control.restoring import generation_written
 from gateway.monitor import retrain, retraincalls
@@ -20,16 +21,19 @@ from gateway.monitor.book import ModelMonitor
 from gateway.monitor.retrainer import read_secret
 from gateway.monitor.settings import Monitor, PolicyError, parse
 from gateway.monitordocument import read_monitor
-from gateway.store.base import Document, Stale, Store
+from gateway.store.base import Document, Stale
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 MOST_ERRORS: Final = 20
+_KIND_OF: Final = {"kind_of": "monitor"}
+"""Events of these records are told as `monitor.apply` and so on: a policy may have the name, too."""
 
 
 class MonitorDesk:
     """The desk; it keeps the Monitor documents of the watched folder (`gateway.control.keepers.Keeper`).
 
     Args:
+        policies: whose store it is, and who tells of records.
         find: finds a model in the repository by its name. Raises Conflict: it is not there.
         can_sign: whether the node has a secret that events of a monitor's own webhook are signed with.
     """
@@ -38,14 +42,15 @@ class MonitorDesk:
 
     def __init__(
         self,
-        store: Store,
+        policies: Policies,
         monitors: Monitors,
         *,
         find: Callable[[str], Awaitable[object]],
         now_ms: Callable[[], int],
         can_sign: Callable[[], bool],
     ) -> None:
-        self._store = store
+        self._policies = policies
+        self._store = policies.store
         self.monitors = monitors
         self._find = find
         self._now_ms = now_ms
@@ -79,6 +84,7 @@ class MonitorDesk:
             document=document, generation=last + 1, applied_by=actor, applied_ms=self._now_ms(), owner=owner
         )
         audit = {
+            **_KIND_OF,
             "actor": actor,
             "what": "apply",
             "reason": reason,
@@ -105,7 +111,8 @@ class MonitorDesk:
         return []
 
     async def _put(self, name: str, record: MonitorRecord, *, expected: int, audit: Mapping[str, Any]) -> None:
-        await self._store.put(KIND, name, msgspec.msgpack.encode(record), expected=expected, audit=audit)
+        document = await self._store.put(KIND, name, msgspec.msgpack.encode(record), expected=expected, audit=audit)
+        self._policies.told(name, document.revision, audit)
 
     def _readable(self, document: object) -> Monitor:
         try:
@@ -149,11 +156,12 @@ class MonitorDesk:
             raise UnknownPolicy(f"nobody wrote a monitor {name[:128]!r}")
         _check_seen(name, generation, before)
         check_owner(self.noun, before.owner, "")
-        audit = {"actor": actor, "what": "delete", "reason": reason, "document_before": before.document}
+        audit = {**_KIND_OF, "actor": actor, "what": "delete", "reason": reason, "document_before": before.document}
         try:
             await self._store.delete(KIND, name, expected=known.revision, audit=audit)
         except Stale as error:
             raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
+        self._policies.told(name, known.revision + 1, audit)
         await self._store.delete(FIRST, name, expected=None)
 
     # ---- for the watched folder ----
@@ -183,7 +191,7 @@ class MonitorDesk:
         record = _record(known)
         if known is None or record is None or record.owner != owner:
             return True
-        audit = {"actor": owner, "what": "orphan", "reason": LEFT, "owner": ""}
+        audit = {**_KIND_OF, "actor": owner, "what": "orphan", "reason": LEFT, "owner": ""}
         try:
             await self._put(name, msgspec.structs.replace(record, owner=""), expected=known.revision, audit=audit)
         except Stale:
@@ -239,7 +247,7 @@ class MonitorDesk:
             raise Conflict(f"another node judges {name!r}: ask it")
 
     async def _audit(self, name: str, actor: str, what: str, key: str) -> None:
-        await self._store.audit_append(name, {"actor": actor, "what": what, "request": key})
+        await self._policies.note(name, {**_KIND_OF, "actor": actor, "what": what, "reason": "", "request": key})
 
 
 def _check_seen(name: str, generation: Seen, before: MonitorRecord | None) -> None:

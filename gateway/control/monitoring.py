@@ -55,7 +55,7 @@ class Monitoring:
         )
         service.calls["first_rows"] = self.monitors.firsts.take
         self.desk = MonitorDesk(
-            traffic.store,
+            traffic.policies,
             self.monitors,
             find=Pinning(service).look_at,
             now_ms=_now_ms,

@@ -74,7 +74,8 @@ class Policies:
         loaded: the store or the cache has been read; before that nothing is known of any policy.
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
-        told: called with name, stored revision and each audit record that was written.
+        told: called with each audit record that was written, its name, and the revision that was stored with it, or the
+            record's own number.
     """
 
     def __init__(
@@ -281,6 +282,11 @@ class Policies:
         return kept
 
     # ---- changing ----
+
+    async def note(self, name: str, audit: Mapping[str, Any]) -> None:
+        """Write an audit record of something that changed no document, and tell it. Raises StoreAway."""
+        record = await self.store.audit_append(name, audit)
+        self.told(name, record.seq, audit)
 
     async def save(
         self,

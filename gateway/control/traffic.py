@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _NODE_FILE: Final = "node.id"
 NOT_AUDITED: Final = frozenset({"started", "approval", "warning", "rolled_back"})
 """What people are told of a rollout though nothing was decided: a webhook gets it by itself."""
-NOT_TOLD: Final = frozenset({"document", "document_before", "evidence", "kind_of"})
+NOT_TOLD: Final = frozenset({"document", "document_before", "evidence", "kind_of", "replaced"})
 """Too large for a log line; who wants them asks the audit trail."""
 _log: Final = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Traffic:
         kept = {key: value for key, value in audit.items() if key not in NOT_TOLD}
         _log.info("policy_audited", extra={"facts": {"policy": name, **kept}})
         if self.webhook is not None:
-            kind = "rollout" if audit.get("kind_of") == "rollout" else "policy"
+            kind = audit.get("kind_of", "policy")
             what = str(audit["what"]).replace(" ", "_")
             self.webhook.offer(f"{kind}.{what}", name, f"{name}/{after}/{what}", {"policy": name, **kept})
 

@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from gateway.control.policycache import PolicyCache
+from gateway.decisionfiles import keyed_prediction
+from gateway.unitkeys import keyed, unit_text
+from router.hashing import placer
 from tests.audit.stage import SECRET, Receiver, Traffic, admin, apply, ask, phase, policy, repository
 from tests.tree import TIDEGATE, Tree, serve
 
@@ -154,6 +158,46 @@ def test_a_prediction_and_a_user_are_found_and_a_user_is_forgotten(tmp_path: Pat
         assert "alice" not in json.dumps(admin(tree, "GET", "audit"))
         status, body = tree.call("POST", "/admin/v1/audit/find", {"prediction_id": "x" * 56}, admin=True)
         assert (status, json.loads(body)["code"]) == (400, "invalid_input")
+
+
+def test_what_is_done_to_data_is_told_everywhere_and_names_nobody(place: tuple[Path, dict[str, Any]]):
+    folder, settings = place
+    document = policy(2)
+    del document["spec"]["rollout"]
+    with (
+        Receiver() as receiver,
+        serve(folder, "--workers", "1", alerts__webhook_url=receiver.url, **settings) as tree,
+    ):
+        apply(tree, document)
+        connection = http.client.HTTPConnection("127.0.0.1", tree.port, timeout=20)
+        _, _, prediction = ask(connection, "alice", 1)
+        connection.close()
+        for label in ("worthy", "unworthy"):
+            status, body = tree.call("POST", "/v1/feedback", {"prediction_id": prediction, "label": label})
+            assert status == 200, body
+        assert json.loads(body)["outcomes"] == ["replaced"]
+        admin(tree, "POST", "data/forget", {"unit": "alice", "model": "lookup"})
+
+        found = records(tree)
+        done = ["apply", "feedback_replaced", "forget"]
+        assert [record["what"] for record in found] == done
+        logged = tree.logged("policy_audited")
+        assert [line["what"] for line in logged] == done
+        tree.until("the last event", lambda: len(receiver.got) == len(done))
+        events = receiver.events()
+        assert [event["type"].removeprefix("tidegate.policy.") for event in events] == done
+        assert len({event["id"] for event in events}) == len(events)
+        assert (logged[1]["count"], events[1]["data"]["count"], events[2]["data"]["feedback_rows"]) == (1, 1, 1)
+
+        whole = [admin(tree, "GET", f"audit/{record['id']}") for record in found]
+        assert all(admin(tree, "POST", f"audit/replay/{record['id']}")["same"] for record in found)
+        secret = PolicyCache(tree.data_dir).read().unit_key
+        assert whole[1]["record"]["replaced"] == [
+            {"prediction": keyed_prediction(secret, prediction.encode()), "slot": "label"}
+        ]
+        unit = unit_text(keyed(secret, "lookup")(placer("sha1-60", "lookup")(b"alice")[1]))
+        told = json.dumps([whole, logged, events])
+        assert [text for text in (prediction, "worthy", "alice", unit) if text in told] == []
 
 
 def tampered(data: Path, record: str) -> None:

@@ -44,7 +44,7 @@ class Node:
     def __init__(self, store: SqliteStore, lease: Lease | None = LEASE, name: str = "n") -> None:
         self.now_ms = NOW_MS
         self.store = store
-        self.policies: Any = SimpleNamespace(kept={}, unit_key=KEY)
+        self.policies: Any = SimpleNamespace(kept={}, unit_key=KEY, note=store.audit_append)
         self.lease = lease
         self.experiments = Experiments(
             store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, latency=lambda study: []

@@ -13,7 +13,11 @@ from gateway.control.folder import AGAIN_S, MONITOR, POLICY, DocumentFolder
 from gateway.control.keepers import PolicyKeeper
 from gateway.control.monitordesk import MonitorDesk
 from gateway.control.monitors import Monitors
+from gateway.control.monitortold import Told
 from gateway.control.policies import Policies
+from gateway.monitor.book import ModelMonitor
+from gateway.monitor.retrain import Asked, Facts, Requests
+from gateway.monitor.settings import Retrain, Spec
 from gateway.store.base import Store
 from runtimes.errors import Conflict, InvalidInput
 from runtimes.registry.strictyaml import load
@@ -26,6 +30,7 @@ metadata: {name: NAME}
 spec:
   window: {rows: 1000}
 """
+FACTS = Facts(model="m", version="1", incident="m/1", verdict="concept", sentence="Worse.")
 POLICY_TEXT = """\
 apiVersion: tidegate/v1
 kind: TrafficPolicy
@@ -81,7 +86,9 @@ class Node:
             told=nothing,
             now_ms=lambda: 1,
         )
-        self.desk = MonitorDesk(store, self.monitors, find=self.shelf.look_at, now_ms=lambda: 1, can_sign=lambda: False)
+        self.desk = MonitorDesk(
+            self.policies, self.monitors, find=self.shelf.look_at, now_ms=lambda: 1, can_sign=lambda: False
+        )
         self.folder = self.fresh()
 
     def fresh(self) -> DocumentFolder:
@@ -182,6 +189,36 @@ def test_who_saw_a_document_that_was_deleted_has_not_seen_the_one_after(
         assert await desk.orphan("m", "file:a.yaml")
         await desk.delete("m", actor="bob", reason="")
         assert (await node(store, "another").desk.apply(document(500), actor="ann"))[0].generation == 6
+
+    play(place, story)
+
+
+def test_who_listens_is_told_each_record_of_the_desk_once(place: Place, node: Callable[..., Node]) -> None:
+    async def story(store: Store) -> None:
+        one = node(store)
+        heard: list[tuple[str, int, Any]] = []
+        one.policies.told = lambda name, number, audit: heard.append((name, number, audit))
+        await one.desk.apply(document(500), actor="file:a.yaml", owner="file:a.yaml")
+        assert await one.desk.orphan("m", "file:a.yaml")
+        with pytest.raises(StalePolicy):
+            await one.desk.apply(document(900), actor="ann", generation=9)
+        await one.monitors._documents()
+        one.monitors._led = True
+        asked = (Asked(key=key, facts=FACTS, status="pending", at_s=1.0) for key in ("yes", "no"))
+        held = one.monitors.held["m"]
+        held.monitor = ModelMonitor("m", Spec(retrain=Retrain(url="http://127.0.0.1:9", approval="manual")))
+        held.monitor.requests = Requests(asked=tuple(asked))
+        one.monitors.told = Told(None, b"", source="/test", now_s=lambda: 1.0)
+        await one.desk.approve("m", "yes", actor="ann")
+        await one.desk.reject("m", "no", actor="ann")
+        one.monitors.told.close()
+        await one.desk.delete("m", actor="ann", reason="over")
+        done = ["apply", "orphan", "retrain approve", "retrain reject", "delete"]
+        page = await store.audit_read("m")
+        assert [record.record["what"] for record in page.records] == done
+        assert [audit for _, _, audit in heard] == [record.record for record in page.records]
+        assert {(name, audit["kind_of"]) for name, _, audit in heard} == {("m", "monitor")}
+        assert len({(number, audit["what"]) for _, number, audit in heard}) == len(done)
 
     play(place, story)
 
