@@ -22,7 +22,8 @@ from runtimes.errors import InvalidInput
 _PAGE: Final = 200
 KEEPS: Final = (
     "the audit trail: names of keys, counts, reasons as written, ids of requests that failed on a canary, keyed hashes "
-    "of predictions whose feedback was replaced; no unit, no value of feedback",
+    "of predictions whose feedback was replaced; no value of feedback, no unit but what documents name",
+    "documents of policies and monitors, in force and in the audit trail: as written, units too that a rule names",
     "the evidence of a rollout step under way: keyed hashes of a sample of units, dropped when the step ends",
     "streams in the store, of rewards and between nodes: keyed hashes, dropped by their bound",
     "requests of the last second, and feedback that comes later: experiments may count them; erase again",
