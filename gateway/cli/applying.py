@@ -53,8 +53,11 @@ def generation_of(url: str) -> int:
         raise
 
 
-def put(url: str, text: str, if_match: int | None, force: bool, reason: str) -> dict[str, Any]:
+def put(url: str, text: str, if_match: int | None, force: bool, reason: str, *, reset: bool = False) -> dict[str, Any]:
     """Put a document in force over the generation that is named, or is there now; `force` = over any that comes.
+
+    Args:
+        reset: an experiment that has data may begin anew.
 
     Raises:
         Failure: both are given.
@@ -62,7 +65,7 @@ def put(url: str, text: str, if_match: int | None, force: bool, reason: str) -> 
     """
     if force and if_match is not None:
         raise Failure("give --if-match or --force, not both", 2)
-    where, tries = with_query(url, reason=reason), _TRIES if force else 1
+    where, tries = with_query(url, reason=reason, reset="true" if reset else ""), _TRIES if force else 1
     while True:
         seen = generation_of(url) if if_match is None else if_match
         headers = {"if-none-match": "*"} if seen == 0 else {"if-match": f'"{seen}"'}

@@ -120,6 +120,7 @@ def apply(
     file: File,
     if_match: IfMatch = None,
     force: Force = False,
+    reset: Annotated[bool, typer.Option("--reset", help="An experiment that has data may begin anew.")] = False,
     reason: Reason = "",
     admin: AdminUrl = None,
     as_json: Json = False,
@@ -133,7 +134,7 @@ def apply(
     name = name_of(text, file)
     url = url_of(admin, SECTION, name)
     try:
-        done = put(url, text, if_match, force, reason)
+        done = put(url, text, if_match, force, reason, reset=reset)
     except Refused as refused:
         raise _explained(refused, text, file) from refused
     if as_json:

@@ -26,10 +26,11 @@ from gateway.control.entries import read_entry
 from gateway.control.experiments import Marks, report_of
 from gateway.control.health import Health
 from gateway.control.record import NodeReport, PolicyRecord
+from gateway.control.resets import ExperimentData
 from gateway.control.rewards import SHARDS, Reward, Rewards
 from gateway.control.study import Study, study_of
 from gateway.store.base import Fenced, Lease, Stale, Store, StoreAway
-from gateway.tally import NOTED_UNIT
+from gateway.tally import NOTED_UNIT, ROUTED
 from router.policy import TrafficPolicy
 from runtimes.errors import ServingError
 
@@ -117,6 +118,16 @@ class Held:
     def holds(self, unit: int) -> bool:
         """Whether there is anything of a unit."""
         return self.rewards.holds(unit) or any(unit in units for units in self.health.seen.values())
+
+    def data(self) -> ExperimentData | None:
+        """How much there is; None = nothing."""
+        rewards, health = self.rewards, self.health
+        requests = sum(counts[ROUTED] for counts in health.counts.values())
+        met = len({unit for units in health.seen.values() for unit in units}) << health.doublings
+        units = max(met, len(rewards.units()) << rewards.doublings)
+        if not (requests or units):
+            return None
+        return ExperimentData(identity=self.study.identity, rewards=rewards.kept, units=units, requests=requests)
 
     def take(self, rewards: Sequence[Reward]) -> None:
         """Rewards from the stream."""
@@ -355,6 +366,17 @@ class Experiments:
         """
         for at in range(0, len(rewards), PER_ENTRY):
             await append(f"rewards/{name}", msgspec.msgpack.encode(tuple(rewards[at : at + PER_ENTRY])))
+
+    async def data(self, name: str) -> ExperimentData | None:
+        """How much there is of an experiment, as far as nodes have told; None = nothing. Raises StoreAway."""
+        async with self._busy:
+            if self._led_by is None:
+                await self._load()
+            held = self._held.get(name)
+            if held is None:
+                return None
+            await self._read(name, held)
+            return held.data()
 
     async def report(self, name: str) -> dict[str, Any]:
         """The report as of now. Raises UnknownExperiment."""

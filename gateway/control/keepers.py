@@ -7,7 +7,9 @@ import msgspec
 
 from gateway.control.policies import Policies
 from gateway.control.reading import Read, read_policy
+from gateway.control.resets import ResetNeeded
 from gateway.store.base import Stale
+from runtimes.errors import Conflict
 
 APPLIED: Final = "the file in the policy folder"
 LEFT: Final = "the file has left the policy folder"
@@ -69,8 +71,12 @@ class PolicyKeeper:
         return {name: kept.record.owner for name, kept in self._policies.kept.items()}
 
     async def put(self, document: object, owner: str) -> tuple[int, bool]:
-        """Apply it as `Policies.apply` does."""
-        kept, changed = await self._policies.apply(document, actor=owner, owner=owner, reason=APPLIED)
+        """Apply it as `Policies.apply` does, but never drop an experiment."""
+        # A file that said reset would say so of each change that comes after, too.
+        try:
+            kept, changed = await self._policies.apply(document, actor=owner, owner=owner, reason=APPLIED)
+        except ResetNeeded as error:
+            raise Conflict(error.in_file) from error
         return kept.record.generation, changed
 
     async def orphan(self, name: str, owner: str) -> bool:

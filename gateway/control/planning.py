@@ -12,6 +12,7 @@ from gateway.control.needed import Needed, by_errors, once_each
 from gateway.control.plans import past_freezes, rollout_spec
 from gateway.control.policies import Policies
 from gateway.control.reads import unreadable
+from gateway.control.resets import Reset
 from gateway.control.service import Service
 from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import TYPICAL_SHARE
@@ -37,6 +38,7 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
 
     Raises:
         InvalidInput: every problem of the document.
+        StoreAway: it is not known what the document drops.
     """
     policy = readable(document)
     name = policy.metadata.name
@@ -50,20 +52,28 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
         "units": units(kept, policy),
     }
     more = await warnings(policy, policies, service, digests.get(stable, ""))
+    dropped = await _dropped(policy, policies, digests)
     diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *more))
     return {
         "name": name,
-        "lines": diff.lines(),
+        "lines": [*diff.lines(), *([dropped.line()] if dropped is not None else [])],
         "moved_slots": diff.moved_slots,
         "moved_share": diff.moved_share,
         "slots": diff.slots,
         "new_rollout": list(diff.new_rollout),
         "warnings": list(diff.warnings),
         "problems": problems,
+        "experiment_dropped": dropped.facts() if dropped is not None else None,
         "live": live,
         "steps": steps(policy, live["requests_per_second"], live["bad_rate"], live["units"]["come"]),
         "signals": signals_of(policy),
     }
+
+
+async def _dropped(policy: TrafficPolicy, policies: Policies, digests: Mapping[str, str]) -> Reset | None:
+    """What a document drops of an experiment; nothing where a version cannot be had. Raises StoreAway."""
+    found = [digests.get(one.model, "") for one in policy.spec.variants]
+    return await policies.drops(policies.kept.get(policy.metadata.name), policy, found) if all(found) else None
 
 
 def difference(kept: Kept | None, policy: TrafficPolicy, digests: Mapping[str, str]) -> PolicyDiff:

@@ -7,7 +7,7 @@ change it is asked elsewhere. What a rollout does step by step is `gateway.contr
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -34,6 +34,7 @@ from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
+from gateway.control.resets import ExperimentData, Reset, ResetNeeded, reset_of, same_experiment
 from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
@@ -74,6 +75,7 @@ class Policies:
         loaded: the store or the cache has been read; before that nothing is known of any policy.
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
+        experiment_data: gives what there is of a model name's experiment; may raise StoreAway.
         told: called with each audit record that was written, its name, and the revision that was stored with it, or the
             record's own number.
     """
@@ -98,6 +100,7 @@ class Policies:
         self.models = models
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
+        self.experiment_data: Callable[[str], Awaitable[ExperimentData | None]] = _no_data
         self._cache = PolicyCache(cache_dir)
         self.now_ms = now_ms
         self._changed = changed
@@ -317,16 +320,18 @@ class Policies:
         owner: str = "",
         reason: str = "",
         what: str = "apply",
+        reset: bool = False,
     ) -> tuple[Kept, bool]:
         """Put a document in force; gives the policy and whether anything has changed.
 
         Args:
             generation: of the document that the caller has seen.
             owner: of the watched folder; a policy that has another owner is not changed.
+            reset: an experiment that has data may begin anew.
 
         Raises:
             InvalidInput: every problem of the document. Nothing was changed.
-            StalePolicy, Conflict, StoreAway
+            StalePolicy, Conflict (ResetNeeded is one), StoreAway
         """
         policy = readable(document)
         name = policy.metadata.name
@@ -338,11 +343,16 @@ class Policies:
                 kept = self.kept.get(name)
                 if kept is not None and is_same(kept, policy, pins, owner):
                     return kept, False
+                dropped = await self.drops(kept, policy, [pin.digest for pin in pins])
+                if dropped is not None and dropped.running and not reset:
+                    raise ResetNeeded(dropped)
                 if kept is None and name not in self._deleted:
                     self._deleted[name] = await deleted_at(self.store, name)
                 by, gone = Applied(actor, owner, self.now_ms()), self._deleted.get(name, (0, 0))
                 record = next_record(kept, policy, document, pins, gone, by)
                 audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
+                if dropped is not None:
+                    audit["experiment_dropped"] = dropped.facts()
                 try:
                     return await self.save(name, record, expected=kept.revision if kept else 0, audit=audit), True
                 except Stale as error:
@@ -351,6 +361,17 @@ class Policies:
                     known = self.kept.get(name)
                     if known is None or kept is None or known.revision == kept.revision:
                         raise StalePolicy("somebody else changed the policy at the same time", {}) from error
+
+    async def drops(self, kept: Kept | None, policy: TrafficPolicy, digests: Sequence[str]) -> Reset | None:
+        """What a document drops of an experiment; None = nothing. Raises StoreAway.
+
+        Args:
+            kept: what is in force.
+            digests: by variant of the document.
+        """
+        if same_experiment(kept, policy, digests):
+            return None
+        return reset_of(kept, policy, digests, await self.experiment_data(policy.metadata.name))
 
     def _checked(self, name: str, generation: Seen, owner: str) -> int:
         """The generation in force. Raises StalePolicy: another one is wanted; Conflict: it is another owner's."""
@@ -447,7 +468,12 @@ class Policies:
         else:
             document = await document_of(self.store, name, to or kept.record.generation - 1, deleted=to is not None)
         found, _ = await self.apply(
-            document, actor=actor, owner=kept.record.owner, reason=reason or "rollback", what="rollback"
+            document,
+            actor=actor,
+            owner=kept.record.owner,
+            reason=reason or "rollback",
+            what="rollback",
+            reset=True,  # what stops harm asks for no word
         )
         return found
 
@@ -462,3 +488,7 @@ class Policies:
     def view(self, name: str) -> dict[str, Any]:
         """A policy for people and programs. Raises UnknownPolicy."""
         return viewed(name, self.get(name))
+
+
+async def _no_data(name: str) -> ExperimentData | None:
+    return None

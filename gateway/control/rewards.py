@@ -177,6 +177,10 @@ class Rewards:
         """Whether there is a reward of a unit."""
         return any(unit in units for units in self._shards[unit % SHARDS].values())
 
+    def units(self) -> set[int]:
+        """Units that there is a reward of."""
+        return {unit for _, units in self._every() for unit in units}
+
     def forget(self, unit: int) -> bool:
         """Erase a unit; whether there was anything of it. Its shard is saved anew: the one in the store may have it."""
         self.changed.add(unit % SHARDS)

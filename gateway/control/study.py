@@ -6,7 +6,7 @@ salt, control, set of goals or variants is another experiment, and begins anew.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from gateway.control.record import PolicyRecord
 from router import slots as tables
 from router.compiled import compile_policy
 from router.policy import TrafficPolicy
+from router.rollout_document import Goal
 
 MOST_REVISIONS: Final = 1_024
 MOST_EPOCHS: Final = 64
@@ -155,7 +156,7 @@ def _study(record: PolicyRecord, policy: TrafficPolicy, now_ms: int) -> Study:
     assert experiment is not None, "asked before"
     goals = tuple(
         StudyGoal(
-            name=goal.metric.removeprefix("reward."),
+            name=_name_of(goal),
             type=goal.type,
             direction=goal.direction,
             mde=goal.mde,
@@ -163,13 +164,10 @@ def _study(record: PolicyRecord, policy: TrafficPolicy, now_ms: int) -> Study:
         )
         for goal in experiment.goals
     )
-    digests = tuple(pin.digest for pin in record.variants)
-    asked = [[(goal.name, goal.type) for goal in goals], policy.names, digests, spec.stable, spec.unit, policy.salt]
-    identity = hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
     sources = [one.header or one.cookie or one.input or "" for one in spec.unit.from_]
     return Study(
         name=policy.metadata.name,
-        identity=identity,
+        identity=identity_of(policy, [pin.digest for pin in record.variants]),
         variants=policy.names,
         versions=tuple(pin.version for pin in record.variants),
         goals=goals,
@@ -183,6 +181,35 @@ def _study(record: PolicyRecord, policy: TrafficPolicy, now_ms: int) -> Study:
         sticky=bool(spec.unit.from_),
         began_ms=now_ms,
     )
+
+
+def parts_of(policy: TrafficPolicy, digests: Sequence[str]) -> dict[str, Any]:
+    """What makes an experiment this one and not another; {} = the policy names none.
+
+    Args:
+        digests: by variant.
+    """
+    spec, experiment = policy.spec, policy.spec.experiment
+    if experiment is None:
+        return {}
+    return {
+        "goals": [(_name_of(goal), goal.type) for goal in experiment.goals],
+        "variants": policy.names,
+        "models": tuple(digests),
+        "stable": spec.stable,
+        "unit": spec.unit,
+        "salt": policy.salt,
+    }
+
+
+def identity_of(policy: TrafficPolicy, digests: Sequence[str]) -> str:
+    """Of the experiment that a policy names. Arguments as above."""
+    asked = list(parts_of(policy, digests).values())
+    return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
+
+
+def _name_of(goal: Goal) -> str:
+    return goal.metric.removeprefix("reward.")
 
 
 def shares_of(study: Study, group: tuple[str, int]) -> tuple[int, ...]:

@@ -112,7 +112,7 @@ class Traffic:
             store, self.policies, self.experiments, node=node, now_ms=_now_ms, loaded=self._loaded, watched=None
         )
         self.data.forgetters.append(partial(self.experiments.forget, append=self.feedback.append))
-        self.policies.taken = self.experiments.taken
+        self.policies.taken, self.policies.experiment_data = self.experiments.taken, self.experiments.data
         self.rollouts.heard = self.experiments.heard
         service.calls["feedback"] = self.feedback.take
         service.calls["decision_lines"] = lines.take

@@ -94,7 +94,9 @@ class PolicyEndpoints:
         generation = self._generation(request, name)
         actor, reason = actor_of(request).name, request.headers.get("x-reason", "")[:500] or _reason(request)
         try:
-            kept, changed = await self._policies.apply(document, actor=actor, generation=generation, reason=reason)
+            kept, changed = await self._policies.apply(
+                document, actor=actor, generation=generation, reason=reason, reset=_says(request, "reset")
+            )
         except StalePolicy as error:
             return self._stale(request, document, error)
         digest = next(pin.digest for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
@@ -139,7 +141,7 @@ class PolicyEndpoints:
     async def delete(self, request: Request) -> Reply:
         """Remove a policy, the one that the caller has seen if that is said; says which version answers from now on."""
         name, generation = request.path_params["name"], generation_seen(request)
-        force = request.query_params.get("force") in ("1", "true")
+        force = _says(request, "force")
         version = self._service.catalogue.by_itself(name)
         if not force:
             _check_successor(self._policies.get(name), version)
@@ -288,6 +290,11 @@ def _check_successor(kept: Kept, version: int | None) -> None:
         f"without its policy version {version} answers everybody, and that {what}: "
         "set version_policy in model.yaml first, or say force"
     )
+
+
+def _says(request: Request, word: str) -> bool:
+    """Whether the query says a word, such as `?force=true`."""
+    return request.query_params.get(word) in ("1", "true")
 
 
 def _reason(request: Request, body: Mapping[str, Any] = MappingProxyType({})) -> str:

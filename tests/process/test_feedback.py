@@ -290,6 +290,25 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     assert "agreement" in cli(tree, "shadow", "report", "fraud").stdout
 
 
+def test_an_experiment_with_data_begins_anew_only_when_somebody_says_so(tree: Tree, tmp_path: Path):
+    client, file = Client(tree), tmp_path / "other.json"
+    client.kept([item(client.infer(f"u{user}")[0]) for user in range(6)])
+    spec = POLICY["spec"] | {"unit": {"from": [{"header": "x-user-id"}], "salt": "another"}}
+    file.write_text(json.dumps(POLICY | {"spec": spec}))
+    found = json.loads(cli(tree, "policy", "plan", str(file), "--json").stdout)["experiment_dropped"]
+    assert (found["changed"], found["rewards"], found["running"]) == (["salt"], 6, True)
+    told = cli(tree, "policy", "plan", str(file)).stdout
+    assert "the experiment begins anew (another salt); 6 rewards are dropped" in told
+    refused = cli(tree, "policy", "apply", str(file), "--force")
+    assert (refused.returncode, "Say reset (--reset" in refused.stderr) == (1, True), refused.stderr
+    assert sum(units for units, _ in arms(tree).values()) == 6
+    done = cli(tree, "policy", "apply", str(file), "--reset", "--reason", "wrong salt")
+    assert done.returncode == 0, done.stderr
+    assert sum(units for units, _ in arms(tree).values()) == 0
+    newest = json.loads(cli(tree, "audit", "ls", "--what", "apply", "--json").stdout)[0]
+    assert (newest["reason"], newest["experiment_dropped"]["rewards"]) == ("wrong salt", 6)
+
+
 def _shadow(tree: Tree) -> dict[str, Any]:
     found = json.loads(cli(tree, "shadow", "report", "fraud", "--json").stdout)
     return next((one for one in found["variants"] if one["variant"] == "new"), {"requests": -1})
