@@ -289,7 +289,9 @@ def diff(file: File, admin: AdminUrl = None, as_json: Json = False) -> None:
 @app.command("delete")
 def delete(
     name: Name,
-    force: Annotated[bool, typer.Option("--force", help="Also during a rollout, or for another version.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also during a rollout or experiment, or for another version.")
+    ] = False,
     reason: Reason = "",
     admin: AdminUrl = None,
     as_json: Json = False,

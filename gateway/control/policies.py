@@ -34,7 +34,7 @@ from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.control.resets import ExperimentData, Reset, ResetNeeded, reset_of, same_experiment
+from gateway.control.resets import ExperimentData, Reset, ResetNeeded, check_ended, reset_of, same_experiment
 from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
@@ -394,11 +394,20 @@ class Policies:
     async def delete(
         self, name: str, *, actor: str, generation: Seen = None, reason: str = "", force: bool = False
     ) -> None:
-        """Remove a policy: the default answers again. Raises UnknownPolicy, StalePolicy, Conflict, StoreAway."""
+        """Remove a policy: the default answers again.
+
+        Args:
+            force: also during a rollout, or an experiment that has data.
+
+        Raises:
+            UnknownPolicy, StalePolicy, Conflict, StoreAway
+        """
         kept = self.get(name)
         seen = self._checked(name, generation, "")
         if not force and kept.record.status.phase in ACTIVE:
             raise Conflict(f"a rollout of {name!r} is under way: abort it first, or say force")
+        if not force and kept.policy.spec.experiment is not None:
+            check_ended(await self.experiment_data(name))
         audit = {"actor": actor, "what": "delete", "reason": reason, **change_of(kept, None)}
         try:
             await self.store.delete(KIND, name, expected=kept.revision, audit=audit)

@@ -103,6 +103,15 @@ def reset_of(
     )
 
 
+def check_ended(data: ExperimentData | None) -> None:
+    """Raises Conflict when a policy is to be deleted whose experiment runs and has data."""
+    if data is not None:
+        raise Conflict(
+            f"an experiment with {data.rewards:,} rewards, {data.units:,} units and {data.requests:,} counted requests "
+            "is running: end it first, by a document without spec.experiment, or say force"
+        )
+
+
 def same_experiment(kept: Kept | None, policy: TrafficPolicy, digests: Sequence[str]) -> bool:
     """Whether a document names the experiment of the policy in force, or none at all."""
     if policy.spec.experiment is None:

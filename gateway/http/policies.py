@@ -15,6 +15,7 @@ from gateway.control import showing
 from gateway.control.documents import Kept, Seen, StalePolicy, killed_in
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
+from gateway.control.messages import VariantPin
 from gateway.control.planning import difference, plan, warnings
 from gateway.control.reading import name_in
 from gateway.control.record import PolicyRecord
@@ -280,16 +281,25 @@ def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
 
 
 def _check_successor(kept: Kept, version: int | None) -> None:
-    """Whether everybody may get this version by the way. Raises Conflict."""
-    pin = next((pin for pin in kept.record.variants if pin.version == version), None)
-    if pin is None or pin.variant == kept.record.stable:
+    """Whether everybody may get this version by the way, None = no one that is known. Raises Conflict."""
+    pins = {pin.version: pin for pin in kept.record.variants}
+    stable = next(pin.version for pin in pins.values() if pin.variant == kept.record.stable)
+    if version == stable:
         return
+    if version is None:
+        answers = "no version is known to answer"
+    else:
+        answers = f"version {version} answers everybody, and that {_untried(kept, pins.get(version))}"
+    asked = f"set version_policy in model.yaml to {{specific: [{stable}]}} first, or say force"
+    raise Conflict(f"without its policy {answers}: {asked}")
+
+
+def _untried(kept: Kept, pin: VariantPin | None) -> str:
+    """Why a version is none for everybody; None = one that the policy does not name."""
+    if pin is None:
+        return "is no variant of it"
     latched = any(latch.canary_digest == pin.digest for latch in kept.record.status.latches)
-    what = "was rolled back" if latched else f"is variant {pin.variant!r} and not {kept.record.stable!r}"
-    raise Conflict(
-        f"without its policy version {version} answers everybody, and that {what}: "
-        "set version_policy in model.yaml first, or say force"
-    )
+    return "was rolled back" if latched else f"is variant {pin.variant!r} and not {kept.record.stable!r}"
 
 
 def _says(request: Request, word: str) -> bool:

@@ -32,6 +32,10 @@ spec:
   variants: [{name: stable, model: "affine:1"}, {name: canary, model: "affine:2"}]
   unit: {from: [{header: x-user-id}]}
 """
+ALONE = (
+    "apiVersion: tidegate/v1\nkind: TrafficPolicy\nmetadata: {name: affine}\n"
+    'spec: {variants: [{name: stable, model: "affine:1"}], split: {stable: 10000}}\n'
+)
 AB = HEAD + "  split: {stable: 9000, canary: 1000}\n"
 CANARY = HEAD + (
     "  split: {stable: 10000}\n"
@@ -223,6 +227,11 @@ def test_kill_rollback_and_delete(tree: Tree) -> None:
     assert (
         "version 2 answers everybody, and that is variant 'canary'" in run("policy", "delete", "affine", tree=tree).err
     )
+    applied(tree, ALONE)
+    refused = run("policy", "delete", "affine", tree=tree)
+    assert refused.code == 1
+    assert "version 2 answers everybody, and that is no variant of it" in refused.err
+    assert "to {specific: [1]} first, or say force" in refused.err
     gone = run("policy", "delete", "affine", "--force", tree=tree)
     assert gone.out == "affine has no policy any more; version 2 answers\n"
     assert "no policies" in run("policy", "ls", tree=tree).out

@@ -170,6 +170,28 @@ def test_a_rollback_needs_no_word(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+def test_a_policy_with_an_experiment_that_has_data_is_not_deleted_by_the_way(tmp_path: Path) -> None:
+    async def tell(node: Node) -> None:
+        with pytest.raises(Conflict, match=r"3 rewards, 3 units and 0 counted requests is running: end it first"):
+            await node.policies.delete("fraud", actor="ann")
+        await node.apply(document(experiment=None))
+        await node.policies.delete("fraud", actor="ann")
+        await node.apply()
+        await node.policies.delete("fraud", actor="ann", force=True)
+        assert node.policies.kept == {}
+        assert await node.rewards() == 3, "its report stays"
+
+    story(tmp_path, tell)
+
+
+def test_nor_does_one_without_data_keep_its_policy(tmp_path: Path) -> None:
+    async def tell(node: Node) -> None:
+        await node.policies.delete("fraud", actor="ann")
+        assert node.policies.kept == {}
+
+    story(tmp_path, tell, rewards=0)
+
+
 def test_a_file_of_the_folder_ends_it_first(tmp_path: Path) -> None:
     async def tell(node: Node) -> None:
         keeper, owner = PolicyKeeper(node.policies), "file:a.yaml"
