@@ -34,7 +34,7 @@ from gateway.control.messages import PolicyState, SigningKey, VariantPin
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
-from gateway.control.resets import ExperimentData, Reset, ResetNeeded, check_ended, reset_of, same_experiment
+from gateway.control.resets import ExperimentData, Reset, ResetNeeded, check_ended, no_data, reset_of, same_experiment
 from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
@@ -100,7 +100,7 @@ class Policies:
         self.models = models
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
-        self.experiment_data: Callable[[str], Awaitable[ExperimentData | None]] = _no_data
+        self.experiment_data: Callable[[str], Awaitable[ExperimentData | None]] = no_data
         self._cache = PolicyCache(cache_dir)
         self.now_ms = now_ms
         self._changed = changed
@@ -462,16 +462,19 @@ class Policies:
                 raise StoreAway("the store has another document than it gives; try again") from error
             return await self.kill(name, variant, killed, actor=actor, reason=reason)
 
-    async def rollback(self, name: str, to: int | None, *, actor: str, reason: str) -> Kept:
+    async def rollback(self, name: str, to: int | None, *, actor: str, reason: str, generation: Seen = None) -> Kept:
         """Put an earlier document in force again, in one step.
 
         Args:
             to: its generation; None = after a promotion the former stable, else the document before.
+            generation: of the document that the caller has seen in force.
 
         Raises:
-            UnknownPolicy, Conflict: there is none, or one of its versions is gone; StoreAway.
+            UnknownPolicy, Conflict: there is none, or one of its versions is gone; StalePolicy, StoreAway.
         """
         kept = self.get(name)
+        if generation is not None:
+            generation = self._checked(name, generation, kept.record.owner)
         if to is None and kept.record.stable != kept.policy.spec.stable:
             document: Any = without_rollout(kept)
         else:
@@ -479,6 +482,7 @@ class Policies:
         found, _ = await self.apply(
             document,
             actor=actor,
+            generation=generation,
             owner=kept.record.owner,
             reason=reason or "rollback",
             what="rollback",
@@ -497,7 +501,3 @@ class Policies:
     def view(self, name: str) -> dict[str, Any]:
         """A policy for people and programs. Raises UnknownPolicy."""
         return viewed(name, self.get(name))
-
-
-async def _no_data(name: str) -> ExperimentData | None:
-    return None

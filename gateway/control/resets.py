@@ -29,6 +29,11 @@ class ExperimentData(Struct, frozen=True, kw_only=True):
     requests: int
 
 
+async def no_data(name: str) -> ExperimentData | None:
+    """Of any experiment, where there are none."""
+    return None
+
+
 class Reset(Struct, frozen=True, kw_only=True):
     """That another experiment begins, and what is dropped of the one before.
 

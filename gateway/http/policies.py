@@ -161,13 +161,14 @@ class PolicyEndpoints:
         return self._view(name, 200, await self._acted(name))
 
     async def rollback(self, request: Request) -> Reply:
-        """`{"to": 2}` (a generation; without it the one before): apply an earlier document again."""
+        """`{"to": 2}` (a generation; without it the one before): apply an earlier document again; heeds If-Match."""
         body = await object_of(request, self._most, ("to", "reason"))
         name, wanted = request.path_params["name"], body.get("to")
         if wanted is not None and (type(wanted) is not int or wanted < 1):
             raise InvalidInput("to: expected the generation of an earlier document, a whole number from 1")
         actor = actor_of(request).name
-        await self._policies.rollback(name, wanted, actor=actor, reason=_reason(request, body))
+        generation, reason = generation_seen(request), _reason(request, body)
+        await self._policies.rollback(name, wanted, actor=actor, generation=generation, reason=reason)
         return self._view(name, 200, await self._acted(name))
 
     # ---- rollouts ----

@@ -120,6 +120,37 @@ def test_but_somebody_who_applies_meanwhile_is(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+def test_who_has_not_seen_what_is_in_force_rolls_nothing_back(tmp_path: Path) -> None:
+    async def tell(policies: Policies, models: Meanwhile) -> None:
+        await policies.apply(EDITED, actor="bob")
+        with pytest.raises(StalePolicy, match="expected generation 1, and 2 is in force"):
+            await policies.rollback("m", None, actor="ada", reason="back", generation=1)
+        assert policies.kept["m"].record.document == EDITED
+        kept = await policies.rollback("m", None, actor="ada", reason="back", generation=frozenset({1, 2}))
+        assert (kept.record.generation, kept.record.document) == (3, DOCUMENT)
+
+    story(tmp_path, tell)
+
+
+def test_nor_does_who_was_overtaken_while_versions_were_looked_up(tmp_path: Path) -> None:
+    async def tell(policies: Policies, models: Meanwhile) -> None:
+        await policies.apply(EDITED, actor="bob")
+        models.happens = lambda: a_tick(policies)
+        kept = await policies.rollback("m", 1, actor="ada", reason="back", generation=2)
+        assert kept.record.generation == 3, "a rollout that writes is no other editor"
+        models.happens = lambda: _written_by_another(policies)
+        with pytest.raises(StalePolicy):
+            await policies.rollback("m", 2, actor="ada", reason="back", generation=3)
+
+    story(tmp_path, tell)
+
+
+async def _written_by_another(policies: Policies) -> None:
+    kept = policies.kept["m"]
+    record = msgspec.structs.replace(kept.record, generation=kept.record.generation + 1)
+    await policies.save("m", record, expected=kept.revision)
+
+
 def test_a_monitor_of_the_same_name_is_no_earlier_document_of_the_policy(tmp_path: Path) -> None:
     async def tell(policies: Policies, models: Meanwhile) -> None:
         await policies.apply(EDITED, actor="bob")

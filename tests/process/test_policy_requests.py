@@ -180,7 +180,11 @@ def test_of_two_editors_one_is_told_that_the_other_was_first(tree: Tree, caller:
     told = json.loads(body)
     assert (told["code"], f"generation {first}, and {first + 1}" in told["error"]) == ("stale", True)
     assert tree.call("PUT", path, wanted, admin=True)[0] == 428
+    back = tree.call("POST", f"{path}/rollback", {}, admin=True, headers={"if-match": f'"{first}"'})
+    assert (back[0], json.loads(back[1])["code"]) == (412, "stale")
     assert [v["slots"] for v in json.loads(tree.get(path, admin=True)[1])["variants"]] == [9000, 1000]
+    back = tree.call("POST", f"{path}/rollback", {}, admin=True, headers={"if-match": f'"{first + 1}"'})
+    assert (back[0], json.loads(back[1])["generation"]) == (200, first + 2)
 
 
 # ---- with keys ----
