@@ -76,8 +76,7 @@ class Policies:
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
         experiment_data: gives what there is of a model name's experiment; may raise StoreAway.
-        told: called with each audit record that was written, its name, and the revision that was stored with it, or the
-            record's own number.
+        told: called with each audit record that was written, its name, and the revision stored with it, or its number.
     """
 
     def __init__(
@@ -445,14 +444,8 @@ class Policies:
             return kept
         status = said_again(record, again=False)
         changed = msgspec.structs.replace(record, killed=out, revision=record.revision + 1, status=status)
-        audit = {
-            "actor": actor,
-            "what": "kill" if killed else "unkill",
-            "variant": variant,
-            "reason": reason,
-            "revision_before": record.revision,
-            "revision_after": changed.revision,
-        }
+        audit = {"actor": actor, "what": "kill" if killed else "unkill", "variant": variant, "reason": reason,
+                 "revision_before": record.revision, "revision_after": changed.revision}  # fmt: skip
         try:
             return await self.save(name, weighed(changed, kept.policy), expected=kept.revision, audit=audit)
         except Stale as error:
