@@ -74,6 +74,8 @@ LAST_INFERENCE_MS: Final = _take(1)
 """Unix time in ms."""
 CPU_NS: Final = _take(1)
 TERMINATED: Final = _take(1)
+FAILED_RUN: Final = _take(1)
+"""Requests whose execution failed or came too late, whatever was answered: what `error_rate` calls bad."""
 CRASHES: Final = _take(1)
 """Workers that died while they executed it; added by control."""
 BATCH_STATS: Final = _take(129 * 4)

@@ -20,6 +20,7 @@ from gateway.counters import (
     EXECUTIONS,
     FAIL,
     FAIL_NS,
+    FAILED_RUN,
     INFERENCES,
     INFLIGHT,
     LAST_INFERENCE_MS,
@@ -109,6 +110,8 @@ class Meter:
         counts[CODE_INDEX.get(status, CODE_INDEX[500])] += 1
         counts[FAIL] += 1
         counts[FAIL_NS] += duration_ns
+        if error.executed:
+            counts[FAILED_RUN] += 1
         counts[REQUEST_DURATION + bisect_left(DURATION_BOUNDS_NS, duration_ns)] += 1
         counts[REQUEST_DURATION + _SUM] += duration_ns
         counts[TERMINATED] = self._runtime.terminations

@@ -200,12 +200,8 @@ def _print_plan(found: dict[str, Any]) -> None:
     if not found["steps"]:
         return
     live = found["live"]
-    counted = f"counted: {live['stable_bad']:,} of {live['stable_requests']:,} requests, and one to be safe"
-    assumed = f"assumed: {live['stable_requests']:,} counted requests are too few to know it"
-    how = assumed if live["bad_rate_assumed"] else counted
-    print(
-        f"\nlive: {live['requests_per_second']:.4g} requests/s, bad rate of stable {percent(live['bad_rate'])} ({how})"
-    )
+    rate = f"bad rate of stable {percent(live['bad_rate'])} ({_counted(live)})"
+    print(f"\nlive: {live['requests_per_second']:.4g} requests/s, {rate}")
     columns = [
         "step",
         "weight",
@@ -219,6 +215,21 @@ def _print_plan(found: dict[str, Any]) -> None:
     if live["units"]["sticky"]:
         print_table("distinct units that takes; of canary + stable", columns, map(_needs, found["steps"]))
         print(live["units"]["text"])
+
+
+def _counted(live: dict[str, Any]) -> str:
+    """Where stable's bad rate comes from."""
+    if live["bad_rate_assumed"]:
+        return f"assumed: {live['stable_requests']:,} counted requests are too few to know it"
+    seconds = live["bad_rate_seconds"]
+    when = "since this node's start" if seconds is None else f"in the last {seconds:.0f} s, on this node"
+    where = {
+        "rollout": "of the rollout in force",
+        "policy": f"of the policy in force, {when}",
+        "requests": f"to its version, {when}",
+    }
+    counts = f"{live['stable_bad']:,} of {live['stable_requests']:,} requests"
+    return f"counted: {counts} {where[live['bad_rate_from']]}; and one to be safe"
 
 
 def _place(one: dict[str, Any]) -> list[object]:

@@ -1,9 +1,10 @@
 """What is known of a model's traffic, for plans: stable's bad rate, and how many units come. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.control.documents import Kept
+from gateway.control.outcomes import Counted
 from gateway.control.steps import spec_of
 from gateway.control.units import Sampled
 from gateway.tally import BAD, OK, UNCOUNTED
@@ -12,33 +13,45 @@ from router.rollout.spec import identity
 
 ASSUMED_BAD_RATE: Final = 0.01
 """Of stable, where too little has been counted to know it."""
-_KNOWN: Final = 1_000
+KNOWN: Final = 100
+"""Requests from which a rate counts: as many without a bad one make about the rate that is assumed."""
+ROLLOUT: Final = "rollout"
+ASSUMED: Final = "assumed"
 _COMES_AGAIN: Final = 4
 """Requests per unit from which nearly all units have been seen: of units that come alike, all but e^-4 = 2 %."""
 
 
-def bad_rate(kept: Kept | None, digest: str) -> dict[str, Any]:
-    """Stable's bad rate, or what is assumed of it.
+def bad_rate(kept: Kept | None, digest: str, others: Sequence[Counted] = ()) -> dict[str, Any]:
+    """Stable's bad rate, by the first who has counted enough of it: its rollout, then others; else what is assumed.
 
     (bad + 1) / (requests + 2), Laplace's rule: also a stable that never failed may fail, and at a rate of 0 every time
     to find harm would be endless.
 
     Args:
         digest: of the model that is to be stable; what its rollout has counted of others is not its own.
+        others: who else has counted requests to it.
     """
+    counted = [_by_rollout(kept, digest), *others]
+    found = next((one for one in counted if one.requests >= KNOWN), None)
+    most = found or max(counted, key=lambda one: one.requests)
+    return {
+        "bad_rate": ASSUMED_BAD_RATE if found is None else (found.bad + 1) / (found.requests + 2),
+        "bad_rate_assumed": found is None,
+        "bad_rate_from": ASSUMED if found is None else found.source,
+        "bad_rate_seconds": None if found is None or found.seconds is None else round(found.seconds, 1),
+        "stable_requests": most.requests,
+        "stable_bad": most.bad,
+    }
+
+
+def _by_rollout(kept: Kept | None, digest: str) -> Counted:
     names = [] if kept is None else [pin.variant for pin in kept.record.variants if pin.digest == digest]
     ok = bad = 0
     for place, values in _judge(kept).get("counts", {}).items():
         _, stratum, variant = place.split("|")
         if stratum != UNCOUNTED and variant in names:
             ok, bad = ok + values[OK], bad + values[BAD]
-    known = ok + bad >= _KNOWN
-    return {
-        "bad_rate": (bad + 1) / (ok + bad + 2) if known else ASSUMED_BAD_RATE,
-        "bad_rate_assumed": not known,
-        "stable_requests": ok + bad,
-        "stable_bad": bad,
-    }
+    return Counted(ROLLOUT, ok, bad)
 
 
 def _judge(kept: Kept | None) -> Mapping[str, Any]:

@@ -43,15 +43,17 @@ async def plan(document: object, policies: Policies, service: Service) -> dict[s
     policy = readable(document)
     name = policy.metadata.name
     kept = policies.kept.get(name)
-    digests, problems = await _digests(policy, policies)
+    pinned, problems = await _pinned(policy, policies)
+    digests = {reference: digest for reference, (_, digest) in pinned.items()}
     diff = difference(kept, policy, digests)
     stable = next(one.model for one in policy.spec.variants if one.name == policy.spec.stable)
+    version, digest = pinned.get(stable, (0, ""))
     live = {
         "requests_per_second": round(service.request_rates.get(name, 0.0), 3),
-        **bad_rate(kept, digests.get(stable, "")),
+        **bad_rate(kept, digest, policies.outcomes.of(name, version, digest)),
         "units": units(kept, policy),
     }
-    more = await warnings(policy, policies, service, digests.get(stable, ""))
+    more = await warnings(policy, policies, service, digest)
     dropped = await _dropped(policy, policies, digests)
     diff = msgspec.structs.replace(diff, warnings=(*diff.warnings, *more))
     return {
@@ -92,18 +94,18 @@ def difference(kept: Kept | None, policy: TrafficPolicy, digests: Mapping[str, s
     return msgspec.structs.replace(diff, shares=(), moved_slots=0, moved_share=0.0, slots=kept.record.slots)
 
 
-async def _digests(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str, str], list[str]]:
-    """Digest of each reference, and what is wrong with those that cannot be used."""
-    found: dict[str, str] = {}
+async def _pinned(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str, tuple[int, str]], list[str]]:
+    """Version and digest of each reference, and what is wrong with those that cannot be used."""
+    found: dict[str, tuple[int, str]] = {}
     problems: list[str] = []
     contracts = {}
     for variant in policy.spec.variants:
         try:
-            _, digest = await policies.models.pin(policy.metadata.name, variant.model)
+            version, digest = await policies.models.pin(policy.metadata.name, variant.model)
         except ServingError as error:
             problems.append(f"variant {variant.name}: {error.message}")
             continue
-        found[variant.model] = digest
+        found[variant.model] = version, digest
         contracts[variant.name] = policies.models.contract(digest)
     stable = contracts.get(policy.spec.stable)
     problems += [

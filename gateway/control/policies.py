@@ -31,6 +31,7 @@ from gateway.control.documents import (
 )
 from gateway.control.losses import marked
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
+from gateway.control.outcomes import Outcomes
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
@@ -97,6 +98,7 @@ class Policies:
         self.unit_key = b""
         self.cleared: tuple[str, ...] = ()
         self.models = models
+        self.outcomes = Outcomes()
         self.taken: Callable[[str, PolicyRecord, TrafficPolicy], None] = lambda name, record, policy: None
         self.told: Callable[[str, int, Mapping[str, Any]], None] = lambda name, after, audit: None
         self.experiment_data: Callable[[str], Awaitable[ExperimentData | None]] = no_data

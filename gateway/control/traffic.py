@@ -22,6 +22,7 @@ from gateway.control.folder import MONITOR, POLICY, DocumentFolder
 from gateway.control.keepers import PolicyKeeper
 from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
+from gateway.control.outcomes import OutcomeCounts
 from gateway.control.pinning import Pinning
 from gateway.control.policies import Policies
 from gateway.control.policyfacts import TrafficFacts, counted, facts_of
@@ -81,7 +82,8 @@ class Traffic:
         self._crashes: list[tuple[float, str]] = []
         self.policies = Policies(store, Pinning(service), data_dir, now_ms=_now_ms, changed=service.policies_changed)
         service.policies = self.policies
-        self._rates = RequestRates(totals)
+        self._totals = totals
+        self._rates, self._outcomes = RequestRates(totals), OutcomeCounts()
         keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: None}
         self.folder = (
             DocumentFolder(folder, keepers, data_dir, in_thread=service.in_thread) if folder is not None else None
@@ -179,9 +181,13 @@ class Traffic:
         )
 
     async def measure(self) -> None:
-        """Keep the rates of requests, which plans are made with, and no sample too long, for ever. Cancel: at once."""
+        """Keep rates and outcomes of requests, for plans, and no sample too long, for ever. Cancel: at once."""
         while True:
-            self._service.request_rates = self._rates.tick(time.monotonic())
+            now_s = time.monotonic()
+            self._service.request_rates = self._rates.tick(now_s)
+            living, finals = self.pages()
+            pages = (finals, *living.values())
+            self.policies.outcomes = self._outcomes.tick(now_s, self.policies.kept, self._totals(), pages)
             self.samples.tidy()
             await asyncio.sleep(TICK_S)
 

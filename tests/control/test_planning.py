@@ -9,6 +9,7 @@ from gateway.control.intake import Delta
 from gateway.control.judge import Judge
 from gateway.control.live import ASSUMED_BAD_RATE, bad_rate, units
 from gateway.control.messages import VariantPin
+from gateway.control.outcomes import Counted
 from gateway.control.planning import steps
 from gateway.control.reads import unreadable
 from gateway.control.record import PolicyRecord
@@ -68,8 +69,9 @@ def test_the_canarys_failures_are_not_stables() -> None:
 def test_a_stable_that_never_failed_is_known_once_it_has_answered_enough() -> None:
     found = bad_rate(kept(wanted(), (90_156, 0), (20, 0)), STABLE)
     assert (found["bad_rate"], found["bad_rate_assumed"]) == (pytest.approx(1 / 90_158), False)
-    few = bad_rate(kept(wanted(), (900, 0), (90_000, 0)), STABLE)
-    assert (few["bad_rate"], few["bad_rate_assumed"], few["stable_requests"]) == (ASSUMED_BAD_RATE, True, 900)
+    few = bad_rate(kept(wanted(), (99, 0), (90_000, 0)), STABLE)
+    assert (few["bad_rate"], few["bad_rate_assumed"], few["stable_requests"]) == (ASSUMED_BAD_RATE, True, 99)
+    assert bad_rate(kept(wanted(), (100, 0), (0, 0)), STABLE)["bad_rate"] == pytest.approx(ASSUMED_BAD_RATE, rel=0.02)
     assert bad_rate(None, STABLE)["bad_rate_assumed"]
 
 
@@ -78,6 +80,19 @@ def test_counts_of_another_model_say_nothing() -> None:
     assert bad_rate(counted, "sha256:cc")["bad_rate_assumed"]
     counted.record.evidence["judge"]["identity"] = "of an earlier rollout"
     assert bad_rate(counted, STABLE)["bad_rate_assumed"]
+
+
+def test_who_has_counted_enough_is_asked_in_order() -> None:
+    policy, every = Counted("policy", 90, 10), Counted("requests", 2_250, 250, 30.0)
+    counted = kept(wanted(), (9_990, 8), (0, 0))
+    assert bad_rate(counted, STABLE, [policy, every])["bad_rate_from"] == "rollout"
+    found = bad_rate(counted, "sha256:cc", [policy, every])
+    assert (found["bad_rate_from"], found["bad_rate"], found["bad_rate_seconds"]) == ("policy", 11 / 102, None)
+    found = bad_rate(None, STABLE, [Counted("policy", 89, 10), every])
+    assert (found["bad_rate_from"], found["bad_rate"], found["bad_rate_seconds"]) == ("requests", 251 / 2_502, 30.0)
+    assert (found["stable_bad"], found["stable_requests"], found["bad_rate_assumed"]) == (250, 2_500, False)
+    few = bad_rate(None, STABLE, [Counted("policy", 3, 1), Counted("requests", 98, 1)])
+    assert (few["bad_rate_from"], few["bad_rate"], few["stable_requests"]) == ("assumed", ASSUMED_BAD_RATE, 99)
 
 
 def test_units_are_known_where_they_come_again() -> None:
