@@ -61,6 +61,8 @@ def _print(found: dict[str, Any]) -> None:
     print(f"experiment {found['name']}: {found['state']}, since {moment(found['began_ms'])}; {found['unit']}")
     if found["hypothesis"]:
         print(f"  {found['hypothesis']}")
+    if found["stop_reason"]:
+        print(f"ended {moment(found['ended_ms'])}: {found['stop_reason']}")
     health = found["health"]
     print(f"sample ratio p {number(health['srm_p'])}, of units with feedback {number(health['feedback_srm_p'])}")
     for warning in health["warnings"]:
@@ -81,6 +83,19 @@ def _print(found: dict[str, Any]) -> None:
         _print_goal(f"goal {goal['name']} ({goal['direction']} is better{mark})", goal)
     for rail in found["guardrails"]:
         _print_goal(f"guardrail {rail['name']}: share of failed requests per unit", rail)
+    _print_history(found)
+
+
+def _print_history(found: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import configured, edits
+
+    title = f"what was in force; computed by tidegate {found['code_version']}"
+    print_table(title, ["revisions", "since", "rule", "shares"], configured(found))
+    if found["audit"] is None:
+        print("the audit trail cannot be read: the store is away")
+        return
+    more = f", and {found['audit_left_out']:,} in between" if found["audit_left_out"] else ""
+    print_table(f"who changed it{more}", ["record", "time", "what", "actor", "revision", "reason"], edits(found))
 
 
 def _print_goal(title: str, goal: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ An id is `CHAIN/SEQ`: the chain's name, `main` for the only one of an embedded s
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -130,7 +130,11 @@ class Auditor:
                 return found, name
         return found, ""
 
-    # ---- one rollout ----
+    # ---- one experiment, one rollout ----
+
+    async def since(self, name: str, begins: Callable[[AuditRecord], bool]) -> list[AuditRecord]:
+        """Records of a policy from the newest that `begins` on, oldest first; without one, all. Raises StoreAway."""
+        return await self._all(name, begins)
 
     async def rollout(self, name: str, identity: str = "") -> dict[str, Any]:
         """All that is known of a rollout: records, each with its replay, and the state of the chain.
@@ -160,7 +164,7 @@ class Auditor:
             ],
         }
 
-    async def _all(self, name: str) -> list[AuditRecord]:
+    async def _all(self, name: str, begins: Callable[[AuditRecord], bool] | None = None) -> list[AuditRecord]:
         """Records of a policy, oldest first: the newest of them, when there are too many."""
         found: list[AuditRecord] = []
         cursor: str | None = None
@@ -168,7 +172,7 @@ class Auditor:
             page = await self._store.audit_read(name, after=cursor, limit=_PAGE, newest=True)
             found += [record for record in page.records if record.kind == "policy"]
             cursor = page.cursor
-            if cursor is None:
+            if cursor is None or (begins is not None and any(map(begins, found))):
                 break
         return found[::-1]
 

@@ -60,6 +60,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         *(part for goal in report["goals"] for part in _goal(report, goal)),
         *_guardrails(report),
         *_latency(report),
+        *_history(report),
         _raw(report),
     ]
     return (
@@ -76,6 +77,7 @@ def _head(report: Mapping[str, Any]) -> str:
         "owner": report["owner"] or "-",
         "state": f"{report['state']}, since {moment(report['began_ms'])}"
         + (f", ended {moment(report['ended_ms'])}" if report["ended_ms"] else ""),
+        "stopped": report.get("stop_reason") or "-",
         "variants": f"{variants}; control: {report['control']}",
         "unit": f"{report['unit']} (salt {report['salt']})",
         "revisions": " to ".join(map(str, report["revisions"])) or "-",
@@ -225,6 +227,33 @@ def _latency(report: Mapping[str, Any]) -> Iterable[str]:
             for one in report["latency"]
         ],
     )
+
+
+def _history(report: Mapping[str, Any]) -> Iterable[str]:
+    yield "<h2>History</h2>"
+    yield f'<p class="soft small">computed by tidegate {escape(report["code_version"])}</p>'
+    yield table(["revisions", "since", "rule", "shares"], configured(report))
+    if report.get("audit") is not None:
+        yield table(["record", "time", "what", "actor", "revision", "reason"], edits(report))
+        if report["audit_left_out"]:
+            yield f'<p class="soft small">and {report["audit_left_out"]:,} in between</p>'
+
+
+def configured(report: Mapping[str, Any]) -> Iterable[list[str]]:
+    """A row for each split of each epoch, for people."""
+    for epoch in report["configuration"]:
+        span = " to ".join(map(str, dict.fromkeys(epoch["revisions"])))
+        for split in epoch["splits"]:
+            shares = " / ".join(f"{name} {share / 100:g} %" for name, share in split["shares"].items())
+            apart = "" if split["randomised"] else ", not randomised"
+            yield [span, moment(epoch["began_ms"]), split["rule"] or "-", shares + apart]
+
+
+def edits(report: Mapping[str, Any]) -> Iterable[list[str]]:
+    """A row for each record of the audit trail that changed the experiment, for people."""
+    for one in report["audit"]:
+        revisions = f"{one['revision_before']} to {one['revision_after']}"
+        yield [one["id"], moment(one["time_ms"]), one["what"], one["actor"], revisions, one["reason"] or "-"]
 
 
 def _raw(report: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway import __version__
 from gateway.control.health import Health
 from gateway.control.rewards import DELAYS_S, Group, Rewards
 from gateway.control.study import Study, StudyGoal, shares_of
@@ -84,6 +85,8 @@ def report_of(
         "goals": [_goal(study, goal, rewards, marks) for goal in study.goals],
         "guardrails": [_errors(study, health)],
         "latency": list(latency),
+        "configuration": _configuration(study),
+        "code_version": __version__,
         "raw": _raw(study, health, rewards),
     }
     report["decision"] = _decision(study, report)
@@ -114,6 +117,26 @@ def _head(study: Study, now_ms: int) -> dict[str, Any]:
         "as_of_ms": now_ms,
         "revisions": [min(revisions), max(revisions)] if revisions else [],
     }
+
+
+def _configuration(study: Study) -> list[dict[str, Any]]:
+    """What was in force, epoch by epoch: shares of each split that randomised, or did not."""
+    return [
+        {
+            "epoch": key,
+            "revisions": [epoch.first_revision, epoch.last_revision],
+            "began_ms": epoch.began_ms,
+            "splits": [
+                {
+                    "rule": lane.rule,
+                    "randomised": lane.randomised,
+                    "shares": dict(zip(study.variants, lane.shares, strict=True)),
+                }
+                for lane in epoch.lanes
+            ],
+        }
+        for key, epoch in study.epochs.items()
+    ]
 
 
 def _alpha(study: Study) -> float:

@@ -7,10 +7,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.experimentpage import page_of
+from gateway.control.experimenttrail import began, begun_at, with_trail
 from gateway.control.shadowreport import shadow_report
 from gateway.control.traffic import Traffic
 from gateway.http.access import actor_of
 from gateway.http.reply import Reply, json_reply
+from gateway.store.base import StoreAway
 from runtimes.errors import InvalidInput
 
 # The page brings all it needs; nothing it holds may fetch or run anything.
@@ -40,11 +42,23 @@ class ExperimentEndpoints:
         form = request.query_params.get("format", "json")
         if form not in ("json", "html"):
             raise InvalidInput(f"format: expected json or html, got {form[:40]!r}")
-        report = await self._traffic.experiments.report(request.path_params["name"])
+        name = request.path_params["name"]
+        report = await self._told(name, await self._traffic.experiments.report(name))
         if form == "json":
             return json_reply(report)
         page = page_of(report).encode()
         return Reply(200, page, content_type=b"text/html; charset=utf-8", headers=_LOCKED)
+
+    async def _told(self, name: str, report: dict[str, Any]) -> dict[str, Any]:
+        """A report with what the audit trail says of it; without, while the store is away."""
+        study = self._traffic.experiments.study(name)
+        assert study is not None, "it has a report"
+        try:
+            records = await self._traffic.auditor.since(name, lambda one: began(one, begun_at(study)))
+        except StoreAway as error:
+            _log.warning("report_without_trail", extra={"facts": {"policy": name, "reason": error.message}})
+            return with_trail(report, study, None)
+        return with_trail(report, study, records)
 
     async def shadow(self, request: Request) -> Reply:
         """How a policy's shadow compares."""

@@ -275,8 +275,14 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     assert "goal paid" in done.stdout
     assert re.search(r"share of failed requests per unit\s+variant +requests +units +mean ", done.stdout)
     assert "&lt;i&gt;new&lt;/i&gt; wins" in page.read_text()
+    assert "who changed it" in done.stdout
+    assert re.search(r"main/\d+ .* apply +", done.stdout)
     done = cli(tree, "experiment", "report", "fraud", "--json")
-    assert json.loads(done.stdout)["decision"]["variants"] == {"new": "undecided"}
+    found = json.loads(done.stdout)
+    assert found["decision"]["variants"] == {"new": "undecided"}
+    shown = json.loads(cli(tree, "audit", "show", found["audit"][0]["id"]).stdout)
+    assert shown["record"]["document"]["spec"]["experiment"]
+    assert (found["state"], found["stop_reason"]) == ("running", "")
     assert cli(tree, "experiment", "report", "loans").returncode == 1
     assert "fraud" in cli(tree, "experiment", "ls").stdout
 
