@@ -33,7 +33,7 @@ def in_short(name: str, held: Held, now_ms: int, file_problem: str = "") -> dict
         "name": name,
         "generation": held.generation,
         "owner": held.record.owner if held.record is not None else "",
-        "states": worst_states(held),
+        "states": worst_states(held, now_ms),
         "incident": None if incident is None else {"id": incident.id, "severity": incident.severity,
                                                    "opened_s": incident.opened_s},
         "verdict": held.monitor.attribution.verdict,
@@ -45,20 +45,20 @@ def in_short(name: str, held: Held, now_ms: int, file_problem: str = "") -> dict
     }  # fmt: skip
 
 
-def worst_states(held: Held) -> dict[str, str]:
+def worst_states(held: Held, now_ms: int) -> dict[str, str]:
     """Signal -> the worst state of all series."""
     order = ("firing", "pending", "resolved", "ok", "unknown", "insufficient")
     found: dict[str, str] = {}
-    for one in latest(held):
+    for one in latest(held, now_ms):
         known = found.get(one.signal)
         if known is None or order.index(one.state) < order.index(known):
             found[one.signal] = one.state
     return found
 
 
-def latest(held: Held) -> Iterator[Finding]:
-    """The last word on each signal of each series; of a version without a reference nothing is known any more."""
-    for one in held.monitor.board.latest:
+def latest(held: Held, now_ms: int) -> Iterator[Finding]:
+    """The word on each signal of each series now; of a version without a reference nothing is known any more."""
+    for one in held.monitor.board.shown(now_ms / 1000):
         yield one if one.version in held.monitor.versions else msgspec.structs.replace(one, state="unknown")
 
 
@@ -127,7 +127,7 @@ def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
 
 def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[str, Any]:
     history = watching.engine.history(variant)
-    findings = [one for one in held.monitor.board.latest if one.series == (watching.version, variant)]
+    findings = [one for one in latest(held, now_ms) if one.series == (watching.version, variant)]
     observed, skipped = _rows(held, watching.version, variant)
     return {
         "rows": observed,
@@ -273,10 +273,11 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
         for level in DEGRADES:
             on = lease is not None and lease.level == level
             into.add("degrade_flags", name, *held.roles.canary, level, float(on))
-    raised = {(alarm, severity): 0 for alarm in worst_states(held) for severity in SEVERITIES[1:]} | dict(alerts)
+    worst = worst_states(held, now_ms)
+    raised = {(alarm, severity): 0 for alarm in worst for severity in SEVERITIES[1:]} | dict(alerts)
     for (signal, severity), count in raised.items():
         into.add("alerts", name, "-", "-", signal, severity, count)
-    for one in latest(held):
+    for one in latest(held, now_ms):
         into.add("drift_state", name, one.version, one.variant, one.signal, STATES.index(one.state))
     for version, watching in monitor.versions.items():
         dark = watching.engine.blind(now_ms)

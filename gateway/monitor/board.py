@@ -4,7 +4,7 @@ Variants get rows at different rates, so their windows close at different times.
 no longer than twice its window: after that nothing is known.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Final
 
 import msgspec
@@ -13,6 +13,9 @@ from gateway.monitor.attribution import Arm
 from gateway.monitor.words import Finding, Signal, State
 
 HOLDS_WINDOWS: Final = 2.0
+LEAST_S: Final = 5.0
+"""A word holds so long in any case: counts come once a second, and a window of one burst seems to last no time."""
+ALARMING: Final = frozenset({"firing", "pending"})
 
 
 class Board(msgspec.Struct, frozen=True):
@@ -38,12 +41,30 @@ class Board(msgspec.Struct, frozen=True):
         found = [one.keys for one in self.latest if (one.series, one.signal) == (series, signal)]
         return found[0] if found else ()
 
+    def shown(self, now_s: float) -> Iterator[Finding]:
+        """The words as people are told them now.
+
+        What alarms stays until something else is said of it: nobody is to think that it is over. It decides nothing
+        any more once it has lapsed, see `arm`.
+        """
+        for one in self.latest:
+            yield one if one.state in ALARMING or _holds(one, now_s) else _lapsed(one)
+
     def arm(self, version: str, variant: str, now_s: float) -> Arm:
         """States of one series now."""
         states: dict[Signal, State] = {}
         for one in self.latest:
             if one.series == (version, variant):
-                held_s = HOLDS_WINDOWS * (one.window_to_s - one.window_from_s)
-                said_s = max(one.window_to_s, one.told_s)
-                states[one.signal] = one.state if now_s - said_s <= held_s else "unknown"
+                states[one.signal] = one.state if _holds(one, now_s) else "unknown"
         return Arm(variant=f"version {version}" if variant == "-" else variant, states=states)
+
+
+def _holds(one: Finding, now_s: float) -> bool:
+    held_s = max(LEAST_S, HOLDS_WINDOWS * (one.window_to_s - one.window_from_s))
+    return now_s - max(one.window_to_s, one.told_s) <= held_s
+
+
+def _lapsed(one: Finding) -> Finding:
+    """Numbers of a window that says nothing any more are not told."""
+    text = f"nothing was said for {HOLDS_WINDOWS:g} windows; it was {one.state}"
+    return msgspec.structs.replace(one, state="unknown", keys=(), text=text)

@@ -95,7 +95,9 @@ def held_of(
 
 
 def page(held: Held, **changes: Any) -> tuple[str, dict[str, Any]]:
-    found = view("loans", held, leads=True, away="", now_ms=NOW_MS + 3_600_000) | changes
+    """Looked at while the last window still says something."""
+    last_s = max((one.window_to_s for one in held.monitor.board.latest), default=NOW_MS / 1000)
+    found = view("loans", held, leads=True, away="", now_ms=int(last_s * 1000) + 1_000) | changes
     about = {version: explained(one.reference, one.spec) for version, one in held.monitor.versions.items()}
     text = page_of(found, about, drawn(held, found), NOW_MS / 1000)
     parser = Strict()

@@ -19,6 +19,7 @@ from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, rest
 from gateway.control.monitors import KIND, STATE, Monitors
 from gateway.control.monitortold import Told
 from gateway.control.monitorviews import facts, view, worst_states
+from gateway.control.monitorwords import headline
 from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, CounterPage
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.counting import Counts
@@ -108,7 +109,7 @@ class World:
         held = self.monitors.held
         shown = facts(held, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=self.now_ms).drift_state
         found = {STATES[int(one[-1])] for one in shown if one[0] == name}
-        assert set(worst_states(held[name]).values()) == found
+        assert set(worst_states(held[name], self.now_ms).values()) == found
         return found
 
     def problems(self, name: str) -> dict[str, str]:
@@ -208,6 +209,22 @@ def test_of_a_version_whose_reference_is_gone_nothing_is_known_any_more(tmp_path
         await world.rounds(1)
         assert world.problems("bad") == {"1": "reference: gone.npz is not there"}
         assert world.states("bad") == {"unknown"}
+
+    in_a_world(tmp_path, work)
+
+
+def test_without_rows_nothing_is_known_any_more_wherever_it_is_asked(tmp_path: Path):
+    async def work(world: World) -> None:
+        await world.write("bad", {"window": {"rows": 200}})
+        await world.rounds(5)
+        assert "ok" in world.states("bad")
+        world.now_ms += 25_000
+        await world.monitors.tick()
+        assert world.states("bad") == {"unknown"}
+        seen = view("bad", world.monitors.held["bad"], leads=True, away="", now_ms=world.now_ms)
+        signals = seen["versions"]["1"]["variants"]["-"]["signals"]
+        assert {one["state"] for one in signals.values()} == {"unknown"}
+        assert headline(seen).startswith("No incident, and nothing can be said now")
 
     in_a_world(tmp_path, work)
 

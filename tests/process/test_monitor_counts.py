@@ -13,6 +13,7 @@ import pytest
 import tritonclient.http as triton
 
 from examples.carloan.build import INPUT
+from gateway.monitor.facts import STATES
 from tests.process import monitored
 from tests.process.callers import Crowd
 from tests.process.monitored import (
@@ -51,6 +52,12 @@ def told(tree: Tree) -> tuple[int, int]:
     """Rows that this node counted, and that it says it did not, on the metrics page."""
     observed = tree.counter("tidegate_monitor_rows_observed_total", model=NAME)
     return int(observed), int(tree.counter("tidegate_monitor_rows_skipped_total", model=NAME))
+
+
+def drift_states(tree: Tree) -> set[int]:
+    """Of all signals, on the metrics page."""
+    lines = tree.get("/metrics", admin=True)[1].decode().splitlines()
+    return {int(float(line.split()[-1])) for line in lines if line.startswith("tidegate_drift_state{")}
 
 
 def consistent(found: dict[str, Any]) -> None:
@@ -187,6 +194,9 @@ def test_a_control_that_stands_still_hinders_nobody(tmp_path: Path) -> None:
         consistent(found)
         observed, skipped = told(tree)
         assert (observed, skipped) == (crowd.seen.count(status=200), 0)
+        tree.until("nothing is ok without rows", lambda: "ok" not in seen(tree)["states"].values())
+        assert {one["state"] for one in series(seen(tree))["signals"].values()} == set(seen(tree)["states"].values())
+        assert STATES.index("ok") not in drift_states(tree)
 
 
 def test_a_server_that_is_started_anew_goes_on_with_its_windows_and_its_incident(tmp_path: Path) -> None:
