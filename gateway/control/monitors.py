@@ -316,7 +316,7 @@ class Monitors:
         deltas = heard.taken(held, vectors, self._node)
         heard.hear_answers(held, answers, now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
-        held.moved = held.moved or bool(deltas) or bool(outcome.findings)
+        held.moved = held.monitor.begin(now_ms) or held.moved or bool(deltas) or bool(outcome.findings)
         if deltas:
             held.fresh_ms = now_ms
         held.notes.take(outcome.events, held.monitor.versions)

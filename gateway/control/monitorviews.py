@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.labelnotes import NOBODY
 from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Series
 from gateway.monitor.counting import Counts
@@ -15,7 +16,7 @@ from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Cohort, performance
 from gateway.monitor.results import Compared, WindowResult
 from gateway.monitor.watching import Watching
-from gateway.monitor.words import SEVERITIES, Finding
+from gateway.monitor.words import SEVERITIES, Finding, Signal
 
 COHORTS_SHOWN: Final = 40
 WINDOWS_SHOWN: Final = 20
@@ -58,8 +59,31 @@ def worst_states(held: Held, now_ms: int) -> dict[str, str]:
 
 def latest(held: Held, now_ms: int) -> Iterator[Finding]:
     """The word on each signal of each series now; of a version without a reference nothing is known any more."""
+    said = set()
     for one in held.monitor.board.shown(now_ms / 1000):
+        said.add((one.series, one.signal))
         yield one if one.version in held.monitor.versions else msgspec.structs.replace(one, state="unknown")
+
+    for watching in held.monitor.versions.values():
+        yield from (one for one in _silence(held, watching) if (one.series, one.signal) not in said)
+
+
+def _silence(held: Held, watching: Watching) -> Iterator[Finding]:
+    """What would be said of a version if it had rows."""
+    scored: tuple[Signal, ...] = ("prediction_drift", "performance_estimated")
+    signals: tuple[Signal, ...] = ("input_drift", "data_quality", *(scored if watching.reference.plan.score else ()))
+    for variant in awaited(held, watching):
+        for signal in signals:
+            text = "no row was counted yet"
+            yield Finding(signal=signal, state="unknown", version=watching.version, variant=variant, text=text)
+
+
+def awaited(held: Held, watching: Watching) -> list[str]:
+    """Variants of a version that has no rows: those that its policy gives it, or else "-"; of others none."""
+    if watching.engine.variants:
+        return []
+    live = held.roles.live or ()
+    return sorted(variant for version, variant in live if version == watching.version and variant != NOBODY) or [NOBODY]
 
 
 def problems(held: Held) -> dict[str, str]:
@@ -84,8 +108,12 @@ def blind(held: Held, now_ms: int) -> list[str]:
     return [
         f"{version}/{variant}"
         for version, watching in held.monitor.versions.items()
-        for variant in watching.engine.blind(now_ms)
+        for variant in _dark(held, watching, now_ms)
     ]
+
+
+def _dark(held: Held, watching: Watching, now_ms: int) -> list[str]:
+    return watching.engine.blind(now_ms) + (awaited(held, watching) if watching.idle(now_ms) else [])
 
 
 def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_problem: str = "") -> dict[str, Any]:
@@ -113,7 +141,11 @@ def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_pro
 def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
     reference = watching.reference
     variants = sorted(
-        {*watching.engine.variants, *(key[2].variant for key in held.seen if key[2].version == watching.version)}
+        {
+            *watching.engine.variants,
+            *awaited(held, watching),
+            *(key[2].variant for key in held.seen if key[2].version == watching.version),
+        }
     )
     return {
         "reference": {"id": reference.id, "rows": reference.rows, "origin": reference.origin,
@@ -280,7 +312,9 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
     for one in latest(held, now_ms):
         into.add("drift_state", name, one.version, one.variant, one.signal, STATES.index(one.state))
     for version, watching in monitor.versions.items():
-        dark = watching.engine.blind(now_ms)
+        dark = _dark(held, watching, now_ms)
+        for variant in awaited(held, watching):
+            into.add("monitor_blind", name, version, variant, float(variant in dark))
         for variant in watching.engine.variants:
             into.add("monitor_blind", name, version, variant, float(variant in dark))
             _series(into, (name, version, variant), held, watching, now_ms)

@@ -151,6 +151,13 @@ class ModelMonitor:
             self.versions[version] = Watching(version, watching.reference, self.spec)
             raise
 
+    def begin(self, now_ms: int) -> bool:
+        """Note since when versions are watched; whether one is new."""
+        new = [one for one in self.versions.values() if one.since_ms is None]
+        for one in new:
+            one.since_ms = now_ms
+        return bool(new)
+
     def awaits(self, version: str) -> bool:
         """Whether windows of a version that is not served yet are kept for it."""
         return version in self._absent

@@ -33,7 +33,7 @@ from gateway.monitor.realised import (
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.telling import findings
-from gateway.monitor.windows import DAY_MS
+from gateway.monitor.windows import BLIND_AFTER, DAY_MS
 from gateway.monitor.words import Finding, Severity, Signal, State
 
 SPANS_OF_MATURITY: Final = 4
@@ -62,6 +62,7 @@ class Watching:
     Attributes:
         fair: last fairness of decisions by variant; gaps: last of a matured cohort, by labels.
         judged: last matured performance by variant.
+        since_ms: when it began to be watched; None = nobody has said yet.
         looks: last verdicts on it by variant, oldest first: as many as an alarm is made of.
         last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
             kept across restarts.
@@ -73,6 +74,7 @@ class Watching:
         self.engine = Engine(reference, spec, champion=champion, others=others)
         groups, mature_s = reference.plan.group_count, spec.labels.mature_after_ms / 1000
         self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
+        self.since_ms: int | None = None
         self.last: dict[str, Closed] = {}
         self.fair: dict[str, Fairness] = {}
         self.gaps: dict[str, Fairness] = {}
@@ -219,6 +221,11 @@ class Watching:
             **span,
         )
 
+    def idle(self, now_ms: int) -> bool:
+        """No row came for two of the longest windows since it is watched: there is no series that could be blind."""
+        longest_ms = BLIND_AFTER * self.engine.rule.longest_ms
+        return not self.engine.variants and self.since_ms is not None and now_ms - self.since_ms > longest_ms
+
     # ---- labels ----
 
     def _of_cohort(self, judged: Judged, end_s: int) -> Finding:
@@ -362,6 +369,7 @@ class Watching:
         """Everything in plain values; what is only shown comes again with the next window."""
         return {
             "engine": self.engine.state(),
+            "since_ms": self.since_ms,
             "cohorts": self.cohorts.plain(),
             "realised": {variant: watch.plain() for variant, watch in self._realised.items()},
             "fairness": {variant: watch.plain() for variant, watch in self._fairness.items()},
@@ -379,6 +387,7 @@ class Watching:
         champion, others, abroad = self.engine.champion, self.engine.others, self.engine.abroad
         self.engine = Engine.restored(self.reference, self.spec, state["engine"])
         self.engine.champion, self.engine.others, self.engine.abroad = champion, others, abroad
+        self.since_ms = state.get("since_ms")
         if state["cohorts"]["groups"] == self.cohorts.groups:
             span_s = self.cohorts.span_s
             self.cohorts = Cohorts.from_plain(state["cohorts"])

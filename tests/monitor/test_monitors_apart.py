@@ -229,6 +229,37 @@ def test_without_rows_nothing_is_known_any_more_wherever_it_is_asked(tmp_path: P
     in_a_world(tmp_path, work)
 
 
+def blind_in(world: World, name: str) -> dict[str, float]:
+    """Variant -> sample of the metrics page, which views have to agree with."""
+    held = world.monitors.held
+    shown = facts(held, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=world.now_ms).monitor_blind
+    found = {str(variant): float(value) for model, _, variant, value in shown if model == name}
+    seen = view(name, held[name], leads=True, away="", now_ms=world.now_ms)
+    assert seen["blind"] == [f"1/{variant}" for variant, value in found.items() if value]
+    return found
+
+
+def test_a_version_that_never_had_a_row_is_unknown_and_then_blind_also_after_a_restart(tmp_path: Path):
+    async def work(world: World) -> None:
+        await world.write("bad", {"window": {"time": "10s"}})
+        await world.monitors.tick()
+        assert (world.states("bad"), blind_in(world, "bad")) == ({"unknown"}, {"-": 0.0})
+        world.now_ms += 10_000
+        world.node()
+        await world.monitors.tick()
+        world.now_ms += 10_000
+        await world.monitors.tick()
+        assert blind_in(world, "bad") == {"-": 0.0}
+        world.now_ms += 1
+        assert blind_in(world, "bad") == {"-": 1.0}
+        signals = view("bad", world.monitors.held["bad"], leads=True, away="", now_ms=world.now_ms)
+        assert signals["versions"]["1"]["variants"]["-"]["signals"]["input_drift"]["state"] == "unknown"
+        await world.rounds(3)
+        assert blind_in(world, "bad") == {"-": 0.0}, "its first window is open"
+
+    in_a_world(tmp_path, work)
+
+
 def damaged(world: World, part: str, value: Any) -> bytes:
     """The saved state of a monitor with another value."""
     state = msgspec.msgpack.decode(zlib.decompress(encoded_state(world.monitors.held["bad"])))
