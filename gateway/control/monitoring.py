@@ -52,6 +52,7 @@ class Monitoring:
             lease=lambda: traffic.rollouts.lease,
             told=told,
             now_ms=_now_ms,
+            silent_ms=traffic.rollouts.nodes.silent_ms,
         )
         service.calls["first_rows"] = self.monitors.firsts.take
         self.desk = MonitorDesk(

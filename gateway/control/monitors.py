@@ -60,6 +60,7 @@ class Monitors:
         node, run: this node, and this start of its process tree.
         lease: that of the rollouts; None = another node leads.
         told: those who are told of incidents.
+        silent_ms: for how long a node that lives has told nothing; 0 = all are heard.
         served: the node's totals of answers.
 
     Attributes:
@@ -80,6 +81,7 @@ class Monitors:
         lease: Callable[[], Lease | None],
         told: Told,
         now_ms: Callable[[], int],
+        silent_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.held: dict[str, Held] = {}
         self.loaded = False
@@ -93,7 +95,7 @@ class Monitors:
         self._pages = pages
         self._served = served
         self._lease = lease
-        self._now_ms = now_ms
+        self._now_ms, self._silent_ms = now_ms, silent_ms
         self._references = References()
         self._sequence = 0
         self._epoch = now_ms()
@@ -151,6 +153,7 @@ class Monitors:
                 mine = {series: counts for series, counts in totals.items() if series.model == name}
                 spoken = {place[1:]: buckets for place, buckets in answers.items() if place[0] == name}
                 spoken = {place: buckets for place, buckets in spoken.items() if place[0] in held.monitor.versions}
+                held.monitor.silent_s = self._silent_ms() / 1000
                 with self._apart(name):
                     await (self._lead(name, held, mine, spoken) if leads else self._send(name, held, mine, spoken))
             for name, held in self.held.items():
@@ -466,6 +469,7 @@ class Monitors:
         except StoreAway:
             return held
         shown.roles = self._roles(name, shown, self._now_ms())
+        shown.monitor.silent_s = self._silent_ms() / 1000
         return shown
 
     def drift(self, name: str) -> Drift:

@@ -60,7 +60,7 @@ def worst_states(held: Held, now_ms: int) -> dict[str, str]:
 def latest(held: Held, now_ms: int) -> Iterator[Finding]:
     """The word on each signal of each series now; of a version without a reference nothing is known any more."""
     said = set()
-    for one in held.monitor.board.shown(now_ms / 1000):
+    for one in held.monitor.board.shown(now_ms / 1000, held.monitor.silent_s):
         said.add((one.series, one.signal))
         yield one if one.version in held.monitor.versions else msgspec.structs.replace(one, state="unknown")
 
@@ -132,10 +132,16 @@ def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_pro
         "leases": msgspec.to_builtins(monitor.leases.held),
         "retraining": msgspec.to_builtins(monitor.requests.asked),
         "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in monitor.held[-20:]],
-        "lag_ms": now_ms - held.fresh_ms if held.fresh_ms else None,
+        "lag_ms": _lag_ms(held, now_ms),
         "missed": held.missed,
         "versions": {version: _version(held, watching, now_ms) for version, watching in monitor.versions.items()},
     }
+
+
+def _lag_ms(held: Held, now_ms: int) -> int | None:
+    """Age of the newest counts, or of the last word of a node that lives and is silent: its counts are missing."""
+    ages = [now_ms - held.fresh_ms] if held.fresh_ms else []
+    return max([*ages, *([int(held.monitor.silent_s * 1000)] if held.monitor.silent_s else [])], default=None)
 
 
 def _version(held: Held, watching: Watching, now_ms: int) -> dict[str, Any]:
@@ -292,8 +298,9 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
         into.add(
             "monitor_reference_missing", name, version, "-", float(bool(problem) or version not in monitor.versions)
         )
-    if held.fresh_ms:
-        into.add("monitor_lag_seconds", name, "-", "-", (now_ms - held.fresh_ms) / 1000)
+    lag_ms = _lag_ms(held, now_ms)
+    if lag_ms is not None:
+        into.add("monitor_lag_seconds", name, "-", "-", lag_ms / 1000)
     into.add("monitor_deltas_gap", name, "-", "-", held.missed)
     into.add("monitor_deltas_duplicated", name, "-", "-", held.duplicated)
     for outcome, count in monitor.requests.counts.items():

@@ -147,6 +147,12 @@ class Nodes:
         words = [(node, word) for node, word in self._heard.items() if word.workers]
         return {node: word.acked for node, word in words if now_ms - word.at_ms < within_ms}
 
+    def silent_ms(self) -> int:
+        """For how long the most silent of them has told nothing, from `SILENT_MS` on; 0 = all are heard, or gone."""
+        now_ms = self._now_ms()
+        ages = [now_ms - word.at_ms for word in self._heard.values() if word.workers]
+        return max((age for age in ages if SILENT_MS <= age < GONE_MS), default=0)
+
     def behind(self, name: str, revision: int, within_ms: int = GONE_MS) -> tuple[str, ...]:
         """Those of them whose workers do not act on this revision of a policy, or have not said so."""
         others = self.others(within_ms)

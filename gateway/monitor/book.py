@@ -108,10 +108,12 @@ class ModelMonitor:
         ledger, leases, requests: see the modules of these names.
         attribution: of the last turn that said something.
         held: findings that fired and were not told, with the reason.
+        silent_s: for how long a node that lives has told nothing; 0 = all rows have come.
     """
 
     def __init__(self, name: str, spec: Spec) -> None:
         self.name = name
+        self.silent_s = 0.0
         self.spec = spec
         self.versions: dict[str, Watching] = {}
         self.board = Board()
@@ -302,18 +304,18 @@ class ModelMonitor:
         return Outcome(closed=closed, findings=tuple(findings), events=turn.events, lease=lease, retrain=asked, key=key)
 
     def _attributed(self, roles: Roles, now_s: float) -> Attribution:
-        champion = self.board.arm(*roles.champion, now_s)
+        champion = self.board.arm(*roles.champion, now_s, self.silent_s)
         canary: Arm | None = None
         compared = None
         if roles.canary is not None:
-            canary = self.board.arm(*roles.canary, now_s)
+            canary = self.board.arm(*roles.canary, now_s, self.silent_s)
             compared = Compared(
                 inputs=self._pair.inputs.state,
                 outputs=self._pair.outputs.state,
                 performance=self._compared_labels(canary, roles.canary, now_s),
                 latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
             )
-        others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s)
+        others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s, self.silent_s)
         return attribute(champion, canary, compared, others=others)
 
     def _compared_labels(self, canary: Arm, series: tuple[str, str], now_s: float) -> State:
@@ -365,7 +367,9 @@ class ModelMonitor:
         """Signals of a policy that speak against the canary now: input_drift, output_drift."""
         found = set()
         if self._canary is not None and self.ledger.open is not None:
-            if self._pair.outputs.state == "firing" and self.board.arm(*self._canary, now_s).fires("prediction_drift"):
+            if self._pair.outputs.state == "firing" and self.board.arm(*self._canary, now_s, self.silent_s).fires(
+                "prediction_drift"
+            ):
                 found.add("output_drift")
             if self._pair.inputs.state == "firing":
                 found.add("input_drift")
@@ -375,7 +379,7 @@ class ModelMonitor:
         """Signals of a policy on which there is no verdict now: too few rows, no reference, or none for a long time."""
         if self._canary is None:
             return frozenset({"input_drift", "output_drift"})
-        canary = self.board.arm(*self._canary, now_s)
+        canary = self.board.arm(*self._canary, now_s, self.silent_s)
         states = {
             "input_drift": (canary.state("inputs"), self._pair.inputs.state),
             "output_drift": (canary.state("outputs"), self._pair.outputs.state),

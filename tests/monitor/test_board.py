@@ -52,3 +52,12 @@ def test_a_word_that_has_lapsed_tells_no_numbers_of_its_window():
     told = Finding(signal="input_drift", state="ok", version="1", keys=("a",), text="PSI 0.3", window_to_s=1)
     (found,) = Board().take([told]).shown(1e6)
     assert (found.keys, found.text) == ((), "nothing was said for 2 windows; it was ok")
+
+
+@pytest.mark.parametrize(("state", "wanted"), [("ok", "unknown"), ("resolved", "unknown"), ("firing", "firing")])
+def test_a_window_that_closed_while_a_node_was_silent_is_not_clean(state: State, wanted: State):
+    board = Board().take([word(state)])
+    for silent_s, found in ((0.0, state), (4.9, state), (5.1, wanted)):
+        assert [one.state for one in board.shown(15.0, silent_s)] == [found]
+        assert board.arm("1", "-", 15.0, silent_s).states["input_drift"] == found
+        assert board.others([], 15.0, silent_s)[0].states["input_drift"] == found

@@ -53,7 +53,7 @@ class World:
         routes = {name: Route(1, (1,), {}) for name in NAMES}
         states = [SimpleNamespace(name=name, version=1) for name in NAMES]
         self.snapshot: Any = SimpleNamespace(models=models, routes=routes, states=states, policies=(), ready=True)
-        self.source_problem = ""
+        self.source_problem, self.silent_ms = "", 0
         self.watched: tuple[Any, ...] = ()
         self.kept: dict[str, Any] = {}
         self.node()
@@ -72,6 +72,7 @@ class World:
             lease=lambda: self.lease,
             told=Told(None, b"", source="/test", now_s=lambda: self.now_ms / 1000),
             now_ms=lambda: self.now_ms,
+            silent_ms=lambda: self.silent_ms,
         )
 
     async def in_thread(self, work: Any, *args: object) -> Any:
@@ -225,6 +226,26 @@ def test_without_rows_nothing_is_known_any_more_wherever_it_is_asked(tmp_path: P
         signals = seen["versions"]["1"]["variants"]["-"]["signals"]
         assert {one["state"] for one in signals.values()} == {"unknown"}
         assert headline(seen).startswith("No incident, and nothing can be said now")
+
+    in_a_world(tmp_path, work)
+
+
+def test_while_a_node_is_silent_rows_of_the_others_make_nothing_ok(tmp_path: Path):
+    async def work(world: World) -> None:
+        await world.write("bad", {"window": {"rows": 200}})
+        await world.rounds(5)
+        assert "ok" in world.states("bad")
+        world.silent_ms = 3_000
+        for _ in range(5):
+            await world.rounds(1)
+            world.silent_ms += 1_000
+        assert world.states("bad") == {"unknown"}
+        seen = view("bad", world.monitors.held["bad"], leads=True, away="", now_ms=world.now_ms)
+        assert seen["lag_ms"] == world.silent_ms - 1_000, "that of the last round, though its own rows are fresh"
+        world.silent_ms = 0
+        await world.rounds(1)
+        assert "ok" in world.states("bad")
+        assert view("bad", world.monitors.held["bad"], leads=True, away="", now_ms=world.now_ms)["lag_ms"] == 0
 
     in_a_world(tmp_path, work)
 

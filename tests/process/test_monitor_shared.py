@@ -98,6 +98,30 @@ def test_rows_of_both_are_in_one_set_of_windows_that_outlives_who_judged(pair: t
         sender.close()
 
 
+def test_while_a_control_stands_still_rows_of_the_other_gateway_make_nothing_ok(pair: tuple[Tree, Tree]) -> None:
+    first, second = pair
+    senders = [Sender(tree) for tree in pair]
+    control = second.control_pid()
+    os.kill(control, signal.SIGSTOP)
+    try:
+        first.until("the silence is told", lambda: (seen(first)["lag_ms"] or 0) >= 3_000)
+        senders[1].send(AFTER[:WINDOW])
+        senders[0].send(BEFORE[:WINDOW])
+        first.until("a window closes", lambda: windows(first) == [(0, WINDOW)])
+        assert set(seen(first)["states"].values()) == {"unknown"}
+    finally:
+        os.kill(control, signal.SIGCONT)
+
+    def is_heard() -> bool:
+        senders[0].send(BEFORE[:WINDOW])
+        return "ok" in seen(first)["states"].values()
+
+    first.until("something is ok", is_heard)
+    first.until("every row counts", lambda: seen(first)["rows"] == sum(sender.rows for sender in senders))
+    for sender in senders:
+        sender.close()
+
+
 def test_a_poisoned_stream_hinders_nobody(pair: tuple[Tree, Tree], redis: RedisServer) -> None:
     first, second = pair
     sender = Sender(second)

@@ -38,7 +38,9 @@ def test_each_knows_what_the_others_act_on_and_who_is_silent_or_has_left(own_red
         await a.look()
         assert a.others() == {"b": {"m": 3}}, "and not of itself"
         assert (a.behind("m", 4), a.behind("m", 3), a.behind("new", 1)) == (("b",), (), ("b",))
+        assert a.silent_ms() == 0
         await passes(clock, SILENT_MS, a)
+        assert a.silent_ms() == SILENT_MS
         assert (a.behind("m", 4, SILENT_MS), a.behind("m", 4)) == ((), ("b",)), "silent, and not forgotten"
         later = Nodes(store, "c", clock)
         await later.look()
@@ -47,14 +49,16 @@ def test_each_knows_what_the_others_act_on_and_who_is_silent_or_has_left(own_red
         await b.leave()
         await b.speak({"m": 4}, 1)
         await a.look()
-        assert (a.others(), a.left) == ({}, {"b"})
+        assert (a.others(), a.left, a.silent_ms()) == ({}, {"b"}, 0)
         clock.ms += 1
         again = Nodes(store, "b", clock)
         await again.speak({"m": 5}, 1)
         await a.look()
         assert (a.others(), a.left) == ({"b": {"m": 5}}, set())
-        await passes(clock, GONE_MS, a)
-        assert a.others() == {}
+        await passes(clock, GONE_MS - 1_000, a)
+        assert a.silent_ms() == GONE_MS - 1_000
+        await passes(clock, 1_000, a)
+        assert (a.others(), a.silent_ms()) == ({}, 0)
         await store.close()
 
     asyncio.run(story())
