@@ -33,7 +33,7 @@ from gateway.tally import (
 )
 from router.evidence.eprocess import log_threshold
 from router.evidence.executions import ExecutionShare
-from router.evidence.sequences import bernoulli_interval
+from router.evidence.sequences import bernoulli_interval, of_one_side
 from router.evidence.srm import SampleRatio
 from router.hashing import evidence_index, in_sample
 from router.rollout.observed import Verdict
@@ -346,8 +346,8 @@ class Judge:
         limit, kept = rail.max or 0.0, len(self._analysis.guardrails)
         if not compared:
             return Verdict(insufficient=True, text="nothing was compared yet")
-        harm = bernoulli_interval(disagreed, compared, min(1.0, 2 * self._analysis.alpha / kept))
-        safe = bernoulli_interval(disagreed, compared, min(1.0, 2 * self._analysis.beta))
+        harm = bernoulli_interval(disagreed, compared, of_one_side(self._analysis.alpha / kept))
+        safe = bernoulli_interval(disagreed, compared, of_one_side(self._analysis.beta))
         return Verdict(
             tripped=harm.low > limit or rail.label in self.tripped,
             passes=safe.high < limit,

@@ -79,11 +79,14 @@ def _silence(held: Held, watching: Watching) -> Iterator[Finding]:
 
 
 def awaited(held: Held, watching: Watching) -> list[str]:
-    """Variants of a version that has no rows: those that its policy gives it, or else "-"; of others none."""
+    """Variants of a version that has no rows, though somebody should ask for it: those that its policy gives it, or "-"
+    where the model has no rows at all. Versions that are loaded beside one that is asked for wait for nobody."""
     if watching.engine.variants:
         return []
     live = held.roles.live or ()
-    return sorted(variant for version, variant in live if version == watching.version and variant != NOBODY) or [NOBODY]
+    given = sorted(variant for version, variant in live if version == watching.version and variant != NOBODY)
+    asked = any(one.engine.variants for one in held.monitor.versions.values())
+    return given or ([] if asked else [NOBODY])
 
 
 def problems(held: Held) -> dict[str, str]:

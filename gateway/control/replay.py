@@ -24,7 +24,7 @@ from gateway.tally import BAD, OK
 from router.document import PolicyError
 from router.evidence.planning import Guardrail, careful_rate, smallest_detectable
 from router.evidence.promotion import below_log_e
-from router.evidence.sequences import Moments, bernoulli_interval, rate_log_e, unit_ratio_log_e
+from router.evidence.sequences import Moments, bernoulli_interval, of_one_side, rate_log_e, unit_ratio_log_e
 from router.evidence.special import log_add, log_sum
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy, parse
@@ -483,12 +483,12 @@ def _shadow_state(label: str, evidence: Mapping[str, Any]) -> str:
     limit = evidence["shadow_max"][label] or 0.0
     alpha, beta = evidence["alpha"] / evidence["guardrails"], evidence["beta"]
     tripped = evidence["shadow_tripped"].get(label)
-    if tripped and bernoulli_interval(*_differ(tripped, evidence), min(1.0, 2 * alpha)).low > limit:
+    if tripped and bernoulli_interval(*_differ(tripped, evidence), of_one_side(alpha)).low > limit:
         return "tripped"
     disagreed, compared = _differ(evidence["shadow"] or [0, 0, 0], evidence)
     if not compared:
         return "insufficient"
-    return "passes" if bernoulli_interval(disagreed, compared, min(1.0, 2 * beta)).high < limit else "undecided"
+    return "passes" if bernoulli_interval(disagreed, compared, of_one_side(beta)).high < limit else "undecided"
 
 
 def _differ(counts: Sequence[int], evidence: Mapping[str, Any]) -> tuple[int, int]:

@@ -135,6 +135,11 @@ class BetaBinomial:
         return _crossing(lambda s: self.log_e(s, v) < wanted, 0.0, most)
 
 
+def of_one_side(alpha: float) -> float:
+    """Alpha of an interval of which only one side, with half of it, is looked at. Below 1: a side may have 0.5."""
+    return min(2.0 * alpha, 0.999999)
+
+
 def bernoulli_interval(bad: int, total: int, alpha: float, t_opt: float = 1000.0) -> Interval:
     """Confidence sequence of a rate: all rates that the beta-binomial mixture does not refuse.
 

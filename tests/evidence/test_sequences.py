@@ -155,3 +155,9 @@ def test_the_unit_ratio_crosses_where_the_one_sided_sequence_does() -> None:
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         make()
+
+
+def test_one_side_of_an_interval_may_have_half() -> None:
+    assert sequences.of_one_side(0.05) == 0.1
+    found = sequences.bernoulli_interval(30, 100, sequences.of_one_side(0.5))
+    assert 0.0 < found.low <= 0.3 <= found.high < 1.0

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from gateway.control.messages import Route, WantedModel
 from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, restore_state
 from gateway.control.monitors import KIND, STATE, Monitors
 from gateway.control.monitortold import Told
-from gateway.control.monitorviews import facts, view, worst_states
+from gateway.control.monitorviews import awaited, facts, view, worst_states
 from gateway.control.monitorwords import headline
 from gateway.counters import DRIFT, DRIFT_TAKEN, DRIFT_TAKEN_VALUES, CounterPage
 from gateway.monitor.book import ModelMonitor
@@ -279,6 +279,19 @@ def test_a_version_that_never_had_a_row_is_unknown_and_then_blind_also_after_a_r
         assert blind_in(world, "bad") == {"-": 0.0}, "its first window is open"
 
     in_a_world(tmp_path, work)
+
+
+def test_a_version_that_is_loaded_beside_one_that_is_asked_for_waits_for_nobody():
+    asked, idle = (
+        SimpleNamespace(version=version, engine=SimpleNamespace(variants=variants))
+        for version, variants in (("1", ["-"]), ("2", []))
+    )
+    held: Any = SimpleNamespace(roles=SimpleNamespace(live=None), monitor=SimpleNamespace(versions={"2": idle}))
+    assert awaited(held, cast(Any, idle)) == ["-"]
+    held.monitor.versions["1"] = asked
+    assert (awaited(held, cast(Any, idle)), awaited(held, cast(Any, asked))) == ([], [])
+    held.roles.live = {("1", "stable"), ("2", "canary")}
+    assert awaited(held, cast(Any, idle)) == ["canary"]
 
 
 def damaged(world: World, part: str, value: Any) -> bytes:
