@@ -138,10 +138,10 @@ def units_in(blobs: dict[str, list[bytes]], units: list[int]) -> dict[str, int]:
     return found
 
 
-def asked(tree: Tree, model: str, body: bytes) -> list[str]:
+def asked(tree: Tree, model: str, body: bytes, users: list[str] = USERS) -> list[str]:
     """Each user asks once; the ids of the answers, where they have one."""
     caller = Caller(tree.port, model)
-    answers = [caller.ask(body, f"x-user-id: {user}\r\n") for user in USERS]
+    answers = [caller.ask(body, f"x-user-id: {user}\r\n") for user in users]
     caller.close()
     assert {answer.status for answer in answers} == {200}
     return [answer.headers.get("x-prediction-id", "") for answer in answers]
@@ -153,7 +153,8 @@ def test_no_hash_that_the_salt_gives_away_is_written_or_given_to_anybody(place: 
     apply(tree, ROLLOUT)
     until(tree, "lookup", "BAKING")
     ids = asked(tree, "affine", tensor([1.0, 3.0], "FP32", shape=[1, 2]))
-    asked(tree, "lookup", tensor([6]))
+    asked(tree, "lookup", tensor([1]))
+    asked(tree, "lookup", tensor([6]), USERS[:4])  # the canary fails on it: noted, and too few to end the rollout
     body = [{"prediction_id": one, "reward": {"paid": 1.0}, "label": "NO"} for one in ids]
     status, text = tree.call("POST", "/v1/feedback", body)
     assert status == 200, text
