@@ -1,17 +1,14 @@
 """Reading policy documents: what is right, what is wrong and how that is said, and what the values become."""
 
-import json
 import math
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.document import PolicyError
 from router.policy import parse, spec_digest
-from router.schema import descriptions, schema, sections
 from tests.router.documents import policy, read
 
 STEPS = [{"setWeight": "1%"}, {"setWeight": "100%"}]
@@ -484,25 +481,3 @@ def test_any_value_anywhere_is_read_or_refused(place: tuple[Any, ...], other: An
         return
     assert sum(found.counts()) == 10_000
     assert len(spec_digest(found)) == 32
-
-
-# ---- schema ----
-
-
-def test_every_field_has_a_description() -> None:
-    for kind in sections():
-        written = {field.encode_name for field in msgspec.structs.fields(kind)}
-        assert set(descriptions(kind)) == written, kind
-
-
-def test_the_schema_says_how_shares_and_times_are_written() -> None:
-    found = schema()
-    steps = found["$defs"]["Step"]["properties"]
-    assert steps["setWeight"]["type"] == ["integer", "string"]
-    assert found["$defs"]["Approval"]["properties"]["by"]["items"]["pattern"].startswith("^((key|label|group):)?")
-    assert found["$defs"]["Analysis"]["properties"]["guardrails"]["minItems"] == 1
-    assert found["$defs"]["OnFailure"]["properties"]["keepLoaded"]["type"] == "string"
-    assert found["$defs"]["Unit"]["properties"]["missing"]["enum"] == ["random", "reject", "stable"]
-    assert found["$defs"]["Spec"]["additionalProperties"] is False
-    assert found["$defs"]["Spec"]["required"] == ["variants", "split"]
-    assert json.loads(json.dumps(found)) == found
