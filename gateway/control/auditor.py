@@ -13,7 +13,8 @@ import msgspec
 from gateway.control.policies import Policies
 from gateway.control.replay import Replay, replay
 from gateway.predictions import ForgedId, Prediction, read
-from gateway.store.base import INTEGER_MAX, AuditRecord
+from gateway.store.allowed import INTEGER_MAX
+from gateway.store.base import AuditRecord
 from gateway.store.records import MAIN, name_of_record
 from runtimes.errors import InvalidInput, ServingError
 

@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from gateway.control.entries import read_entry
-from gateway.store.base import INTEGER_MAX, Store
+from gateway.store.allowed import INTEGER_MAX
+from gateway.store.base import Store
 
 STREAM: Final = "nodes"
 SPEAK_MS: Final = 1_000

@@ -12,7 +12,7 @@ from gateway.control.traffic import Traffic
 from gateway.http.access import actor_of
 from gateway.http.body import object_of
 from gateway.http.reply import Reply, json_reply
-from gateway.store.base import INTEGER_MAX
+from gateway.store.allowed import INTEGER_MAX
 from runtimes.errors import InvalidInput
 
 

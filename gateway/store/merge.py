@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.store.base import INTEGER_MAX, AuditRecord
+from gateway.store.allowed import INTEGER_MAX
+from gateway.store.base import AuditRecord
 
 
 class Place(NamedTuple):

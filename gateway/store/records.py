@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.store.allowed import body_of, id_of, integer_of, name_of
 from gateway.store.base import (
     AuditRecord,
     Document,
@@ -17,10 +18,6 @@ from gateway.store.base import (
     Stale,
     StreamEntry,
     StreamPage,
-    body_of,
-    id_of,
-    integer_of,
-    name_of,
 )
 
 MAIN: Final = "main"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.store import scripts
-from gateway.store.base import body_of, integer_of, name_of
+from gateway.store.allowed import body_of, integer_of, name_of
 from gateway.store.lines import LINE_BYTES, PART_LINES, Wanted
 from gateway.store.redis import RedisLink
 

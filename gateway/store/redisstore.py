@@ -12,8 +12,8 @@ from random import random
 from typing import Any, Final
 
 from gateway.store import merge, records, redisaudit, rediscopy, scripts
+from gateway.store.allowed import INTEGER_MAX, body_of, integer_of, key_of, name_of
 from gateway.store.base import (
-    INTEGER_MAX,
     AuditPage,
     AuditRecord,
     Change,
@@ -30,10 +30,6 @@ from gateway.store.base import (
     StreamEntry,
     StreamPage,
     Verified,
-    body_of,
-    integer_of,
-    key_of,
-    name_of,
 )
 from gateway.store.breaker import wait_s
 from gateway.store.redis import TIMEOUT_S, RedisLink, ours

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from gateway.store import export, records, steps, tables
+from gateway.store.allowed import INTEGER_MAX, body_of, integer_of, key_of, name_of
 from gateway.store.base import (
-    INTEGER_MAX,
     AuditPage,
     AuditRecord,
     Change,
@@ -34,10 +34,6 @@ from gateway.store.base import (
     StoreUnusable,
     StreamPage,
     Verified,
-    body_of,
-    integer_of,
-    key_of,
-    name_of,
 )
 from gateway.store.view import View
 
