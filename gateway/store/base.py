@@ -415,11 +415,20 @@ class Store(Protocol):
             StoreUnusable: the file exists.
         """
 
-    async def restore(self, path: Path) -> None:
-        """Fill this empty store from a backup of the same backend.
+    async def restore(self, path: Path, *, aside: Path | None = None) -> None:
+        """Fill this store from a backup of the same backend, and begin another life. Revisions go on from the highest.
+
+        Args:
+            aside: a new file for a backup of what is there and goes; None = the store must be empty.
 
         Raises:
-            StoreUnusable: the store is not empty, or the file is not a sound backup.
+            StoreUnusable: the store is not empty, or the file is not a sound backup; nothing was changed.
+        """
+
+    async def life(self) -> int:
+        """When a backup was last restored into it, Unix ms; 0 = never. It only grows.
+
+        Who knows of an earlier life must not give back what the store lacks: somebody wanted it so.
         """
 
     async def check(self) -> CheckUp:

@@ -55,6 +55,7 @@ _PASSING: Final = (
     "BUSY",
     "TRYAGAIN",
     "UNKILLABLE",
+    "RESTORING",
 )
 
 

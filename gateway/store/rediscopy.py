@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.store import export as files
 from gateway.store.base import StoreAway, StoreUnusable
 from gateway.store.redis import PATIENT_TIMEOUT_S, RedisLink
+from gateway.store.redislines import LOG_PARTS
 
 RESTORING: Final = "restoring"
+LIFE: Final = "life"
+_CHUNK: Final = 200
 
 
 @contextmanager
@@ -61,6 +64,11 @@ async def keys(link: RedisLink) -> list[tuple[str, str]]:
             return sorted(found)
 
 
+async def kept(link: RedisLink) -> list[tuple[str, str]]:
+    """What a backup holds: all but the decision log. Errors as `keys`."""
+    return [pair for pair in await keys(link) if pair[1] not in LOG_PARTS]
+
+
 async def export(link: RedisLink, version: int, every: Sequence[tuple[str, str]], path: Path) -> None:
     """Write the backup; the keys of one name are read in one step.
 
@@ -80,21 +88,81 @@ async def export(link: RedisLink, version: int, every: Sequence[tuple[str, str]]
         await asyncio.to_thread(writer.discard)
 
 
-async def fill(link: RedisLink, version: int, path: Path) -> None:
-    """Read the backup into a Redis without keys of ours. The file is read twice: first whether it is sound.
+async def restore(link: RedisLink, version: int, path: Path, aside: Path | None) -> None:
+    """Make the store what the backup says. The file is read twice: first whether it is sound.
+
+    From the mark until its end nobody writes. Broken off after the first key has gone, the mark stays, and it has to be
+    done again.
 
     Raises:
-        StoreUnusable: the file is not a sound backup, or of a newer schema.
+        StoreUnusable: the file is not a sound backup, or of a newer schema; the store is not empty and `aside` is None.
     """
-    await asyncio.to_thread(files.checked, path)
+    await asyncio.to_thread(_check, path, version)
+    if aside is None and await keys(link):
+        raise StoreUnusable("the store is not empty")
+    again = await link.command("EXISTS", _key(link, RESTORING))
+    await link.command("HSET", _key(link, RESTORING), "", 0)
+    try:
+        await _note_revisions(link)
+        if aside is not None:
+            await export(link, version, await kept(link), aside)
+    except BaseException:
+        if not again:
+            await link.command("DEL", _key(link, RESTORING))
+        raise
+    await _begin_life(link)
+    await _clear(link)
     frames = files.read(path)
-    head = await asyncio.to_thread(next, frames, None)
-    if not isinstance(head, dict) or head.get("schema", version + 1) > version:
-        raise StoreUnusable(f"the backup is of a newer schema, this program knows {version}")
-    await link.command("SET", f"{link.prefix}:{RESTORING}", 1)
+    await asyncio.to_thread(next, frames)
     while (frame := await asyncio.to_thread(next, frames, None)) is not None:
         await _fill_name(link, *frame)
-    await link.command("DEL", f"{link.prefix}:{RESTORING}")
+    await _keep_growing(link)
+    await link.command("DEL", _key(link, RESTORING))
+
+
+def _key(link: RedisLink, part: str) -> str:
+    return f"{link.prefix}:{part}"
+
+
+def _check(path: Path, version: int) -> None:
+    files.checked(path)
+    head = next(files.read(path), None)
+    if not isinstance(head, dict) or head.get("schema", version + 1) > version:
+        raise StoreUnusable(f"the backup is of a newer schema, this program knows {version}")
+
+
+async def _note_revisions(link: RedisLink) -> None:
+    """Beside the mark, where they stay if this breaks off: what was given last of every name."""
+    names = [name for name, part in await keys(link) if part == "head"]
+    noted = await link.command("HGETALL", _key(link, RESTORING))
+    for at in range(0, len(names), _CHUNK):
+        chunk = names[at : at + _CHUNK]
+        values = await link.commands([("HGET", f"{link.prefix}:{{{name}}}:head", "rev") for name in chunk])
+        given = {name: int(value or 0) for name, value in zip(chunk, values, strict=True)}
+        higher = [(name, last) for name, last in given.items() if last > int(noted.get(name.encode(), 0))]
+        if higher:
+            await link.command("HSET", _key(link, RESTORING), *chain.from_iterable(higher))
+
+
+async def _begin_life(link: RedisLink) -> None:
+    """Before the first key goes: who finds one missing must know why."""
+    (seconds, micros), before = await link.commands([("TIME",), ("GET", _key(link, LIFE))])
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    await link.command("SET", _key(link, LIFE), max(now_ms, int(before or 0) + 1))
+
+
+async def _clear(link: RedisLink) -> None:
+    every = [f"{link.prefix}:{{{name}}}:{part}" for name, part in await kept(link)] + [_key(link, "names")]
+    for at in range(0, len(every), _CHUNK):
+        await link.command("UNLINK", *every[at : at + _CHUNK])
+
+
+async def _keep_growing(link: RedisLink) -> None:
+    """A revision that was given once does not come again. One more, so that who follows looks at the name anew."""
+    for name, revision in (await link.command("HGETALL", _key(link, RESTORING))).items():
+        key = f"{link.prefix}:{{{name.decode()}}}:head"
+        if name and int(await link.command("HGET", key, "rev") or 0) < int(revision):
+            await link.command("HSET", key, "rev", int(revision) + 1)
 
 
 async def _fill_name(link: RedisLink, name: str, dumps: Sequence[tuple[str, Any]]) -> None:

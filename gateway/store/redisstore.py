@@ -33,7 +33,7 @@ from gateway.store.base import (
 )
 from gateway.store.breaker import wait_s
 from gateway.store.redis import TIMEOUT_S, RedisLink, ours
-from gateway.store.redislines import LOG_PARTS, RedisLines
+from gateway.store.redislines import RedisLines
 from gateway.store.view import Key, View
 
 VERSION: Final = 1
@@ -147,7 +147,7 @@ class RedisStore:
         words += [self._channel, above]
         for _ in range(ROUNDS):
             more = await self._audit_words(key, None if body is None else above, audit)
-            answer = await self._link.script(scripts.WRITE, keys, [*words, *more])
+            answer = await self._change(scripts.WRITE, keys, [*words, *more])
             if answer[0] == b"ok":
                 return int(answer[1])
             if answer[0] == b"stale":
@@ -183,7 +183,7 @@ class RedisStore:
         for _ in range(ROUNDS):
             end, _document = await redisaudit.end_of(self._link, keys[1], None)
             made = records.link(end.head, name, "", name, (0, 0), record, end.now_ms, self._limits)
-            answer = await self._link.script(scripts.AUDIT, keys, [name, *redisaudit.words(made, end)])
+            answer = await self._change(scripts.AUDIT, keys, [name, *redisaudit.words(made, end)])
             if answer[0] == b"ok":
                 return made
         raise StoreAway(f"others write {name} all the time", retry_after_s=1)
@@ -225,7 +225,7 @@ class RedisStore:
         key = self._key(name_of(name, "lease"), "lease")
         words = (name_of(holder, "holder"), records.ttl_ms(ttl_s))
         await self._greet()
-        answer = await self._link.script(scripts.ACQUIRE, [key], words)
+        answer = await self._change(scripts.ACQUIRE, [key], words)
         return Lease(name, holder, *answer) if answer else None
 
     async def lease_renew(self, lease: Lease, ttl_s: float) -> Lease | None:
@@ -239,7 +239,7 @@ class RedisStore:
     async def _renew(self, lease: Lease, ttl_ms: int) -> Lease | None:
         await self._greet()
         words = (lease.holder, lease.token, ttl_ms)
-        answer = await self._link.script(scripts.RENEW, [self._key(lease.name, "lease")], words)
+        answer = await self._change(scripts.RENEW, [self._key(lease.name, "lease")], words)
         return Lease(lease.name, lease.holder, *answer) if answer else None
 
     async def lease_get(self, name: str) -> Lease | None:
@@ -256,7 +256,7 @@ class RedisStore:
         await self._greet()
         keys = [self._key(stream, part) for part in ("stream", "marks", "used", "count")]
         bounds = (self._limits.stream_rows, self._limits.stream_marks, records.WINDOW)
-        return bool(await self._link.script(scripts.APPEND, keys, [replica, epoch, sequence, body, *bounds]))
+        return bool(await self._change(scripts.APPEND, keys, [replica, epoch, sequence, body, *bounds]))
 
     async def stream_read(self, stream: str, after: int = 0, limit: int = 1_000) -> StreamPage:
         """See `Store.stream_read`."""
@@ -299,7 +299,7 @@ class RedisStore:
             field = _field(row.prediction_id, row.slot_key)
             words += [field, row.unit, row.body, row.expires_ms, row.note if notes else b""]
         await self._greet()
-        answers = await self._link.script(scripts.FEEDBACK, keys, words)
+        answers = await self._change(scripts.FEEDBACK, keys, words)
         return tuple(FeedbackOutcome(answer[0].decode(), *answer[1:]) for answer in answers)
 
     async def feedback_get(self, model: str, prediction_id: str, slot_key: str) -> Feedback | None:
@@ -325,7 +325,7 @@ class RedisStore:
         """See `Store.feedback_erase`. Redis's own files forget it with their next rewrite; backups are yours."""
         await self._greet()
         keys = [self._key(name_of(model, "model"), part) for part in ("fb", "fbexpiry", "fbunits")]
-        return int(await self._link.script(scripts.ERASE, keys, [name_of(unit, "unit")]))
+        return int(await self._change(scripts.ERASE, keys, [name_of(unit, "unit")]))
 
     # ---- the whole ----
 
@@ -334,18 +334,20 @@ class RedisStore:
         await self._greet()
         async with rediscopy.patient(self._link) as link:
             with rediscopy.local_files():
-                keys = [pair for pair in await self._all_keys() if pair[1] not in LOG_PARTS]
-                await rediscopy.export(link, VERSION, keys, path)
+                await rediscopy.export(link, VERSION, await rediscopy.kept(link), path)
 
-    async def restore(self, path: Path) -> None:
-        """See `Store.restore`. If it breaks off, the store stays closed to all until its keys are removed."""
-        await self._greet()
-        if await self._all_keys() or await self._names():
-            raise StoreUnusable("the store is not empty")
+    async def restore(self, path: Path, *, aside: Path | None = None) -> None:
+        """See `Store.restore`. If it breaks off, the store stays closed to all until it is done again."""
+        await self._meet(restoring=True)
         async with rediscopy.patient(self._link) as link:
             with rediscopy.local_files():
-                await rediscopy.fill(link, VERSION, path)
+                await rediscopy.restore(link, VERSION, path, aside)
         await self._poll()
+
+    async def life(self) -> int:
+        """See `Store.life`."""
+        with ours("life"):
+            return int(await self._link.command("GET", f"{self._prefix}:{rediscopy.LIFE}") or 0)
 
     async def check(self) -> CheckUp:
         """See `Store.check`."""
@@ -427,6 +429,10 @@ class RedisStore:
 
     # ---- small things ----
 
+    async def _change(self, text: str, keys: Sequence[str], words: Sequence[str | bytes | int]) -> Any:
+        """A script that writes, unless the store is being restored."""
+        return await self._link.script(text, [*keys, f"{self._prefix}:{rediscopy.RESTORING}"], words)
+
     async def _greet(self, *, again: bool = False) -> None:
         """Make sure that this is a store we know, once, and with each poll."""
         if self._greeted and not again:
@@ -438,21 +444,20 @@ class RedisStore:
             raise
         self._greeted, self._trouble = True, None
 
-    async def _meet(self) -> None:
+    async def _meet(self, *, restoring: bool = False) -> None:
+        """Args: restoring: it may be a store that is being restored."""
         if not self._greeted:
             await self._link.server()
             await self._link.command("SET", f"{self._prefix}:schema", VERSION, "NX")
-        schema, restoring = await self._link.commands(
-            [("GET", f"{self._prefix}:schema"), ("GET", f"{self._prefix}:{rediscopy.RESTORING}")]
+        schema, mark = await self._link.commands(
+            [("GET", f"{self._prefix}:schema"), ("EXISTS", f"{self._prefix}:{rediscopy.RESTORING}")]
         )
         with ours("schema version"):
             found = int(schema or VERSION)
         if found > VERSION:
             raise StoreUnusable(f"the store has schema version {found}, this program knows {VERSION}")
-        if restoring:
-            raise StoreUnusable(
-                "a restore is going on, or was broken off: remove the keys of the store and restore again"
-            )
+        if mark and not restoring:
+            raise StoreUnusable("a restore is going on, or was broken off: restore again")
 
     @property
     def _names_key(self) -> str:

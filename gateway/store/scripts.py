@@ -12,6 +12,10 @@ Keys of one name share a hash tag. In a Cluster the prefix is `{tidegate}`: ther
     tidegate:{decisions}:lines  stream  TIME_MS-N -> b: line;  :senders hash SENDER -> sequence, :heard sorted set
     tidegate:names          set     names with documents or audit
     tidegate:schema         number
+    tidegate:life           number  see `Store.life`
+    tidegate:restoring      hash    NAME -> last revision; there while a backup is restored
+
+Scripts that write have the last as their last key, and do nothing while it is there.
 """
 
 from typing import Final
@@ -22,6 +26,10 @@ local function clock()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 local function text(n) return string.format('%.0f', n) end
+"""
+
+_OPEN: Final = """
+if redis.call('EXISTS', KEYS[#KEYS]) == 1 then return redis.error_reply('RESTORING a backup is being restored') end
 """
 
 # The caller made the record for the end of the chain that it had read; if another was quicker, it makes it anew.
@@ -40,7 +48,8 @@ end
 # ARGV name kind expected token(""=none) alive(1|0) body channel above
 #      audit_body(""=none) audit_hash time_ms seq rev prev
 WRITE: Final = (
-    _CHAIN
+    _OPEN
+    + _CHAIN
     + """
 local value = redis.call('HGET', KEYS[3], ARGV[2])
 local revision = '0'
@@ -86,7 +95,8 @@ return found
 
 # KEYS names head audit; ARGV name body hash time_ms seq rev prev
 AUDIT: Final = (
-    _CHAIN
+    _OPEN
+    + _CHAIN
     + """
 if moved(KEYS[2], ARGV[5], ARGV[6], ARGV[7]) then return {'moved'} end
 redis.call('SADD', KEYS[1], ARGV[1])
@@ -97,7 +107,8 @@ return {'ok'}
 
 # KEYS lease; ARGV holder ttl_ms. The time as a floor: tokens go on growing even after Redis lost its data.
 ACQUIRE: Final = (
-    _NOW
+    _OPEN
+    + _NOW
     + """
 local now = clock()
 local l = redis.call('HMGET', KEYS[1], 'holder', 'token', 'expires')
@@ -111,7 +122,8 @@ return {token, expires}
 
 # KEYS lease; ARGV holder token ttl_ms (0 = release)
 RENEW: Final = (
-    _NOW
+    _OPEN
+    + _NOW
     + """
 local l = redis.call('HMGET', KEYS[1], 'holder', 'token')
 if l[1] ~= ARGV[1] or l[2] ~= ARGV[2] then return {} end
@@ -133,7 +145,9 @@ return {l[1], tonumber(l[2]), tonumber(l[3])}
 )
 
 # KEYS stream marks used count; ARGV replica epoch sequence body rows_max marks_max window. See records.admit.
-APPEND: Final = """
+APPEND: Final = (
+    _OPEN
+    + """
 local field = ARGV[1] .. '\\n' .. ARGV[2]
 local mark = redis.call('HGET', KEYS[2], field)
 local window, sequence = tonumber(ARGV[7]), tonumber(ARGV[3])
@@ -164,6 +178,7 @@ redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], string.format('%.0f', id) .. '-0'
   'r', ARGV[1], 'e', ARGV[2], 's', ARGV[3], 'b', ARGV[4])
 return 1
 """
+)
 
 _FORGET: Final = """
 local function forget(field)
@@ -178,7 +193,8 @@ end
 # KEYS fb fbexpiry fbunits fbdropped stream count; ARGV rows_max entries_max entry_bytes
 #      then field unit body expires_ms note per row
 FEEDBACK: Final = (
-    _NOW
+    _OPEN
+    + _NOW
     + _FORGET
     + """
 local now = clock()
@@ -224,7 +240,8 @@ return outcomes
 
 # KEYS fb fbexpiry fbunits; ARGV unit
 ERASE: Final = (
-    _FORGET
+    _OPEN
+    + _FORGET
     + """
 local found = redis.call('ZRANGEBYLEX', KEYS[3], '[' .. ARGV[1] .. '\\n', '(' .. ARGV[1] .. '\\11')
 for _, member in ipairs(found) do forget(string.sub(member, #ARGV[1] + 2)) end

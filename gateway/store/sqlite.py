@@ -2,7 +2,7 @@
 
 Nothing of SQLite runs on the event loop. WAL with synchronous FULL: what was acknowledged is on the disk
 (https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous).
-The only importer of sqlite3.
+With sqlitefile.py the only importer of sqlite3.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from gateway.store import export, records, steps, tables
+from gateway.store import records, sqlitefile, steps
 from gateway.store.allowed import INTEGER_MAX, body_of, integer_of, key_of, name_of
 from gateway.store.base import (
     AuditPage,
@@ -255,15 +255,19 @@ class SqliteStore:
 
     async def backup(self, path: Path) -> None:
         """See `Store.backup`: one file that SQLite itself can read."""
-        await self._look(_copy, path, keep=True)
+        await self._look(sqlitefile.copy, path, keep=True)
 
-    async def restore(self, path: Path) -> None:
+    async def restore(self, path: Path, *, aside: Path | None = None) -> None:
         """See `Store.restore`; a backup of an older schema is migrated."""
-        await self._run(self._writer, partial(self._restore, path))
+        await self._run(self._writer, partial(self._restore, path, aside))
+
+    async def life(self) -> int:
+        """See `Store.life`."""
+        return await self._peek(steps.life)
 
     async def check(self) -> CheckUp:
         """See `Store.check`."""
-        found, verified = await self._look(lambda db: (_integrity(db), steps.verify_audit(db)))
+        found, verified = await self._look(lambda db: (sqlitefile.integrity(db), steps.verify_audit(db)))
         problems = [*found, *filter(None, [verified.broken])]
         return CheckUp(tuple(problems), (), verified.records)
 
@@ -343,7 +347,7 @@ class SqliteStore:
         db = _connect(self._path, self._limits.busy_ms)
         self._connections.append(db)
         page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
-        _migrate(db, self._path)
+        sqlitefile.migrate(db, self._path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
@@ -353,24 +357,20 @@ class SqliteStore:
         self._load_view()
 
     def _load_view(self) -> None:
-        for kind, name, revision in steps.revisions(self._connections[0]):
-            self._loop.call_soon_threadsafe(self._view.set, (kind, name), revision)
+        found = {(kind, name): revision for kind, name, revision in steps.revisions(self._connections[0])}
+        self._loop.call_soon_threadsafe(self._view.replace, found)
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, path: Path, aside: Path | None) -> None:
+        """In the thread that writes, so that nobody writes between the copy of what is there and its end."""
         db = self._connections[0]
-        full = [table for table in _tables(db) if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()]
-        if full:
+        full = [table for table in sqlitefile.names(db) if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()]
+        if full and aside is None:
             raise StoreUnusable(f"the store is not empty: {', '.join(sorted(full))}")
-        if not path.is_file():
-            raise StoreUnusable("there is no such backup")
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as source:
-            if not _tables(source):
-                raise StoreUnusable("the backup is empty")
-            _plan(source)
-            if problems := _integrity(source):
-                raise StoreUnusable(f"the backup is damaged: {problems[0]}")
-            source.backup(db)
-        _migrate(db, None)
+        with sqlitefile.made_ready(path, self._path) as ready:
+            steps.live_on(ready, db, self._clock_ms())
+            if aside is not None:
+                sqlitefile.copy(db, aside, keep=True)
+            ready.backup(db)
         self._load_view()
 
     def _close(self) -> None:
@@ -402,68 +402,3 @@ def _errors() -> Iterator[None]:
         raise StoreUnusable(f"the store's file: {error}") from error
     except OSError as error:
         raise StoreAway(f"the store's file: {error.strerror}", retry_after_s=1) from error
-
-
-def _tables(db: sqlite3.Connection) -> frozenset[str]:
-    return frozenset(row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'"))
-
-
-def _plan(db: sqlite3.Connection) -> tuple[str, ...]:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    return tables.plan(version, db.execute("PRAGMA application_id").fetchone()[0], _tables(db))
-
-
-def _migrate(db: sqlite3.Connection, path: Path | None) -> None:
-    """Make the schema the current one, in one transaction, with a copy before if `path` is given."""
-    old = bool(_tables(db))
-    scripts = _plan(db)
-    if not scripts:
-        return
-    if old and path is not None:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        _copy(db, path.with_name(f"{path.name}.schema-{version}"), keep=False)
-    db.execute("BEGIN EXCLUSIVE")
-    try:
-        for statement in (statement for script in scripts for statement in tables.statements(script)):
-            db.execute(statement)
-        db.execute(f"PRAGMA application_id = {tables.APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {tables.VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _copy(db: sqlite3.Connection, path: Path, *, keep: bool) -> None:
-    """All of `db` as one file at `path`, there completely or not at all; with `keep` never over another file."""
-    if keep and path.exists():
-        raise StoreUnusable("the backup exists already")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)  # of a process with our number that died
-    try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        with closing(sqlite3.connect(part)) as target:
-            db.backup(target)
-            # One file without side files.
-            target.execute("PRAGMA journal_mode = DELETE")
-        _to_disk(part)
-        if keep:
-            export.publish(part, path)
-        else:
-            part.replace(path)
-        _to_disk(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _integrity(db: sqlite3.Connection) -> "list[str]":
-    return [row[0] for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]

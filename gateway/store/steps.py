@@ -40,6 +40,26 @@ def _number(db: "Connection", name: str) -> int:
     return int(row[0]) if row else 0
 
 
+# ---- the whole ----
+
+
+def life(db: "Connection") -> int:
+    """See `Store.life`."""
+    return _number(db, "life")
+
+
+def live_on(ready: "Connection", db: "Connection", now_ms: int) -> None:
+    """What is `ready` to replace `db` has a later life, and revisions and tokens above all that were given."""
+    wanted = {
+        "life": max(now_ms, life(db) + 1, life(ready) + 1),
+        "revision": max(_number(db, "revision"), _number(ready, "revision")),
+    }
+    for name, value in wanted.items():
+        _add(ready, name, value - _number(ready, name))
+    sql = "INSERT INTO lease VALUES (?, '', ?, 0) ON CONFLICT (name) DO UPDATE SET token = max(token, excluded.token)"
+    ready.executemany(sql, db.execute("SELECT name, token FROM lease").fetchall())
+
+
 # ---- documents ----
 
 

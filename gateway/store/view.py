@@ -42,6 +42,13 @@ class View:
         for key in [key for key in self._revisions if key[1] not in kept]:
             self.set(key, 0)
 
+    def replace(self, found: Mapping[Key, int]) -> None:
+        """All documents that there are."""
+        for key in self._revisions.keys() - found.keys():
+            self.set(key, 0)
+        for key, revision in found.items():
+            self.set(key, revision)
+
     def complete(self) -> None:
         """From here on the view is a whole one; watchers wait for this, or all that they know would look gone."""
         self._known.set()

@@ -18,7 +18,7 @@ HOMES = {
     "uvicorn": ("gateway.http.", "gateway.worker", "gateway.control.process"),
     "onnxruntime": ("runtimes.execution.session",),
     "prometheus_client": ("gateway.metrics",),
-    "sqlite3": ("gateway.store.sqlite",),
+    "sqlite3": ("gateway.store.sqlite", "gateway.store.sqlitefile"),
     "redis": ("gateway.store.redis", "gateway.store.rediscluster"),
 }
 # The parent of the tree must not fail for what it imports; these import the standard library and each other.

@@ -117,6 +117,72 @@ async def test_a_backup_brings_everything_back(store: Store, place: Place) -> No
 
 
 @on_a_store()
+async def test_a_store_in_use_becomes_what_a_backup_says(store: Store, place: Place) -> None:
+    now = place.now_ms()
+    backup, aside = _folder(place) / "backup", _folder(place) / "aside"
+    await store.put("policy", "a", b"1", expected=0, audit=WHO)
+    await store.feedback_put("m", [row(now, "p")])
+    await store.backup(backup)
+    changed = await store.put("policy", "a", b"later", expected=None, audit=WHO)
+    new = await store.put("policy", "new", b"new", expected=0, audit=WHO)
+    await store.feedback_erase("m", "u")
+    lease = await store.lease_acquire("rollouts", "me", 600)
+    known = {("policy", "a"): changed.revision, ("policy", "new"): new.revision}
+    watch, life = store.watch(known), await store.life()
+
+    await store.restore(backup, aside=aside)
+    a = await store.get("policy", "a")
+    assert a is not None
+    assert [one.body for one in await store.list("policy")] == [b"1"]
+    assert await store.feedback_get("m", "p", "label") == row(now, "p")
+    assert await store.lease_get("rollouts") is None
+    assert await store.life() > life
+    changes = {await anext(watch), await anext(watch)}
+    assert changes == {Change("policy", "a", a.revision), Change("policy", "new", 0)}
+    assert aside.stat().st_mode & 0o077 == 0
+
+    # What was given once does not come again: of revisions, and of a lease's token.
+    assert (await store.put("policy", "a", b"2", expected=a.revision, audit=WHO)).revision > changed.revision
+    assert (await store.put("policy", "new", b"2", expected=0, audit=WHO)).revision > new.revision
+    again = await store.lease_acquire("rollouts", "other", 600)
+    assert lease is not None
+    assert again is not None
+    assert again.token > lease.token
+    check = await store.check()
+    assert (check.problems, check.records) == ((), 3)
+
+    # And back, by what was kept aside.
+    life = await store.life()
+    await store.restore(aside, aside=_folder(place) / "third")
+    assert [one.body for one in await store.list("policy")] == [b"later", b"new"]
+    assert await store.feedback_get("m", "p", "label") is None
+    assert await store.life() > life
+    assert (await store.check()).problems == ()
+
+
+@on_a_store()
+async def test_a_restore_that_cannot_be_done_changes_nothing(store: Store, place: Place) -> None:
+    backup, bad = _folder(place) / "backup", _folder(place) / "bad"
+    await store.put("policy", "a", b"1", expected=0, audit=WHO)
+    await store.backup(backup)
+    bad.write_bytes(backup.read_bytes()[: -min(5_000, backup.stat().st_size // 2)])
+    await store.put("policy", "a", b"2", expected=None, audit=WHO)
+    with pytest.raises(StoreUnusable):
+        await store.restore(bad, aside=_folder(place) / "aside")
+    assert not (_folder(place) / "aside").exists()
+    with pytest.raises(StoreUnusable, match="exists"):
+        await store.restore(backup, aside=bad)
+    with pytest.raises(StoreAway, match="No such file"):
+        await store.restore(backup, aside=_folder(place) / "missing" / "aside")
+    assert await store.life() == 0
+    a = await store.get("policy", "a")
+    assert a is not None
+    assert a.body == b"2"
+    await store.put("policy", "a", b"3", expected=a.revision, audit=WHO)
+    assert (await store.check()).problems == ()
+
+
+@on_a_store()
 async def test_a_damaged_backup_is_refused(store: Store, place: Place) -> None:
     for number in range(50):
         await store.put("policy", f"n{number}", bytes(500), expected=0, audit=WHO)

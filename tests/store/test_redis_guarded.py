@@ -80,13 +80,26 @@ def test_a_newer_schema_is_refused_by_name(own_redis: RedisServer) -> None:
     run(go())
 
 
-def test_a_restore_that_broke_off_is_not_taken_for_a_store(own_redis: RedisServer) -> None:
+def test_a_restore_that_broke_off_is_not_taken_for_a_store(own_redis: RedisServer, tmp_path: Path) -> None:
     async def go() -> None:
-        with own_redis.client() as client:
-            client.set("tidegate:restoring", 1)
+        async with opened(own_redis.url, timeout_s=10) as store:
+            before = await store.put("policy", "a", b"1", expected=0)
+            await store.backup(tmp_path / "backup")
+            with own_redis.client() as client:
+                client.hset("tidegate:restoring", mapping={"": 0, "a": 1_000})
+                client.delete("tidegate:{a}:head", "tidegate:{a}:docs")
+            # Who has met it before is kept from writing, too.
+            with pytest.raises(StoreAway, match="being restored"):
+                await store.put("policy", "a", b"2", expected=0)
+            with pytest.raises(StoreAway, match="being restored"):
+                await store.stream_append("s", "r", 1, 1, b"")
         async with opened(own_redis.url, timeout_s=10) as store:
             with pytest.raises(StoreUnusable, match="restore"):
                 await store.list("policy")
+            await store.restore(tmp_path / "backup", aside=tmp_path / "aside")
+            assert await store.list("policy") == (before,)
+            # The number that was given before it broke off stands beside the mark.
+            assert (await store.put("policy", "a", b"2", expected=before.revision)).revision == 1_002
 
     run(go())
 
