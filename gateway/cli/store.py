@@ -45,14 +45,32 @@ def check(admin: AdminUrl = None, as_json: Json = False) -> None:
 @app.command("restore")
 def restore(
     path: Copy,
+    admin: AdminUrl = None,
+    reason: Annotated[str, typer.Option("--reason", help="For the audit trail.")] = "",
     data_dir: Annotated[
-        str | None, typer.Option("--data-dir", help="Data folder [data.dir of the configuration].")
+        str | None, typer.Option("--data-dir", help="Fill the empty store of this data folder; its server is stopped.")
     ] = None,
-    store: Annotated[str | None, typer.Option("--store", metavar="URL", help="An empty Redis [store.url].")] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Configuration file [TIDEGATE_CONFIG].")] = None,
+    store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Fill this empty Redis.")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Fill the empty store that this configuration names.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fill an empty store from a copy; the server that uses the data folder must be stopped."""
+    """Make the store of a running server what a copy says; what was there is kept in a file on the server's machine."""
+    if data_dir or store or config:
+        _fill(path, data_dir, store, config, as_json)
+        return
+    asked = {"path": os.path.abspath(Path(path).expanduser()), "reason": reason}
+    found = call("POST", f"{admin_url(admin)}/admin/v1/store/restore", asked, _LONG_S).json()
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found['restored']} is restored; what was there before is in {found['aside']} on the server's machine")
+    print("every node takes it over within seconds; requests are answered meanwhile")
+
+
+def _fill(path: str, data_dir: str | None, store: str | None, config: str | None, as_json: bool) -> None:
+    """An empty store, without a server."""
     import asyncio
 
     from gateway.config import ConfigError
@@ -70,7 +88,7 @@ def restore(
     except ConfigError as error:
         raise Failure(str(error), 2) from error
     try:
-        asyncio.run(_fill(settings.store.url, folder.path, source))
+        asyncio.run(_restored(settings.store.url, folder.path, source))
     except ConfigError as error:
         raise Failure(str(error), 2) from error
     except StoreUnusable as error:
@@ -85,7 +103,7 @@ def restore(
         print(f"{source} is restored; start the server")
 
 
-async def _fill(url: str | None, data_dir: Path, source: Path) -> Any:
+async def _restored(url: str | None, data_dir: Path, source: Path) -> Any:
     from gateway.store.opening import open_store
 
     store = await open_store(url, data_dir)

@@ -77,6 +77,25 @@ def restored(known: Kept, found: Document) -> PolicyRecord:
     return weighed(msgspec.structs.replace(record, revision=revision, status=status), policy)
 
 
+def ahead(known: PolicyRecord, found: Kept) -> PolicyRecord | None:
+    """What a restored backup says, under numbers that nobody has seen; None = it has those already.
+
+    What stopped harm since the backup stays: kills, pauses and rollbacks, as far as they are of what is in force again.
+    """
+    ours, theirs = _stored(found.record), _stored(known)
+    if ours.revision > theirs.revision or ours == theirs:
+        return None
+    out = {*ours.killed, *theirs.killed} & {*found.policy.names} - {ours.stable}
+    record = msgspec.structs.replace(
+        ours,
+        revision=theirs.revision + 1,
+        generation=max(ours.generation, theirs.generation + 1),
+        killed=tuple(sorted(out)),
+        status=msgspec.structs.replace(_careful(ours.status, theirs.status), awaits_revision=theirs.revision + 1),
+    )
+    return weighed(record, found.policy)
+
+
 def _joined(
     ours: PolicyRecord, other: PolicyRecord, policy: TrafficPolicy, theirs: TrafficPolicy
 ) -> tuple[PolicyRecord, TrafficPolicy]:

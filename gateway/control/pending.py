@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from gateway.control.documents import Kept
-from gateway.control.record import PolicyRecord, decode_record
+from gateway.control.record import PolicyRecord
 from router.rollout.observed import Command
 from router.rollout.status import RolloutStatus, Said, recover
 
@@ -21,12 +21,9 @@ def with_pending(record: PolicyRecord, local: PolicyRecord) -> PolicyRecord:
     return msgspec.structs.replace(record, status=recover(record.status, local.status))
 
 
-def carried_over(kept: Kept, body: bytes) -> Kept:
+def carried_over(kept: Kept, local: PolicyRecord) -> Kept:
     """The same, with what this node had written beside the store before it died."""
-    try:
-        return Kept(kept.revision, with_pending(kept.record, decode_record(body)), kept.policy)
-    except msgspec.DecodeError:
-        return kept
+    return Kept(kept.revision, with_pending(kept.record, local), kept.policy)
 
 
 def holding(kept: Kept, said: Said | None) -> Kept:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -31,12 +31,13 @@ from gateway.control.documents import (
 )
 from gateway.control.losses import marked
 from gateway.control.messages import PolicyState, SigningKey, VariantPin
+from gateway.control.models import Models
 from gateway.control.outcomes import Outcomes
 from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.control.resets import ExperimentData, Reset, ResetNeeded, check_ended, no_data, reset_of, same_experiment
-from gateway.control.restoring import deleted_at, document_of, is_lost, put, put_back, was_deleted
+from gateway.control.restoring import deleted_at, document_of, is_lost, put_back, rejoined, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
 from gateway.control.states import state_of
@@ -50,16 +51,6 @@ from runtimes.errors import Conflict, InvalidInput, ServingError
 AGAIN_S: Final = 0.5
 """Between two tries to read what has changed, while the store is away."""
 _log: Final = logging.getLogger(__name__)
-
-
-class Models(Protocol):
-    """What policies need to know of models; `gateway.control.service` does."""
-
-    async def pin(self, name: str, reference: str) -> tuple[int, str]:
-        """Version and digest that a reference names now, fetched and probed. Raises Conflict: it cannot be served."""
-
-    def contract(self, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Inputs and outputs of a version, as its first load told them."""
 
 
 class Policies:
@@ -76,6 +67,7 @@ class Policies:
         loaded: the store or the cache has been read; before that nothing is known of any policy.
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
+        life: of the store that this node knows, see `Store.life`.
         experiment_data: gives what there is of a model name's experiment; may raise StoreAway.
         told: called with each audit record that was written, its name, and the revision stored with it, or its number.
     """
@@ -94,6 +86,7 @@ class Policies:
         self.kept: dict[str, Kept] = {}
         self.loaded = False
         self.away = ""
+        self.life = 0
         self.signing: tuple[SigningKey, ...] = ()
         self.unit_key = b""
         self.cleared: tuple[str, ...] = ()
@@ -119,15 +112,15 @@ class Policies:
         What the store has stands, also where it is older: somebody may have restored a backup.
         """
         known = self._cache.read()
+        self.life = known.life
         try:
+            self.life = await self.store.life()
             await self._load_secrets((known.signing, known.unit_key))
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
             for name, (revision, body) in known.records.items():
-                if name not in self.kept:
-                    await self._give_back(name, revision, body)
-                else:
-                    self.kept[name] = carried_over(self.kept[name], body)
+                with suppress(msgspec.DecodeError):
+                    await self._compare(name, revision, decode_record(body), replaced=self.life > known.life)
             self.away = ""
         except ServingError as error:
             self.away = error.message
@@ -136,14 +129,15 @@ class Policies:
         self.loaded = True
         self._changed()
 
-    async def _give_back(self, name: str, revision: int, body: bytes) -> None:
-        """What this node knew when it ended, and the store does not have."""
-        with suppress(msgspec.DecodeError):
-            record = decode_record(body)
-            if not await was_deleted(self.store, name):
-                document = await put(self.store, name, record, revision, 0)
-                if document is not None:
-                    self._take(name, document.revision, document.body)
+    async def _compare(self, name: str, revision: int, record: PolicyRecord, *, replaced: bool) -> None:
+        """What this node knew when it ended, with what the store has. Args: replaced: somebody restored a backup."""
+        kept = self.kept.get(name)
+        if kept is None and replaced:
+            self._deleted[name] = record.revision, record.generation
+        elif kept is not None and not replaced:
+            self.kept[name] = carried_over(kept, record)
+        elif (document := await rejoined(self.store, name, kept, revision, record)) is not None:
+            self._take(name, document.revision, document.body)
 
     async def follow(self) -> None:
         """Take over what other nodes write, for ever. Cancel: the watch ends."""
@@ -197,7 +191,12 @@ class Policies:
         await self._in_force()
 
     async def _put_back(self, known: Kept, found: Document | None) -> None:
-        """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so."""
+        """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so.
+
+        What somebody took out by restoring a backup does not go back; this process ends as soon as it sees that.
+        """
+        if await self.store.life() > self.life:
+            return
         await self._load_secrets((self.signing, self.unit_key))
         document = await put_back(self.store, known, found)
         if document is not None:
@@ -234,7 +233,7 @@ class Policies:
         """
         self._changed()
         records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
-        await self._cache.write(Remembered(self.signing, records, self.unit_key))
+        await self._cache.write(Remembered(self.signing, records, self.unit_key, self.life))
 
     def _recall(self) -> None:
         """Start from what this node knew last."""

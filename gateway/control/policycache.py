@@ -22,11 +22,13 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
         signing: keys of prediction ids.
         records: name -> revision in the store, and the record as JSON.
         unit_key: keys the hashes of units, see `gateway.unitkeys`.
+        life: of the store that this was learned from, see `Store.life`.
     """
 
     signing: tuple[SigningKey, ...] = ()
     records: dict[str, tuple[int, bytes]] = {}
     unit_key: bytes = b""
+    life: int = 0
 
 
 class PolicyCache:

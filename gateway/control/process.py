@@ -20,6 +20,7 @@ from gateway.config import Config, ConfigError, asks_for_keys, policy_folder, th
 from gateway.control.catalogue import Catalogue
 from gateway.control.counts import Finals, Totals, mapped, total
 from gateway.control.keys import KeyDesk
+from gateway.control.lives import until_restored
 from gateway.control.messages import Snapshot, WantedModel
 from gateway.control.policyfacts import TrafficFacts
 from gateway.control.quarantine import Blamed, Quarantine, blamed, summary
@@ -40,6 +41,7 @@ from runtimes.registry.directory import DirectorySource
 from runtimes.registry.probe import probe
 
 ADMIN_BACKLOG: Final = 128
+_LEAVE_S: Final = 1.0
 _STATE_FILE: Final = "control.state"
 _LIBRARIES: Final = ("onnxruntime", "numpy", "uvicorn", "starlette")
 _log: Final = logging.getLogger(__name__)
@@ -238,6 +240,7 @@ class Control:
             self._spawn(traffic.webhook.run())
         self._spawn(traffic.policies.follow())
         self._spawn(traffic.measure())
+        self._spawn(self._leave(traffic))
         if traffic.folder is not None:
             self._spawn(traffic.folder.run())
         self._spawn(traffic.rollouts.run())
@@ -245,6 +248,13 @@ class Control:
         self._spawn(self.service.run())
         self._spawn(self._keys.run())
         self._spawn(self._go_on(admin, traffic))
+
+    async def _leave(self, traffic: Traffic) -> None:
+        """A backup was restored: the next control begins with what it says, and workers serve on meanwhile."""
+        await until_restored(traffic.store, lambda: traffic.policies.life, asyncio.sleep)
+        _log.warning("store_restored")
+        # No goodbye: what this process would save is of the life before. Who restored it here hears so first.
+        asyncio.get_running_loop().call_later(_LEAVE_S, os._exit, 1)
 
     async def _go_on(self, admin: socket.socket | None, traffic: Traffic) -> None:
         """What models and traffic do not wait for; imported in a thread, for a fifth of a second each."""

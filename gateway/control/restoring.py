@@ -3,8 +3,8 @@
 import logging
 from typing import Any, Final
 
-from gateway.control.documents import Kept
-from gateway.control.losses import has_parted, restored
+from gateway.control.documents import Kept, change_of
+from gateway.control.losses import ahead, has_parted, restored
 from gateway.control.record import KIND, PolicyRecord, encode
 from gateway.store.base import Document, Stale, Store
 from runtimes.errors import Conflict
@@ -93,6 +93,36 @@ async def put_back(store: Store, known: Kept, found: Document | None) -> Documen
     """
     record = known.record if found is None else restored(known, found)
     return await put(store, known.policy.metadata.name, record, known.revision, found.revision if found else 0)
+
+
+async def rejoined(store: Store, name: str, kept: Kept | None, revision: int, known: PolicyRecord) -> Document | None:
+    """What is to be in force of a policy that a node knew when it ended; None = what the store has. Raises StoreAway.
+
+    Args:
+        kept: what a restored backup says; None = the store lacks it, and nobody restored one.
+        revision: of the record that the node knew.
+    """
+    if kept is not None:
+        return await _put_ahead(store, kept, known)
+    return None if await was_deleted(store, name) else await put(store, name, known, revision, 0)
+
+
+async def _put_ahead(store: Store, kept: Kept, known: PolicyRecord) -> Document | None:
+    """Give a policy of a restored backup numbers that no worker has seen; None = it has those. Raises StoreAway.
+
+    Args:
+        kept: what the backup says.
+        known: by this node, of the life before.
+    """
+    record = ahead(known, kept)
+    if record is None:
+        return None
+    audit = {"actor": "auto:policies", "what": "restore", "reason": "a backup was restored", **change_of(kept, record)}
+    name = kept.policy.metadata.name
+    try:
+        return await store.put(KIND, name, encode(record), expected=kept.revision, audit=audit)
+    except Stale as error:  # another node was quicker
+        return error.current
 
 
 async def put(store: Store, name: str, record: PolicyRecord, known: int, expected: int) -> Document | None:

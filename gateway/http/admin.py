@@ -3,6 +3,7 @@
 Where nobody is asked for a key, whoever reaches this port may do everything; pages of other hosts may nothing.
 """
 
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -147,7 +148,7 @@ def build_admin(
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
-        *store_routes(traffic, body_bytes),
+        *store_routes(traffic, body_bytes, Path(facts["data_dir"])),
         *experiment_routes(traffic),
         *monitor_routes(traffic, body_bytes),
         *audit_routes(traffic, body_bytes),

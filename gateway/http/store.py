@@ -1,16 +1,22 @@
-"""The admin port's surface for the store: how it is, a look at everything in it, a copy of it."""
+"""The admin port's surface for the store: how it is, a look at everything in it, a copy of it, and back from one."""
 
 import asyncio
 import dataclasses
+import logging
+import time
 from pathlib import Path
+from typing import Final
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from gateway.control.traffic import Traffic
+from gateway.http.access import actor_of
 from gateway.http.body import object_of
 from gateway.http.reply import Reply, json_reply
 from runtimes.errors import Conflict, InvalidInput
+
+_log: Final = logging.getLogger(__name__)
 
 
 class StoreEndpoints:
@@ -18,10 +24,13 @@ class StoreEndpoints:
 
     Args:
         most: bytes of a body.
+        data_dir: where what a restore replaces is kept.
     """
 
-    def __init__(self, traffic: Traffic, most: int) -> None:
+    def __init__(self, traffic: Traffic, most: int, data_dir: Path) -> None:
         self._store = traffic.store
+        self._data_dir = data_dir
+        self._restoring: asyncio.Task[None] | None = None
         self._most = most
 
     async def status(self, request: Request) -> Reply:
@@ -34,17 +43,52 @@ class StoreEndpoints:
 
     async def backup(self, request: Request) -> Reply:
         """`{"path": "/backups/one"}`: a copy to a new file on this machine, while everything goes on."""
-        given = (await object_of(request, self._most, ("path",))).get("path")
-        if not isinstance(given, str) or not given.startswith("/") or "\0" in given or len(given) > 4096:
-            raise InvalidInput("path: expected the full path of a file that is not there yet, on the server's machine")
-        path = Path(given)
+        path = _path_of((await object_of(request, self._most, ("path",))).get("path"))
         await asyncio.to_thread(_check_free, path)
         try:
             await self._store.backup(path)
         except OSError as error:
             raise InvalidInput(f"path: cannot be written there: {error.strerror}") from error
         size = (await asyncio.to_thread(path.stat)).st_size
-        return json_reply({"path": given, "bytes": size})
+        return json_reply({"path": str(path), "bytes": size})
+
+    async def restore(self, request: Request) -> Reply:
+        """`{"path": "/backups/one", "reason": "..."}`: the store becomes what a backup on this machine says.
+
+        Control ends on every node within seconds and begins anew with that; workers answer on. A caller who leaves
+        breaks nothing off.
+        """
+        asked = await object_of(request, self._most, ("path", "reason"))
+        path, reason = _path_of(asked.get("path")), asked.get("reason", "")
+        if not isinstance(reason, str):
+            raise InvalidInput("reason: expected a text")
+        if not await asyncio.to_thread(path.is_file):
+            raise InvalidInput("path: there is no such file on the server's machine")
+        if self._restoring is not None:
+            raise Conflict("a restore is going on already")
+        aside = self._data_dir / f"before-restore-{time.time_ns() // 1_000_000}"
+        self._restoring = asyncio.create_task(self._restore(path, aside, actor_of(request).name, reason[:500]))
+        self._restoring.add_done_callback(self._restored)
+        await asyncio.shield(self._restoring)
+        return json_reply({"restored": str(path), "aside": str(aside)})
+
+    async def _restore(self, path: Path, aside: Path, actor: str, reason: str) -> None:
+        await self._store.restore(path, aside=aside)
+        audit = {"actor": actor, "what": "restore store", "reason": reason, "backup": str(path), "aside": str(aside)}
+        await self._store.audit_append("store", audit)
+        _log.warning("store_replaced", extra={"facts": audit})
+
+    def _restored(self, task: "asyncio.Task[None]") -> None:
+        self._restoring = None
+        if not task.cancelled():
+            task.exception()  # the caller was told, unless he left
+
+
+def _path_of(given: object) -> Path:
+    """Raises InvalidInput."""
+    if not isinstance(given, str) or not given.startswith("/") or "\0" in given or len(given) > 4096:
+        raise InvalidInput("path: expected the full path of a file on the server's machine")
+    return Path(given)
 
 
 def _check_free(path: Path) -> None:
@@ -55,11 +99,12 @@ def _check_free(path: Path) -> None:
         raise InvalidInput("path: the server does not find its folder")
 
 
-def store_routes(traffic: Traffic, most: int) -> list[Route]:
+def store_routes(traffic: Traffic, most: int, data_dir: Path) -> list[Route]:
     """Routes of the admin port."""
-    endpoints = StoreEndpoints(traffic, most)
+    endpoints = StoreEndpoints(traffic, most, data_dir)
     return [
         Route("/admin/v1/store", endpoints.status),
         Route("/admin/v1/store/check", endpoints.check),
         Route("/admin/v1/store/backup", endpoints.backup, methods=["POST"]),
+        Route("/admin/v1/store/restore", endpoints.restore, methods=["POST"]),
     ]

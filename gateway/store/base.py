@@ -428,7 +428,8 @@ class Store(Protocol):
     async def life(self) -> int:
         """When a backup was last restored into it, Unix ms; 0 = never. It only grows.
 
-        Who knows of an earlier life must not give back what the store lacks: somebody wanted it so.
+        Who knows of an earlier life must not give back what the store lacks: somebody wanted it so. While a backup is
+        being restored this raises StoreAway.
         """
 
     async def check(self) -> CheckUp:

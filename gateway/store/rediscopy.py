@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,7 +141,7 @@ async def _note_revisions(link: RedisLink) -> None:
         given = {name: int(value or 0) for name, value in zip(chunk, values, strict=True)}
         higher = [(name, last) for name, last in given.items() if last > int(noted.get(name.encode(), 0))]
         if higher:
-            await link.command("HSET", _key(link, RESTORING), *chain.from_iterable(higher))
+            await link.commands([("HSET", _key(link, RESTORING), name, last) for name, last in higher])
 
 
 async def _begin_life(link: RedisLink) -> None:

@@ -346,8 +346,12 @@ class RedisStore:
 
     async def life(self) -> int:
         """See `Store.life`."""
+        words = [("GET", f"{self._prefix}:{rediscopy.LIFE}"), ("EXISTS", f"{self._prefix}:{rediscopy.RESTORING}")]
+        life, restoring = await self._link.commands(words)
+        if restoring:
+            raise StoreAway("a backup is being restored", retry_after_s=1)
         with ours("life"):
-            return int(await self._link.command("GET", f"{self._prefix}:{rediscopy.LIFE}") or 0)
+            return int(life or 0)
 
     async def check(self) -> CheckUp:
         """See `Store.check`."""

@@ -25,16 +25,25 @@ def made_ready(path: Path, beside: Path) -> Iterator[sqlite3.Connection]:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(part, isolation_level=None)) as ready:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as source:
-                if not names(source):
-                    raise StoreUnusable("the backup is empty")
-                _plan(source)
-                if problems := integrity(source):
-                    raise StoreUnusable(f"the backup is damaged: {problems[0]}")
+                _check(source)
                 source.backup(ready)
             migrate(ready, None)
             yield ready
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check(source: sqlite3.Connection) -> None:
+    """Raises StoreUnusable: it is no sound backup."""
+    try:
+        if not names(source):
+            raise StoreUnusable("the backup is empty")
+        _plan(source)
+        problems = integrity(source)
+    except sqlite3.DatabaseError as error:
+        raise StoreUnusable(f"the file is not a sound backup: {error}") from error
+    if problems:
+        raise StoreUnusable(f"the backup is damaged: {problems[0]}")
 
 
 def names(db: sqlite3.Connection) -> frozenset[str]:
