@@ -39,6 +39,8 @@ LIMITS = {
     "f1": (0.934660, 0.950850),
     "recall": (0.917100, 0.941033),
 }
+ERRORS = {"roc_auc": 0.001811, "accuracy": 0.003261, "f1": 0.006440, "recall": 0.005137}
+"""NannyML's standard errors, as published."""
 
 
 def labelled(chunks: list[list[list[int]]]) -> Any:
@@ -98,6 +100,16 @@ def test_thresholds_as_published(metric: str) -> None:
     assert (mean - 3 * deviation, mean + 3 * deviation) == pytest.approx(LIMITS[metric], abs=6e-7)
 
 
+@pytest.mark.parametrize("metric", LIMITS)
+def test_estimates_of_chunks_5_to_9_alone_are_beyond_the_published_thresholds(metric: str) -> None:
+    low, high = LIMITS[metric]
+    beyond = [not low <= estimate.values[metric] <= high for estimate in estimates()]
+    assert beyond == ORACLE[metric]["alert"] == [False] * 5 + [True] * 5
+    if metric == "roc_auc":
+        # What came true in chunk 8 is just so below the limit: one window more or less proves nothing.
+        assert 0 < low - PUBLISHED["roc_auc", "realised"][8] < 3e-4
+
+
 def test_standard_errors_against_nannyml() -> None:
     """Equal where both are binomial; F1 and AUC differ as the module says, by factors that are known."""
     table = confusion.counted(labelled(DATA["reference"]))
@@ -105,9 +117,13 @@ def test_standard_errors_against_nannyml() -> None:
     theirs = {name: ORACLE[name]["sampling_error"] for name in confusion.METRICS}
     for name in ("accuracy", "precision", "recall", "specificity"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-9)
+    for name in ("accuracy", "recall"):
+        assert ours[name] == pytest.approx(ERRORS[name], abs=6e-7)
     q = table.true_positives / (table.true_positives + table.false_positives + table.false_negatives)
     assert ours["f1"] * (1 + q) == pytest.approx(theirs["f1"], rel=1e-9)
+    assert theirs["f1"] == pytest.approx(ERRORS["f1"], abs=6e-7)
     # Published: .001811, a run of today: .001814; the order of tied rows differs. It leaves out one of the two classes.
+    assert theirs["roc_auc"] == pytest.approx(ERRORS["roc_auc"], abs=5e-6)
     assert theirs["roc_auc"] < ours["roc_auc"] < theirs["roc_auc"] * np.sqrt(2.2)
 
 
