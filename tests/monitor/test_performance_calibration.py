@@ -1,13 +1,16 @@
 """Which calibration is chosen, when none is, and its error."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gateway.monitor import calibration, isotonic
 from gateway.monitor.calibration import chosen, ece
-from tests.monitor.test_performance_carloan import DATA, fitted
+from tests.monitor.carloan_rows import DATA, fitted
+from tests.parity import streams
 
 
 def drawn(rows: int, seed: int = 1, bend: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +39,17 @@ def test_car_loan_is_calibrated_as_nannyml_decides() -> None:
     assert (found.kind, found.rows, found.positives) == ("isotonic", 50_000, 24_979)
     assert found.points == fitted()
     assert found.ece_after < 0.005 < found.ece_before
+
+
+@pytest.mark.parametrize("name", streams.scored())
+def test_lines_as_nannyml_draws_them(name: str) -> None:
+    golden = json.loads((Path(__file__).parents[1] / "parity" / "golden.json").read_text())["nannyml_calibration"][name]
+    scores, labels = streams.scored()[name]
+    ours = isotonic.applied(isotonic.fit(scores, labels), streams.SCORES)
+    assert ours == pytest.approx(golden["calibrated"], abs=1e-12)
+    # It bends scores that are probabilities, too: by design ours does not.
+    assert golden["needs"]
+    assert chosen(scores, labels).kind == ("identity" if name == "probabilities" else "isotonic")
 
 
 def test_the_gate() -> None:

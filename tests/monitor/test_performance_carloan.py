@@ -1,17 +1,16 @@
-"""Car loan, chunk by chunk, against NannyML: its published tables, and one run of it whose versions are in the data."""
+"""Car loan, chunk by chunk, against NannyML: its published tables, and a run of it (tests/parity/carloan.py)."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway.monitor import cbpe, confusion, isotonic
-from gateway.monitor.plan import CALIBRATED_UNIT, SCORE_BINS
+from gateway.monitor import cbpe, confusion
+from tests.monitor.carloan_rows import DATA, estimates, fitted, labelled
 
-DATA = json.loads((Path(__file__).parent / "data" / "carloan_counts.json").read_text())
-ORACLE = DATA["oracle"]
+NANNYML = json.loads((Path(__file__).parents[1] / "parity" / "golden.json").read_text())["nannyml_car_loan"]
+ORACLE = NANNYML["metrics"]
 # Source: NannyML documentation, tutorials "Estimating Standard Performance Metrics - Binary Classification" and
 # "Calculating Standard Performance Metrics - Binary Classification" (Apache-2.0).
 PUBLISHED = {
@@ -43,30 +42,9 @@ ERRORS = {"roc_auc": 0.001811, "accuracy": 0.003261, "f1": 0.006440, "recall": 0
 """NannyML's standard errors, as published."""
 
 
-def labelled(chunks: list[list[list[int]]]) -> Any:
-    """Counts [decision, bin, label] of some chunks together."""
-    counts = np.zeros((2, SCORE_BINS, 2), np.int64)
-    for decision, hundredth, label, rows in (cell for chunk in chunks for cell in chunk):
-        counts[decision, min(hundredth * 10, SCORE_BINS - 1), label] += rows
-    return counts
-
-
-def fitted() -> isotonic.Points:
-    cells = [cell for chunk in DATA["reference"] for cell in chunk]
-    return isotonic.fit([score / 100 for _, score, _, _ in cells], [c[2] for c in cells], [c[3] for c in cells])
-
-
-def estimates() -> list[cbpe.Performance]:
-    points, found = fitted(), []
-    for chunk in DATA["analysis"]:
-        counts, sums = np.zeros((2, SCORE_BINS), np.int64), np.zeros((2, SCORE_BINS), np.int64)
-        for decision, hundredth, _, rows in chunk:
-            place = decision, min(hundredth * 10, SCORE_BINS - 1)
-            counts[place] += rows
-            probability = isotonic.applied(points, np.array([hundredth / 100]))[0]
-            sums[place] += rows * round(probability / CALIBRATED_UNIT)
-        found.append(cbpe.estimate(counts, sums, calibration=points, outside=0.0))
-    return found
+def test_calibrated_as_by_nannyml() -> None:
+    assert NANNYML["needs"]
+    assert np.array(fitted()) == pytest.approx(np.array(NANNYML["points"]), abs=1e-12)
 
 
 def test_estimates_as_nannyml() -> None:

@@ -21,25 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateway.monitor import reconstruction
-from tests.parity import compat, streams
+from tests.parity import carloan, compat, streams
 
 os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("evidently", "nannyml", "river", "scipy", "numpy", "pandas", "scikit-learn", "category_encoders")
-CHUNK = 5_000
-PUBLISHED_JS = [0.031661, 0.030011, 0.031129, 0.029464, 0.030809, 0.028681, 0.043628, 0.029253, 0.030628, 0.028330]
-PUBLISHED_PCA = [1.14152, 1.13064, 1.13891, 1.14504, 1.13756, 1.24921, 1.24310, 1.25815, 1.22818, 1.25988]
-CAR_LOAN = (
-    "car_value",
-    "salary_range",
-    "debt_to_income_ratio",
-    "loan_length",
-    "repaid_loan_on_prev_car",
-    "size_of_downpayment",
-    "driver_tenure",
-)
-"""Features; NannyML's notebooks publish JS of the debt ratio, and reconstruction errors, of chunks of 5,000 rows."""
 
 
 def evidently_figures(case: streams.Case) -> dict[str, float]:
@@ -181,32 +167,6 @@ def reconstruction_figures() -> dict[str, Any]:
     }
 
 
-def car_loan_errors() -> list[str]:
-    """Where our figures for NannyML's car loans are not those it publishes."""
-    import nannyml
-
-    reference, analysis, _ = nannyml.load_synthetic_car_loan_dataset()
-    debt = reference["debt_to_income_ratio"].to_numpy(float)
-    words = [name for name in CAR_LOAN if not pd.api.types.is_float_dtype(reference[name])]
-    numbers = [name for name in CAR_LOAN if name not in words]
-    shares = {name: reference[name].value_counts(normalize=True) for name in words}
-
-    def encoded(rows: pd.DataFrame) -> np.ndarray:
-        """No category of these loans is missing."""
-        return np.column_stack([rows[numbers].to_numpy(float), *(rows[name].map(shares[name]) for name in words)])
-
-    columns = encoded(reference)
-    model = reconstruction.fit(columns, np.full(columns.shape[1], np.nan))
-    wrong = []
-    for at, (js, error) in enumerate(zip(PUBLISHED_JS, PUBLISHED_PCA, strict=True)):
-        chunk = analysis.iloc[at * CHUNK : (at + 1) * CHUNK]
-        found = compat.nannyml_js(debt, chunk["debt_to_income_ratio"].to_numpy(float), True)
-        rebuilt = float(model.errors(encoded(chunk)).mean())
-        wrong += [f"car loan chunk {at}: JS {found}, published {js}"] if abs(found - js) > 1e-6 else []
-        wrong += [f"car loan chunk {at}: error {rebuilt}, published {error}"] if abs(rebuilt - error) > 1e-5 else []
-    return wrong
-
-
 def differences(name: str, theirs: dict[str, float], mine: dict[str, float]) -> list[str]:
     """Figures that differ by more than rounding."""
     assert theirs.keys() == mine.keys(), name
@@ -220,13 +180,15 @@ def differences(name: str, theirs: dict[str, float], mine: dict[str, float]) -> 
 def main(say: Callable[[str], None] = print) -> int:
     """Write golden.json and compare."""
     warnings.simplefilter("ignore")
-    figures, wrong = {}, car_loan_errors()
+    figures, wrong = {}, carloan.drift_errors()
     for case in streams.cases():
         evidently, nannyml = evidently_figures(case), nannyml_figures(case)
         figures[case.name] = {"evidently": evidently, "nannyml": nannyml}
         mine = ours(case)
         wrong += differences(f"evidently, {case.name}", evidently, mine[0])
         wrong += differences(f"nannyml, {case.name}", nannyml, mine[1])
+    calibrations, performance = carloan.calibrations(), carloan.performance()
+    wrong += carloan.calibration_errors(calibrations) + carloan.performance_errors(performance)
     golden = {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "cases": figures,
@@ -234,6 +196,8 @@ def main(say: Callable[[str], None] = print) -> int:
         "scipy": scipy_figures(),
         "river_adwin": river_figures(),
         "nannyml_reconstruction": reconstruction_figures(),
+        "nannyml_calibration": calibrations,
+        "nannyml_car_loan": performance,
     }
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     say("\n".join(wrong) or f"ours agree with {', '.join(f'{n} {v}' for n, v in golden['versions'].items())}")

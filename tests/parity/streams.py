@@ -109,3 +109,17 @@ COUNTS = [
     (1_000, 1_000, 999, 1_000),
 ]
 """k of n rows now, k of m rows of the reference."""
+
+
+SCORES = np.array([0.0, 0.003, 0.05, 0.1, 0.125, 0.2, 0.301, 0.4, 0.5, 0.55, 0.6, 0.75, 0.8, 0.901, 0.95, 0.999, 1.0])
+"""Scores to be calibrated; some lie outside of what a calibration was fitted on."""
+
+
+def scored() -> dict[str, tuple[NDArray, NDArray]]:
+    """Scores and labels 0 or 1: scores that are bent, bent and tied, and such that are probabilities already."""
+    rng, found = random.Random(30), {}
+    for name, bend, places in (("bent", 2.0, 9), ("tied", 0.5, 2), ("probabilities", 1.0, 9)):
+        scores = np.round(0.02 + 0.96 * rng_uniform(rng, 3_000), places)
+        labels = (rng_uniform(rng, 3_000) < scores**bend).astype(np.float64)
+        found[name] = scores, labels
+    return found
