@@ -123,7 +123,7 @@ def calibrations() -> dict[str, dict[str, Any]]:
 
 
 def calibration_errors(theirs: dict[str, dict[str, Any]]) -> list[str]:
-    """Where our lines are not these. Whether they are used is decided otherwise here: gateway/monitor/calibration.py."""
+    """Where our lines are not these. Whether they are used, is decided otherwise: gateway/monitor/calibration.py."""
     wrong = []
     for name, (scores, labels) in streams.scored().items():
         ours = isotonic.applied(isotonic.fit(scores, labels), streams.SCORES)

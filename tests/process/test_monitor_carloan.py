@@ -1,5 +1,7 @@
 """Car loans through a running gateway: silent before the world changes, an incident with the second window after it."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tests.process.monitored import AFTER, ANALYSIS, BEFORE, Sender, put, seen, 
 from tests.tree import Tree, serve
 
 pytestmark = pytest.mark.process
+Rows = np.ndarray[Any, Any]
 
 
 def fired(found: dict[str, Any]) -> list[str]:
@@ -23,58 +26,75 @@ def named(found: dict[str, Any]) -> set[str]:
     return set(series(found)["signals"]["input_drift"]["keys"])
 
 
-def accuracy(found: dict[str, Any]) -> list[float]:
-    """Estimated without labels, by window."""
-    return [one["estimated"]["values"]["accuracy"] for one in series(found)["windows"]]
+def accuracy(found: dict[str, Any]) -> float:
+    """Of the newest window, estimated; not one label has come."""
+    newest = series(found)["windows"][-1]
+    assert newest["estimated"]["basis"] == "estimated"
+    assert [cohort["coverage"] for cohort in series(found)["cohorts"]] == [[0.0, 0.0]] * len(series(found)["cohorts"])
+    return float(newest["estimated"]["values"]["accuracy"])
 
 
-def through(tree: Tree, window: int, before: int, senders: list[Sender]) -> None:
-    """Some windows before the change and four behind it, one after the other.
-
-    25,000 is a whole number of windows of 1,000 and of 2,500, so that those behind the change hold no row before it.
-    """
+def all_of_them(tree: Tree, window: int, send: Callable[[Rows], None]) -> dict[str, Any]:
+    """The whole analysis, one window after the other; each is looked at before the next is sent."""
+    # So those behind the change hold no row before it.
     assert CHANGE % window == 0
-    sent = 0
-    for at in range(CHANGE - before * window, CHANGE + 4 * window, window):
-        part = ANALYSIS.inputs[at : at + window]
-        for number, sender in enumerate(senders):
-            sender.send(part[number :: len(senders)], each=125)
-        sent += window
-        found = until_counted(tree, sent)
-        assert [one["rows"] for one in series(found)["windows"]] == [window] * (sent // window)
-        after = sent // window - before
+    before: list[float] = []
+    for number in range(len(ANALYSIS.inputs) // window):
+        send(ANALYSIS.inputs[number * window : (number + 1) * window])
+        found = until_counted(tree, (number + 1) * window)
+        newest = series(found)["windows"][-1]
+        assert (newest["index"], newest["rows"]) == (number, window)
+        after = number + 1 - CHANGE // window
         if after <= 0:
             assert (found["incident"], fired(found)) == (None, [])
+            before.append(accuracy(found))
+            continue
+        # What is true falls by 0.03.
+        assert accuracy(found) < min(before)
         if after >= 2:
             assert found["incident"] is not None, f"silent after {after} windows"
-        if after == 3:
+        if after >= 3:
             assert named(found) == DRIFTED
-    told = accuracy(found)
-    # The true accuracy falls by 0.03; not one label has come.
-    assert max(told[before:]) < min(told[:before])
+    assert found["rows"] == len(ANALYSIS.inputs)
+    assert found["verdict"] == "world"
+    assert found["incident"]["alarms"][0]["signal"] == "input_drift"
+    assert len(found["incidents"]) <= 1, "one change, one incident"
+    assert series(found)["skipped"] == 0
+    return found
 
 
-@pytest.mark.parametrize("window", [pytest.param(1_000, marks=pytest.mark.sim), 2_500])
+windows = pytest.mark.parametrize("window", [5_000, pytest.param(1_000, marks=pytest.mark.sim)])
+
+
+@windows
 def test_one_worker(tmp_path: Path, window: int) -> None:
     with serve(monitored.repository(tmp_path), "--workers", "1", models__quiet_period_ms=0) as tree:
         put(tree, window={"rows": window})
         until_watched(tree)
         sender = Sender(tree)
-        through(tree, window, 6, [sender])
+        all_of_them(tree, window, lambda rows: sender.send(rows, each=125))
         sender.close()
-        found = seen(tree)
-        assert found["verdict"] == "world"
-        assert found["incident"]["alarms"][0]["signal"] == "input_drift"
-        assert series(found)["skipped"] == 0
 
 
-def test_two_workers_in_no_order(tmp_path: Path) -> None:
+@windows
+def test_two_workers_in_no_order(tmp_path: Path, window: int) -> None:
+    rng = np.random.default_rng(5)
     with serve(monitored.repository(tmp_path), "--workers", "2", models__quiet_period_ms=0) as tree:
-        put(tree, window={"rows": 2_500})
+        put(tree, window={"rows": window})
         until_watched(tree)
-        senders = [Sender(tree), Sender(tree)]
-        through(tree, 2_500, 3, senders)
-        assert sum(sender.rows for sender in senders) == seen(tree)["rows"]
+        senders = [Sender(tree) for _ in range(12)]
+        tree.until("connections to both", lambda: all(worker["connections"] for worker in tree.workers()))
+
+        def send(rows: Rows) -> None:
+            """Requests of 1 to some 200 rows, in any order, from all connections at once."""
+            cuts = np.sort(rng.choice(np.arange(1, len(rows)), len(rows) // 40, replace=False))
+            parts = np.split(rows, cuts)
+            order = rng.permutation(len(parts))
+            with ThreadPoolExecutor(len(senders)) as pool:
+                mine = [order[at :: len(senders)] for at in range(len(senders))]
+                list(pool.map(lambda sender, own: [sender.send(parts[one]) for one in own], senders, mine))
+
+        all_of_them(tree, window, send)
         for sender in senders:
             sender.close()
 
