@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.parity import carloan, compat, streams
+from tests.parity import carloan, compat, employment, streams
 
 os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -198,6 +198,7 @@ def main(say: Callable[[str], None] = print) -> int:
         "nannyml_reconstruction": reconstruction_figures(),
         "nannyml_calibration": calibrations,
         "nannyml_car_loan": performance,
+        "nannyml_employment": employment.figures(),
     }
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     say("\n".join(wrong) or f"ours agree with {', '.join(f'{n} {v}' for n, v in golden['versions'].items())}")
