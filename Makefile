@@ -61,7 +61,7 @@ sim: venv tools native  ## long simulations and repetitions
 parity:  ## compute the figures of Evidently, NannyML and River anew, in an environment of their own
 	@test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
-	.venv-parity/bin/python -m tests.parity.parity
+	PYTHONHASHSEED=0 .venv-parity/bin/python -m tests.parity.parity
 
 targets:  ## ask Prefect's and Airflow's own servers for retraining, each in an environment of its own
 	@for one in prefect==3.9.1 airflow-core==3.3.2; do \

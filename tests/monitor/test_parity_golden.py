@@ -48,6 +48,12 @@ def test_numbers(name: str) -> None:
     assert compat.nannyml_wasserstein(*pair) == close(golden["nannyml"]["wasserstein"])
 
 
+@pytest.mark.parametrize("name", [name for name in NUMERIC if name != "large"])
+def test_exact_p_value_of_kolmogorov_smirnov(name: str) -> None:
+    case = CASES[name]
+    assert compat.evidently_ks(case.reference, case.current) == close(GOLDEN["cases"][name]["evidently"]["ks"])
+
+
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_categories(name: str) -> None:
     pair, golden = (CASES[name].reference, CASES[name].current), GOLDEN["cases"][name]

@@ -6,53 +6,58 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateway.monitor import confusion, isotonic, reconstruction
+from examples.carloan.loans import FEATURE_NAMES
+from gateway.monitor import confusion, isotonic
 from tests.monitor.carloan_rows import DATA, estimates, fitted, labelled
-from tests.parity import compat, streams
+from tests.parity import published, streams
 
 CHUNK = 5_000
-PUBLISHED_JS = [0.031661, 0.030011, 0.031129, 0.029464, 0.030809, 0.028681, 0.043628, 0.029253, 0.030628, 0.028330]
-PUBLISHED_PCA = [1.14152, 1.13064, 1.13891, 1.14504, 1.13756, 1.24921, 1.24310, 1.25815, 1.22818, 1.25988]
-FEATURES = (
-    "car_value",
-    "salary_range",
-    "debt_to_income_ratio",
-    "loan_length",
-    "repaid_loan_on_prev_car",
-    "size_of_downpayment",
-    "driver_tenure",
-)
-"""NannyML's notebooks publish JS of the debt ratio, and reconstruction errors, of chunks of 5,000 rows."""
 COLUMNS = {"y_pred_proba": "y_pred_proba", "y_pred": "y_pred", "y_true": "repaid"}
 SETTINGS: dict[str, Any] = {"problem_type": "classification_binary", "chunk_size": CHUNK}
 RANKED = ("roc_auc", "average_precision")
 """Before these NannyML rounds cumulated masses to 5 places."""
 
 
-def drift_errors() -> list[str]:
-    """Where our figures of drift are not those it publishes."""
+def drift() -> dict[str, Any]:
+    """Distances of the debt ratio, chunks of each column with an alert, and errors of rebuilt rows."""
     import nannyml
 
-    reference, analysis, _ = nannyml.load_synthetic_car_loan_dataset()
-    debt = reference["debt_to_income_ratio"].to_numpy(float)
-    words = [name for name in FEATURES if not pd.api.types.is_float_dtype(reference[name])]
-    numbers = [name for name in FEATURES if name not in words]
-    shares = {name: reference[name].value_counts(normalize=True) for name in words}
+    reference, analysis, targets = nannyml.load_synthetic_car_loan_dataset()
+    analysis = analysis.merge(targets, left_index=True, right_index=True)
+    names, methods = list(published.JS_ALERTS), ["jensen_shannon", "kolmogorov_smirnov"]
+    columns = nannyml.UnivariateDriftCalculator(column_names=names, continuous_methods=methods, chunk_size=CHUNK)
+    found = columns.fit(reference).calculate(analysis).filter(period="analysis").to_df()
+    rows = nannyml.DataReconstructionDriftCalculator(column_names=list(FEATURE_NAMES), chunk_size=CHUNK)
+    errors = rows.fit(reference).calculate(analysis).to_df()["reconstruction_error"]
+    debt = found["debt_to_income_ratio"]
+    return {
+        "js": debt[("jensen_shannon", "value")].astype(float).tolist(),
+        "js_limit": float(debt[("jensen_shannon", "upper_threshold")].iloc[0]),
+        "ks": debt[("kolmogorov_smirnov", "value")].astype(float).tolist(),
+        "ks_limit": float(debt[("kolmogorov_smirnov", "upper_threshold")].iloc[0]),
+        "js_alerts": {name: np.flatnonzero(found[(name, "jensen_shannon", "alert")]).tolist() for name in names},
+        "errors": errors["value"].astype(float).tolist(),
+        "error_limits": [float(errors[f"{side}_threshold"].iloc[0]) for side in ("lower", "upper")],
+    }
 
-    def encoded(rows: pd.DataFrame) -> np.ndarray:
-        """No category of these loans is missing."""
-        return np.column_stack([rows[numbers].to_numpy(float), *(rows[name].map(shares[name]) for name in words)])
 
-    columns = encoded(reference)
-    model = reconstruction.fit(columns, np.full(columns.shape[1], np.nan))
-    wrong = []
-    for at, (js, error) in enumerate(zip(PUBLISHED_JS, PUBLISHED_PCA, strict=True)):
-        chunk = analysis.iloc[at * CHUNK : (at + 1) * CHUNK]
-        found = compat.nannyml_js(debt, chunk["debt_to_income_ratio"].to_numpy(float), True)
-        rebuilt = float(model.errors(encoded(chunk)).mean())
-        wrong += [f"car loan chunk {at}: JS {found}, published {js}"] if abs(found - js) > 1e-6 else []
-        wrong += [f"car loan chunk {at}: error {rebuilt}, published {error}"] if abs(rebuilt - error) > 1e-5 else []
-    return wrong
+def drift_errors(theirs: dict[str, Any]) -> list[str]:
+    """Where these are not the figures it publishes."""
+    said = {
+        "js": published.JS,
+        "js_limit": published.JS_LIMIT,
+        "ks": published.KS,
+        "ks_limit": published.KS_LIMIT,
+        "errors": published.ERRORS_BEFORE + published.ERRORS,
+        "error_limits": published.ERROR_LIMITS,
+    }
+    wrong = [
+        f"car loan: {name} {theirs[name]}, published {value}"
+        for name, value in said.items()
+        if not np.allclose(theirs[name], value, rtol=0.0, atol=6e-6)
+    ]
+    counts = {name: len(chunks) for name, chunks in theirs["js_alerts"].items()}
+    return wrong + ([] if counts == published.JS_ALERTS else [f"car loan: alerts {counts}"])
 
 
 def performance() -> dict[str, Any]:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from router.evidence.special import chi_square_above, log_normal_below
 
 EVIDENTLY_FEW_VALUES: Final = 20
+EVIDENTLY_EXACT_TO: Final = 10_000
+"""Rows of either sample up to which `ks` is exact."""
 NANNYML_ESTIMATES_FROM: Final = 10_000
 NANNYML_BINS: Final = 10_000
 
@@ -60,6 +62,23 @@ def ks_exact(reference: Column, current: Column) -> float:
     before = np.searchsorted(np.sort(reference), everything, side="right") / len(reference)
     now = np.searchsorted(np.sort(current), everything, side="right") / len(current)
     return float(np.max(np.abs(before - now)))
+
+
+def ks_above(m: int, n: int, distance: float) -> float:
+    """Probability that samples of m and n rows of one continuous law are at least so far apart (Hodges 1958).
+
+    The rows in order are a path of m steps one way and n the other, all paths alike. By the number of steps: the
+    probability that a path that comes to a place was too far out before, or there.
+    """
+    least = round(distance * math.lcm(m, n)) * math.gcd(m, n)
+    i = np.arange(m + 1)
+    outside = np.full(m + 1, float(least == 0))
+    for steps in range(1, m + n + 1):
+        j = steps - i
+        outside = (np.concatenate([[0.0], outside[:-1]]) * i + outside * j) / steps
+        outside[np.abs(i * n - j * m) >= least] = 1.0
+        outside[(j < 0) | (j > n)] = 0.0
+    return float(outside[m])
 
 
 # ---- Evidently ----
@@ -118,6 +137,11 @@ def evidently_hellinger(reference: Column, current: Column, numeric: bool) -> fl
 def evidently_wasserstein(reference: Column, current: Column) -> float:
     """`wasserstein`: in standard deviations of the reference, of at least 0.001; drift from 0.1."""
     return wasserstein_exact(reference, current) / max(float(np.std(reference)), 0.001)
+
+
+def evidently_ks(reference: Column, current: Column) -> float:
+    """`ks`: p-value, exact as there up to EVIDENTLY_EXACT_TO rows; drift up to 0.05."""
+    return ks_above(len(reference), len(current), ks_exact(reference, current))
 
 
 def evidently_chi_square(reference: Column, current: Column) -> float:
