@@ -1,0 +1,81 @@
+"""A backup that somebody restored: nodes do not give back what it took away, and what stopped harm stays."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.control.policies import Policies
+from gateway.control.record import PolicyRecord
+from tests.control.test_policies_lost import DOCUMENT, LATCH, Written, applied, killed, opened, with_status
+
+NAMED: dict[str, Any] = DOCUMENT | {
+    "metadata": {"name": "n"},
+    "spec": DOCUMENT["spec"] | {"variants": [{"name": "stable", "model": "n:1"}, {"name": "canary", "model": "n:2"}]},
+}
+
+
+async def replaced(one: Policies, place: Path) -> None:
+    """Somebody restores the backup `then` into the store."""
+    await one.store.restore(place / "then", aside=place / "aside")
+
+
+def test_a_backup_that_was_restored_is_not_undone_by_who_knew_more(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        await one.store.backup(tmp_path / "then")
+        await applied(one, one.kept["m"])
+        await one.apply(NAMED, actor="ada")
+        known = one.kept["m"]
+        await replaced(one, tmp_path)
+        for name in ("m", "n"):
+            await one.reload(name)
+        assert [document.name for document in await one.store.list("policy")] == ["m"]
+        await one.store.close()
+
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert list(again.kept) == ["m"]
+        record = again.kept["m"].record
+        assert record.document == DOCUMENT
+        assert (record.revision, record.generation) == (known.record.revision + 1, known.record.generation + 1)
+        assert again.kept["m"].revision > known.revision
+        (told,) = [r for r in (await again.store.audit_read("m")).records if r.record["what"] == "restore"]
+        assert (told.record["generation"], told.record["document"]) == (record.generation, DOCUMENT)
+        # One of the name that went goes on from its numbers, too.
+        kept, _ = await again.apply(NAMED, actor="ada")
+        assert (kept.record.revision, kept.record.generation) == (2, 2)
+        await again.store.close()
+
+        third = await opened(tmp_path / "one.db", tmp_path)
+        assert third.kept["m"].record == record, "it has its numbers already"
+        await third.store.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("harm", "holds"),
+    [
+        (killed, lambda record: record.killed == ("canary",)),
+        (with_status(latches=(LATCH,)), lambda record: record.status.latches == (LATCH,)),
+    ],
+    ids=["kill", "latch"],
+)
+def test_what_stopped_harm_since_a_restored_backup_stays(
+    tmp_path: Path, harm: Written, holds: Callable[[PolicyRecord], bool]
+) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        await one.store.backup(tmp_path / "then")
+        await harm(one, one.kept["m"])
+        await replaced(one, tmp_path)
+        await one.store.close()
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert holds(again.kept["m"].record)
+        await again.store.close()
+
+    asyncio.run(story())
