@@ -56,13 +56,12 @@ def report(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from gateway.control.experimentpage import moment, number, percent
+    from gateway.control.experimentpage import headline, moment, number, percent
 
     print(f"experiment {found['name']}: {found['state']}, since {moment(found['began_ms'])}; {found['unit']}")
     if found["hypothesis"]:
         print(f"  {found['hypothesis']}")
-    if found["stop_reason"]:
-        print(f"ended {moment(found['ended_ms'])}: {found['stop_reason']}")
+    print_table("what is compared", ["what", "value"], headline(found))
     health = found["health"]
     print(f"sample ratio p {number(health['srm_p'])}, of units with feedback {number(health['feedback_srm_p'])}")
     for warning in health["warnings"]:

@@ -72,22 +72,28 @@ def page_of(report: Mapping[str, Any]) -> str:
 
 
 def _head(report: Mapping[str, Any]) -> str:
-    variants = ", ".join(f"{one['name']} = version {one['version']}" for one in report["variants"])
-    rows = {
-        "owner": report["owner"] or "-",
-        "state": f"{report['state']}, since {moment(report['began_ms'])}"
-        + (f", ended {moment(report['ended_ms'])}" if report["ended_ms"] else ""),
-        "stopped": report.get("stop_reason") or "-",
-        "variants": f"{variants}; control: {report['control']}",
-        "unit": f"{report['unit']} (salt {report['salt']})",
-        "revisions": " to ".join(map(str, report["revisions"])) or "-",
-        "method": f"{report['method']}, alpha {report['alpha']:g}, {report['alpha_per_comparison']:g} per comparison, "
-        f"narrowest at {report['n_star']:,.0f} units",
-    }
-    listed = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in rows.items())
+    listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in headline(report))
     hypothesis = f"<p>{escape(report['hypothesis'])}</p>" if report["hypothesis"] else ""
     seen = f'<p class="soft small">as of {moment(report["as_of_ms"])}; may be read at any time, as often as wanted</p>'
     return f"<h1>Experiment {escape(report['name'])}</h1>{seen}{hypothesis}<dl>{listed}</dl>"
+
+
+def headline(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What is compared, since when and how: names and values, for people."""
+    until = f" until {moment(report['ended_ms'])}" if report["ended_ms"] else ""
+    yield "owner", report["owner"] or "-"
+    yield "state", report["state"]
+    yield "in force", f"{'' if until else 'since '}{moment(report['began_ms'])}{until}"
+    yield "stopped", report.get("stop_reason") or "-"
+    for one in report["variants"]:
+        role = "; control" if one["name"] == report["control"] else ""
+        yield f"variant {one['name']}", f"version {one['version']}, {one['digest']}{role}"
+    yield "unit", f"{report['unit']}; salt {report['salt']}"
+    yield "policy revisions", " to ".join(map(str, dict.fromkeys(report["revisions"]))) or "-"
+    alpha = f"alpha {report['alpha']:g}, {report['alpha_per_comparison']:g} per comparison"
+    yield "method", f"{report['method']}, {alpha}"
+    narrowest = f"intervals are narrowest at N* = {report['n_star']:,.0f}"
+    yield "expected units", f"{report['expected_units']:,} per variant; {narrowest}"
 
 
 def moment(time_ms: float) -> str:

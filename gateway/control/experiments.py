@@ -111,6 +111,7 @@ def _head(study: Study, now_ms: int) -> dict[str, Any]:
         "method": METHOD,
         "alpha": study.alpha,
         "alpha_per_comparison": _alpha(study),
+        "expected_units": study.expected_units,
         "n_star": _n_star(study),
         "began_ms": study.began_ms,
         "ended_ms": study.ended_ms or None,

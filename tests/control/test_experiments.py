@@ -209,6 +209,18 @@ def test_the_page_is_whole_and_brings_all_it_needs():
         assert word in parser.text
 
 
+def test_the_head_says_what_is_compared_and_how():
+    report = full_report()
+    assert (report["expected_units"], report["n_star"], report["revisions"]) == (500, 1_000.0, [1, 2])
+    parser = Strict()
+    parser.feed(page_of(report))
+    for words in (
+        "in forcesince 1970-01-01 00:00 UTC", "variant newversion 2, sha256:b2b2", "salt fraud",
+        "policy revisions1 to 2", "expected units500 per variant", "N* = 1,000",
+    ):  # fmt: skip
+        assert words in parser.text
+
+
 def test_what_people_wrote_is_text_on_the_page():
     page = page_of(full_report())
     assert "&lt;b&gt;new&lt;/b&gt; is better" in page

@@ -1,0 +1,31 @@
+"""The report of an experiment in a terminal: it says what the JSON says."""
+
+from typing import Any
+
+import pytest
+
+from gateway.cli.experiment import _print
+from gateway.control.experimenttrail import with_trail
+from tests.control.studies import study
+from tests.control.test_experiments import full_report
+
+
+def printed(capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+    _print({**with_trail(full_report(), study(), None), **changes})
+    return capsys.readouterr().out
+
+
+def test_what_is_compared_stands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    head = printed(capsys).partition("health")[0]
+    for words in (
+        "owner risk", "in force since 1970-01-01 00:00 UTC", "variant new version 2, sha256:b2b2b2b2", "salt fraud",
+        "policy revisions 1 to 2", "expected units 500 per variant; intervals are narrowest at N* = 1,000",
+        "asymptotic confidence sequence, alpha 0.05, 0.05 per comparison",
+    ):  # fmt: skip
+        assert words in " ".join(head.split())
+
+
+def test_it_says_until_when_it_was_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys, state="ended", ended_ms=86_400_000, stop_reason="delete by ann (main/7)")
+    assert "in force 1970-01-01 00:00 UTC until 1970-01-02 00:00 UTC" in " ".join(shown.split())
+    assert "delete by ann (main/7)" in shown
