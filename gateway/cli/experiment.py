@@ -56,7 +56,7 @@ def report(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from gateway.control.experimentpage import headline, moment, number, percent
+    from gateway.control.experimentpage import headline, moment, number, percent, skew
 
     print(f"experiment {found['name']}: {found['state']}, since {moment(found['began_ms'])}; {found['unit']}")
     if found["hypothesis"]:
@@ -64,6 +64,7 @@ def _print(found: dict[str, Any]) -> None:
     print_table("what is compared", ["what", "value"], headline(found))
     health = found["health"]
     print(f"sample ratio p {number(health['srm_p'])}, of units with feedback {number(health['feedback_srm_p'])}")
+    print(f"nodes behind the newest revision: {' ('.join(skew(health))})")
     for warning in health["warnings"]:
         print(f"  ! {warning}")
     print_table(

@@ -16,14 +16,14 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from gateway.control.entries import read_entry
-from gateway.control.experiments import Marks, report_of
+from gateway.control.experiments import Live, Marks, report_of
 from gateway.control.health import Health
 from gateway.control.record import NodeReport, PolicyRecord
 from gateway.control.resets import ExperimentData
@@ -155,7 +155,7 @@ class Experiments:
 
     Args:
         lease: by which this node decides, and saves; None = another node leads.
-        latency: study -> quantiles per variant, for display.
+        live: what is known of the traffic of a study now, for display.
 
     Attributes:
         loaded: the store has been read.
@@ -167,13 +167,13 @@ class Experiments:
         *,
         now_ms: Callable[[], int],
         lease: Callable[[], Lease | None],
-        latency: Callable[[Study], Sequence[Mapping[str, Any]]],
+        live: Callable[[Study], Live],
     ) -> None:
         self.loaded = False
         self._store = store
         self._now_ms = now_ms
         self._lease = lease
-        self._latency = latency
+        self._live = live
         self._held: dict[str, Held] = {}
         self._early: dict[str, tuple[PolicyRecord, TrafficPolicy]] = {}
         self._led_by: Lease | None = None
@@ -397,7 +397,7 @@ class Experiments:
             held.health,
             held.rewards,
             held.marks,
-            latency=self._latency(held.study),
+            live=self._live(held.study),
             missed=held.missed,
             now_ms=self._now_ms(),
         )

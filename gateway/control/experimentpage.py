@@ -123,6 +123,7 @@ def _health(report: Mapping[str, Any]) -> Iterable[str]:
         ("the same, with feedback", number(health["feedback_srm_p"]), "of the primary goal"),
         ("not randomised", percent(health["not_randomised_share"]), f"{health['not_randomised']:,} requests"),
         ("units in several variants", f"{health['units_of_several_variants']:,}", "of the sampled ones"),
+        ("nodes behind", *skew(health)),
     ]
     shown = "".join(
         f'<div class="card"><span class="soft small">{what}</span><b>{value}</b>'
@@ -146,6 +147,15 @@ def _health(report: Mapping[str, Any]) -> Iterable[str]:
     if any(sum(one["delays"]) for one in health["arms"]):
         yield "<h3>How long after the prediction feedback came</h3>"
         yield delays(health["arms"], health["delay_edges_s"])
+
+
+def skew(health: Mapping[str, Any]) -> tuple[str, str]:
+    """How many nodes are behind the newest revision, and of what, for people."""
+    found = health["revision_skew"]
+    if found is None:
+        return "-", "there is no policy any more"
+    workers = f"{found['workers_behind']} of {found['workers']} workers of this node"
+    return f"{len(found['nodes_behind'])} of {found['nodes']}", f"revision {found['newest']}; {workers}"
 
 
 def _goal(report: Mapping[str, Any], goal: Mapping[str, Any]) -> Iterable[str]:

@@ -63,28 +63,43 @@ class Marks:
                     del points[1:-1:2]
 
 
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What is known of the traffic now, for display; nothing of it decides.
+
+    Attributes:
+        latency: quantiles per variant, of this node.
+        skew: as `gateway.control.skew.skew_of`; None = there is no policy any more.
+    """
+
+    latency: Sequence[Mapping[str, Any]] = ()
+    skew: Mapping[str, Any] | None = None
+
+
+NOTHING_LIVE: Final = Live()
+
+
 def report_of(
     study: Study,
     health: Health,
     rewards: Rewards,
     marks: Marks,
     *,
-    latency: Sequence[Mapping[str, Any]] = (),
+    live: Live = NOTHING_LIVE,
     missed: int = 0,
     now_ms: int,
 ) -> dict[str, Any]:
     """Everything about an experiment, in plain values; numbers that are not known are None.
 
     Args:
-        latency: quantiles per variant, for display.
         missed: rewards that the store dropped before they were read.
     """
     report = {
         **_head(study, now_ms),
-        "health": _health(study, health, rewards, missed),
+        "health": _health(study, health, rewards, live.skew, missed),
         "goals": [_goal(study, goal, rewards, marks) for goal in study.goals],
         "guardrails": [_errors(study, health)],
-        "latency": list(latency),
+        "latency": list(live.latency),
         "configuration": _configuration(study),
         "code_version": __version__,
         "raw": _raw(study, health, rewards),
@@ -152,7 +167,9 @@ def _n_star(study: Study) -> float:
 # ---- health ----
 
 
-def _health(study: Study, health: Health, rewards: Rewards, missed: int) -> dict[str, Any]:
+def _health(
+    study: Study, health: Health, rewards: Rewards, skew: Mapping[str, Any] | None, missed: int
+) -> dict[str, Any]:
     requests, units = health.requests(), health.units()
     primary = next((goal.name for goal in study.goals if goal.primary), study.goals[0].name)
     joined = rewards.predictions(primary)
@@ -183,6 +200,7 @@ def _health(study: Study, health: Health, rewards: Rewards, missed: int) -> dict
         "srm_threshold": THRESHOLD,
         "not_randomised": apart,
         "not_randomised_share": _share(apart, apart + counted),
+        "revision_skew": skew,
         "units_of_several_variants": health.of_several(),
         "units_kept_of": 1 << rewards.doublings,
         "rewards_beyond_bound": rewards.overfull,
@@ -212,6 +230,10 @@ def _warnings(health: Mapping[str, Any]) -> Any:
         yield "Sample ratio mismatch: units did not arrive as the split says. Find out why before reading on."
     if health["feedback_srm_p"] <= THRESHOLD:
         yield "Feedback came for other shares of units than were served: what is missing may differ between the arms."
+    skew = health["revision_skew"]
+    if skew and skew["nodes_behind"]:
+        behind = ", ".join(one["node"] for one in skew["nodes_behind"])
+        yield f"Behind the newest revision of the policy, {skew['newest']}, and sharing out by an older one: {behind}."
     if (health["not_randomised_share"] or 0.0) > 0.1:
         yield f"{health['not_randomised_share']:.0%} of the requests were not randomised, and are not in here."
     if health["units_of_several_variants"]:

@@ -17,6 +17,7 @@ from gateway.control.counts import Totals
 from gateway.control.datadesk import DataDesk
 from gateway.control.decisionlog import DecisionLines
 from gateway.control.experimentbook import Experiments
+from gateway.control.experiments import Live
 from gateway.control.feedback import FeedbackDesk
 from gateway.control.folder import MONITOR, POLICY, DocumentFolder
 from gateway.control.keepers import PolicyKeeper
@@ -31,6 +32,8 @@ from gateway.control.reporter import Reporter
 from gateway.control.rollouts import Node, Rollouts
 from gateway.control.service import Service
 from gateway.control.shadowsamples import ShadowSamples
+from gateway.control.skew import skew_of
+from gateway.control.study import Study
 from gateway.counters import CounterPage
 from gateway.store.base import Store
 from gateway.store.opening import open_store
@@ -93,7 +96,7 @@ class Traffic:
         lines = DecisionLines(store, data_dir, decisions)
         self.samples = ShadowSamples(self.policies, now_ms=_now_ms)
         self.data = DataDesk(self.policies, self.auditor, lines, self.samples)
-        node = node_name(data_dir)
+        self._node = node = node_name(data_dir)
         self.reporter = Reporter(node, run)
         self.rollouts = Rollouts(
             self.policies,
@@ -106,7 +109,7 @@ class Traffic:
             store,
             now_ms=_now_ms,
             lease=lambda: self.rollouts.lease,
-            latency=lambda study: shown_quantiles(totals(), study.name, study.variants, study.versions),
+            live=self._live,
         )
         self.monitoring: Monitoring | None = None
         self._watcher = {"node": node, "run": run, "secret": secret, "totals": totals}
@@ -136,6 +139,16 @@ class Traffic:
     def _statuses(self) -> Mapping[str, Status]:
         workers = self._service.workers.items()
         return {start_id: worker.status for start_id, worker in workers if worker.status is not None}
+
+    def _live(self, study: Study) -> Live:
+        """What an experiment's report shows of now."""
+        latency = shown_quantiles(self._totals(), study.name, study.variants, study.versions)
+        kept = self.policies.kept.get(study.name)
+        if kept is None:
+            return Live(latency)
+        here = {worker: status.policies.get(study.name, 0) for worker, status in self._statuses().items()}
+        others = {node: acked.get(study.name, 0) for node, acked in self.rollouts.nodes.others().items()}
+        return Live(latency, skew_of(self._node, kept.record.revision, here, others))
 
     def died(self, start_id: str, page: CounterPage, blamed_digest: str) -> None:
         """A worker is dead, and its page is about to go."""

@@ -25,6 +25,12 @@ def test_what_is_compared_stands_first(capsys: pytest.CaptureFixture[str]) -> No
         assert words in " ".join(head.split())
 
 
+def test_nodes_that_are_behind_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys)
+    assert "nodes behind the newest revision: 2 of 3 (revision 7; 1 of 2 workers of this node)" in shown
+    assert "older one: n1, n3." in shown
+
+
 def test_it_says_until_when_it_was_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(capsys, state="ended", ended_ms=86_400_000, stop_reason="delete by ann (main/7)")
     assert "in force 1970-01-01 00:00 UTC until 1970-01-02 00:00 UTC" in " ".join(shown.split())

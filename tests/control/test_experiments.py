@@ -9,10 +9,11 @@ import pytest
 
 from gateway.control.experimentpage import page_of
 from gateway.control.experimentplots import ticks
-from gateway.control.experiments import Marks, compared, decided, feedback_ratio, report_of
+from gateway.control.experiments import Live, Marks, compared, decided, feedback_ratio, report_of
 from gateway.control.health import Health
 from gateway.control.record import NodeReport, Notes
 from gateway.control.rewards import Reward, Rewards
+from gateway.control.skew import skew_of
 from gateway.control.study import StudyGoal
 from gateway.tally import NOTE_BAD, NOTE_SEEN
 from router.evidence.sequences import Estimate, Interval, Moments, asymptotic_interval, asymptotic_p
@@ -163,7 +164,14 @@ def full_report() -> dict[str, Any]:
     latency = [
         {"variant": name, "requests": 500, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": None} for name in ("old", "new")
     ]
-    return report_of(asked, Health(), rewards, marks, latency=latency, now_ms=3_000_000)
+    return report_of(
+        asked,
+        Health(),
+        rewards,
+        marks,
+        live=Live(latency, skew_of("n1", 7, {"w1": 7, "w2": 6}, {"n2": 7, "n3": 0})),
+        now_ms=3_000_000,
+    )
 
 
 class Strict(HTMLParser):
@@ -219,6 +227,19 @@ def test_the_head_says_what_is_compared_and_how():
         "policy revisions1 to 2", "expected units500 per variant", "N* = 1,000",
     ):  # fmt: skip
         assert words in parser.text
+
+
+def test_nodes_that_are_behind_are_a_warning():
+    report = full_report()
+    skew = report["health"]["revision_skew"]
+    assert (skew["newest"], skew["nodes"], skew["workers_behind"]) == (7, 3, 1)
+    assert skew["nodes_behind"] == [{"node": "n1", "acked": 6}, {"node": "n3", "acked": 0}]
+    page = page_of(report)
+    assert "Behind the newest revision of the policy, 7, and sharing out by an older one: n1, n3." in page
+    assert "<b>2 of 3</b>" in page
+    gone = report_of(study(), Health(), Rewards(), Marks(), now_ms=1)["health"]
+    assert gone["revision_skew"] is None
+    assert not any("Behind" in one for one in gone["warnings"])
 
 
 def test_what_people_wrote_is_text_on_the_page():

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.control.documents import Kept
 from gateway.control.experimentbook import KIND, Experiments, UnknownExperiment
+from gateway.control.experiments import Live
 from gateway.control.feedback import KEEP_MS, MOST_TOLD, FeedbackDesk
 from gateway.control.labelnotes import notes_in
 from gateway.control.messages import VariantPin
@@ -47,7 +48,7 @@ class Node:
         self.policies: Any = SimpleNamespace(kept={}, unit_key=KEY, note=store.audit_append)
         self.lease = lease
         self.experiments = Experiments(
-            store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, latency=lambda study: []
+            store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, live=lambda study: Live()
         )
         self.desk = FeedbackDesk(
             store, self.policies, self.experiments, node=name, now_ms=lambda: self.now_ms, loaded=lambda: []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.control.experimentbook import Experiments
+from gateway.control.experiments import Live
 from gateway.control.keepers import PolicyKeeper
 from gateway.control.policies import Policies
 from gateway.control.record import NodeReport
@@ -29,7 +30,7 @@ class Node:
     def __init__(self, store: SqliteStore, place: Path, lease: Lease | None = LEASE) -> None:
         self.store = store
         self.policies = Policies(store, Models(), place, now_ms=lambda: 1, changed=lambda: None)
-        self.experiments = Experiments(store, now_ms=lambda: 1, lease=lambda: lease, latency=lambda study: [])
+        self.experiments = Experiments(store, now_ms=lambda: 1, lease=lambda: lease, live=lambda study: Live())
         self.policies.taken, self.policies.experiment_data = self.experiments.taken, self.experiments.data
         self.sequence = 0
 

@@ -280,6 +280,8 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     done = cli(tree, "experiment", "report", "fraud", "--json")
     found = json.loads(done.stdout)
     assert found["decision"]["variants"] == {"new": "undecided"}
+    skew = found["health"]["revision_skew"]
+    assert (skew["nodes"], skew["nodes_behind"], skew["workers"], skew["workers_behind"]) == (1, [], 2, 0)
     shown = json.loads(cli(tree, "audit", "show", found["audit"][0]["id"]).stdout)
     assert shown["record"]["document"]["spec"]["experiment"]
     assert (found["state"], found["stop_reason"]) == ("running", "")
