@@ -99,7 +99,7 @@ def _print_history(found: dict[str, Any]) -> None:
 
 
 def _print_goal(title: str, goal: dict[str, Any]) -> None:
-    from gateway.control.experimentpage import interval, number, percent_interval, signed
+    from gateway.control.experimentpage import e_value, interval, number, percent_interval, signed
 
     compared = {one["variant"]: one for one in goal["comparisons"]}
     of_requests = any("requests" in arm for arm in goal["arms"])
@@ -109,14 +109,15 @@ def _print_goal(title: str, goal: dict[str, Any]) -> None:
         counts = [arm["requests"]] if of_requests else []
         line = [arm["variant"], *counts, arm["units"], number(arm["mean"])]
         if one is None:
-            rows.append([*line, "control", "", "", "", "", ""])
+            rows.append([*line, "control", "", "", "", "", "", ""])
             continue
         absolute = one["absolute"]
         effect = [signed(absolute["value"]), interval(absolute), percent_interval(one["relative"])]
         p = one.get("running_p", one["p"])
-        rows.append([*line, *effect, number(p), number(one["detectable"]), one["decision"]])
+        rows.append([*line, *effect, number(p), e_value(one["log_e"]), number(one["detectable"]), one["decision"]])
     counted = ["requests", "units"] if of_requests else ["units"]
-    columns = ["variant", *counted, "mean", "effect", "interval", "relative", "p", "would have seen", "decision"]
+    told = ["effect", "interval", "relative", "p", "e-value", "would have seen", "decision"]
+    columns = ["variant", *counted, "mean", *told]
     print_table(title, columns, rows)
 
 

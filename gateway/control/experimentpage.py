@@ -5,6 +5,7 @@ paper, show the same page.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -42,6 +43,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:.75
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 @media print{main{max-width:none;padding:0}pre{max-height:none}}
 """
+_MOST_LOG: Final = 700.0
 _WORDS: Final = {
     "better": "better than the control",
     "worse": "worse than the control",
@@ -166,7 +168,7 @@ def _goal(report: Mapping[str, Any], goal: Mapping[str, Any]) -> Iterable[str]:
     yield f'<p class="soft small">{what}; {goal["direction"]} is better{mde}</p>'
     yield forest(goal["comparisons"], goal["mde"])
     yield table(
-        ["variant", "units", "mean", "effect", "interval", "relative", "smallest p", "would have seen"],
+        ["variant", "units", "mean", "effect", "interval", "relative", "smallest p", "e-value", "would have seen"],
         [*_arms(report, goal)],
     )
     for one in goal["comparisons"]:
@@ -186,12 +188,12 @@ def _arms(report: Mapping[str, Any], goal: Mapping[str, Any]) -> Iterable[list[s
         one = compared.get(arm["variant"])
         line = [arm["variant"], f"{arm['units']:,}", number(arm["mean"])]
         if one is None:
-            yield [*line, "control", "", "", "", ""]
+            yield [*line, "control", "", "", "", "", ""]
             continue
         absolute, relative = one["absolute"], one["relative"]
         yield [
             *line, signed(absolute["value"]), interval(absolute), percent_interval(relative),
-            number(one["running_p"]), number(one["detectable"]),
+            number(one["running_p"]), e_value(one["log_e"]), number(one["detectable"]),
         ]  # fmt: skip
 
 
@@ -223,12 +225,14 @@ def _guardrails(report: Mapping[str, Any]) -> Iterable[str]:
         rows: list[list[str]] = []
         for arm in rail["arms"]:
             one = compared.get(arm["variant"])
-            more = ["control", "", ""] if one is None else [interval(one["absolute"]), number(one["p"])]
+            more = ["control", "", ""]
+            if one is not None:
+                more = [interval(one["absolute"]), number(one["p"]), e_value(one["log_e"])]
             counts = [f"{arm['requests']:,}", f"{arm['bad']:,}", percent(arm["rate"]), f"{arm['units']:,}"]
-            line = [arm["variant"], *counts, *more[:2]]
+            line = [arm["variant"], *counts, *more]
             rows.append([*line, Tagged(one["decision"]) if one else ""])
         yield "<h2>Guardrail: failed requests</h2>"
-        yield table(["variant", "requests", "bad", "rate", "units", "difference per unit", "p", ""], rows)
+        yield table(["variant", "requests", "bad", "rate", "units", "difference per unit", "p", "e-value", ""], rows)
 
 
 def _latency(report: Mapping[str, Any]) -> Iterable[str]:
@@ -303,6 +307,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def number(value: float | None) -> str:
     """Four digits that count; "-" = not known."""
     return "-" if value is None else f"{value:.4g}"
+
+
+def e_value(log: float) -> str:
+    """An e-value by its logarithm; too large a number for a float is told as such."""
+    return number(math.exp(log)) if log < _MOST_LOG else f"> e^{_MOST_LOG:g}"
 
 
 def signed(value: float | None) -> str:

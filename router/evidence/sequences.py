@@ -248,10 +248,16 @@ def asymptotic_interval(estimate: Estimate, alpha: float, n_star: float = 5000.0
     return Interval(low, estimate.value + half if side != "lower" else math.inf)
 
 
-def asymptotic_p(estimate: Estimate, alpha: float, n_star: float = 5000.0) -> float:
-    """The level at which the two-sided `asymptotic_interval` that is tuned for `alpha` would just touch 0.
+def asymptotic_log_e(estimate: Estimate, alpha: float, n_star: float = 5000.0) -> float:
+    """ln of an asymptotic e-value against "the difference is 0": 0.5 z^2 g / (g + 1) - 0.5 ln(g + 1).
 
-    Valid at any time, and so is the smallest one so far. 1 without units or without any spread.
+    z is the estimate over its standard error, g = n r^2. It is Robbins' two-sided normal mixture, which reaches
+    1 / alpha where the two-sided `asymptotic_interval` leaves 0 (arXiv 2103.06476): for normal terms of known variance
+    a martingale of mean 1, for others so in the limit of many units, as the interval (asymptotic e-processes: arXiv
+    2604.19353). The largest value so far is no e-value. 0 without units or without any spread.
+
+    Args:
+        alpha, n_star: what it is tuned for, as the interval; any alpha may be compared with.
 
     Raises:
         ValueError: as `asymptotic_interval`.
@@ -259,10 +265,20 @@ def asymptotic_p(estimate: Estimate, alpha: float, n_star: float = 5000.0) -> fl
     check_open(alpha, "alpha", 1.0)
     check_open(n_star, "n_star")
     if estimate.n < 1 or not 0.0 < estimate.se < math.inf:
-        return 1.0
+        return 0.0
     grown = estimate.n * _rho_squared(n_star, alpha)
-    log = 0.5 * math.log1p(grown) - 0.5 * (estimate.value / estimate.se) ** 2 * grown / (grown + 1.0)
-    return min(1.0, math.exp(log))
+    return 0.5 * (estimate.value / estimate.se) ** 2 * grown / (grown + 1.0) - 0.5 * math.log1p(grown)
+
+
+def asymptotic_p(estimate: Estimate, alpha: float, n_star: float = 5000.0) -> float:
+    """The level at which the two-sided `asymptotic_interval` that is tuned for `alpha` would just touch 0: 1 / e.
+
+    Valid at any time, and so is the smallest one so far. 1 without units or without any spread.
+
+    Raises:
+        ValueError: as `asymptotic_interval`.
+    """
+    return math.exp(min(0.0, -asymptotic_log_e(estimate, alpha, n_star)))
 
 
 def unit_ratio_log_e(canary: Moments, stable: Moments, ratio: float, n_star: float = 1000.0) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.experiment import _print
+from gateway.control.experimentpage import e_value
 from gateway.control.experimenttrail import with_trail
 from tests.control.studies import study
 from tests.control.test_experiments import full_report
@@ -29,6 +30,13 @@ def test_nodes_that_are_behind_are_told(capsys: pytest.CaptureFixture[str]) -> N
     shown = printed(capsys)
     assert "nodes behind the newest revision: 2 of 3 (revision 7; 1 of 2 workers of this node)" in shown
     assert "older one: n1, n3." in shown
+
+
+def test_each_comparison_has_an_e_value(capsys: pytest.CaptureFixture[str]) -> None:
+    goals = printed(capsys).partition("goal paid")[2]
+    assert goals.split("\n")[2].split()[-6:] == ["p", "e-value", "would", "have", "seen", "decision"]
+    wanted = e_value(full_report()["goals"][0]["comparisons"][0]["log_e"])
+    assert f" {wanted} " in goals
 
 
 def test_it_says_until_when_it_was_in_force(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.control.experimentpage import page_of
+from gateway.control.experimentpage import e_value, page_of
 from gateway.control.experimentplots import ticks
 from gateway.control.experiments import Live, Marks, compared, decided, feedback_ratio, report_of
 from gateway.control.health import Health
@@ -42,6 +42,19 @@ def test_p_is_the_level_at_which_the_interval_touches_zero(value: float, n: int)
     # An estimate at the edge of its interval has exactly alpha.
     edge = Estimate(interval.high - value, estimate.se, n)
     assert asymptotic_p(edge, 0.05, 5_000.0) == pytest.approx(0.05)
+
+
+def test_a_comparison_has_the_e_value_of_this_look_beside_the_smallest_p():
+    found = compared(study(), GOAL, arms(Moments(5_000, 1.0, 1.0), Moments(5_000, 1.07, 1.0)), 1)
+    assert math.exp(-found["log_e"]) == pytest.approx(found["p"])
+    none = compared(study(), GOAL, arms(Moments(5_000, 1.0, 1.0), Moments(5_000, 1.0, 1.0)), 1)
+    assert none["p"] == 1.0
+    assert none["log_e"] < 0.0, "an e-value goes below 1 where p stays at 1"
+
+
+@pytest.mark.parametrize(("log", "shown"), [(0.0, "1"), (-2.0, "0.1353"), (699.0, "3.731e+303"), (1e6, "> e^700")])
+def test_an_e_value_is_shown_however_large(log: float, shown: str):
+    assert e_value(log) == shown
 
 
 def test_no_spread_is_no_evidence():

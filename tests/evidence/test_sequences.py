@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,3 +162,49 @@ def test_one_side_of_an_interval_may_have_half() -> None:
     assert sequences.of_one_side(0.05) == 0.1
     found = sequences.bernoulli_interval(30, 100, sequences.of_one_side(0.5))
     assert 0.0 < found.low <= 0.3 <= found.high < 1.0
+
+
+def test_an_e_value_reaches_1_by_alpha_where_the_interval_leaves_0() -> None:
+    """Source of the limits: GrowthBook, as above; half of the width is the smallest effect that leaves 0."""
+    half = (1.56516 + 0.55844) / 2
+    found = sequences.asymptotic_log_e(Estimate(half, 0.33341, 6461), 0.05, 1000)
+    assert found == pytest.approx(math.log(20), abs=1e-4)
+    assert sequences.asymptotic_p(Estimate(half, 0.33341, 6461), 0.05, 1000) == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [200, 5_000, 1_000_000])
+def test_an_e_value_has_mean_one_without_a_difference(n: int) -> None:
+    """Over z, a standard normal one, by the trapezoidal rule: of exp(log e) times the density."""
+    step = 0.05
+    of_z = (step * at for at in range(-10_000, 10_001))
+    density = 1 / math.sqrt(2 * math.pi)
+    mean = sum(
+        density * math.exp(sequences.asymptotic_log_e(Estimate(z, 1.0, n), 0.05, 5_000.0) - z * z / 2) for z in of_z
+    )
+    assert mean * step == pytest.approx(1.0, abs=2e-3)
+
+
+def test_e_values_of_arms_that_are_alike_seldom_pass_1_by_alpha() -> None:
+    """Every look taken: a share of at most alpha ever reaches 1 / alpha. Units come in hundreds, half of each arm."""
+    rng, replicas, alpha, reached = np.random.default_rng(11), 2_000, 0.05, 0
+    looks = np.arange(1, 201) * 100
+    for _ in range(replicas):
+        ends = rng.exponential(1.0, (2, 200, 50))
+        sums, squares = ends.sum(axis=2).cumsum(axis=1), (ends**2).sum(axis=2).cumsum(axis=1)
+        reached += any(
+            sequences.asymptotic_log_e(difference_at(sums, squares, at, int(n)), alpha, 5_000.0) >= math.log(1 / alpha)
+            for at, n in enumerate(looks)
+            if n >= 2 * sequences.MIN_UNITS
+        )
+    assert reached <= replicas * alpha + 3.1 * math.sqrt(replicas * alpha * (1 - alpha))
+
+
+def difference_at(sums: Any, squares: Any, at: int, n: int) -> Estimate:
+    arms = [Moments.of_sums(n // 2, float(sums[arm, at]), float(squares[arm, at])) for arm in (0, 1)]
+    return sequences.difference(*arms)
+
+
+@pytest.mark.parametrize("estimate", [Estimate(0.5, 0.0, 100), Estimate(0.5, math.inf, 100), Estimate(0.5, 1.0, 0)])
+def test_without_units_or_spread_an_e_value_is_one(estimate: Estimate) -> None:
+    assert sequences.asymptotic_log_e(estimate, 0.05) == 0.0
+    assert sequences.asymptotic_p(estimate, 0.05) == 1.0
