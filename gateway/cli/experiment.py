@@ -83,7 +83,18 @@ def _print(found: dict[str, Any]) -> None:
         _print_goal(f"goal {goal['name']} ({goal['direction']} is better{mark})", goal)
     for rail in found["guardrails"]:
         _print_goal(f"guardrail {rail['name']}: share of failed requests per unit", rail)
+    _print_times(found)
     _print_history(found)
+
+
+def _print_times(found: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import TIMES, TIMES_COLUMNS, TIMES_NOTE, times
+
+    tables = [(title, rows) for title, name in TIMES.items() if (rows := [*times(found[name])])]
+    for title, rows in tables:
+        print_table(title, TIMES_COLUMNS, rows)
+    if tables:
+        print(f"  {TIMES_NOTE}")
 
 
 def _print_history(found: dict[str, Any]) -> None:

@@ -43,6 +43,13 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:.75
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 @media print{main{max-width:none;padding:0}pre{max-height:none}}
 """
+TIMES: Final = {"whole requests": "latency", "wait for an execution": "batch_wait"}
+"""Titles of the tables, and where their rows stand in a report."""
+TIMES_COLUMNS: Final = ("variant", "requests", "p50 ms", "p90 ms", "p99 ms")
+TIMES_NOTE: Final = (
+    "of this node since its start, with limits that hold at all looks for requests that stand for themselves; those of "
+    "one unit, or of one moment, do not: for display, and it decides nothing"
+)
 _MOST_LOG: Final = 700.0
 _WORDS: Final = {
     "better": "better than the control",
@@ -236,17 +243,25 @@ def _guardrails(report: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _latency(report: Mapping[str, Any]) -> Iterable[str]:
-    if not any(one["p50_ms"] for one in report["latency"]):
-        return
-    yield "<h2>Latency</h2>"
-    yield '<p class="soft small">of this node since its start, for display: it decides nothing</p>'
-    yield table(
-        ["variant", "requests", "p50 ms", "p90 ms", "p99 ms"],
-        [
-            [one["variant"], f"{one['requests']:,}", *(number(one[f"p{q}_ms"]) for q in (50, 90, 99))]
-            for one in report["latency"]
-        ],
-    )
+    tables = [(title, rows) for title, name in TIMES.items() if (rows := [*times(report[name])])]
+    if tables:
+        yield "<h2>Latency</h2>"
+        yield f'<p class="soft small">{TIMES_NOTE}</p>'
+    for title, rows in tables:
+        yield f"<h3>{title}</h3>"
+        yield table(TIMES_COLUMNS, rows)
+
+
+def times(found: Sequence[Mapping[str, Any]]) -> Iterable[list[str]]:
+    """A row for each variant with its quantiles and their limits, for people; none without any request."""
+    for one in found if any(one["requests"] for one in found) else ():
+        yield [one["variant"], f"{one['requests']:,}", *(_quantile(one, f"p{q}") for q in (50, 90, 99))]
+
+
+def _quantile(one: Mapping[str, Any], name: str) -> str:
+    low, high = one[f"{name}_low_ms"], one[f"{name}_high_ms"]
+    limits = f"above {number(low)}" if high is None else f"{number(low)} to {number(high)}"
+    return f"{number(one[f'{name}_ms'])} ({limits})"
 
 
 def _history(report: Mapping[str, Any]) -> Iterable[str]:

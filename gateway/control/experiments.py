@@ -69,11 +69,12 @@ class Live:
     """What is known of the traffic now, for display; nothing of it decides.
 
     Attributes:
-        latency: quantiles per variant, of this node.
+        latency, waits: quantiles per variant, of this node: of whole requests, and of their wait for an execution.
         skew: as `gateway.control.skew.skew_of`; None = there is no policy any more.
     """
 
     latency: Sequence[Mapping[str, Any]] = ()
+    waits: Sequence[Mapping[str, Any]] = ()
     skew: Mapping[str, Any] | None = None
 
 
@@ -101,6 +102,7 @@ def report_of(
         "goals": [_goal(study, goal, rewards, marks) for goal in study.goals],
         "guardrails": [_errors(study, health)],
         "latency": list(live.latency),
+        "batch_wait": list(live.waits),
         "configuration": _configuration(study),
         "code_version": __version__,
         "raw": _raw(study, health, rewards),

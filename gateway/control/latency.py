@@ -1,5 +1,6 @@
 """How long stable takes: quantiles of its requests and executions since they were last asked for. From counts."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -14,11 +15,15 @@ from gateway.counters import (
     RUN_BOUNDS_NS,
     RUN_BUCKETS,
 )
+from router.evidence.quantiles import quantile_interval
 
 LEAST: Final = 200
 """Requests, or executions of one size, below which a quantile says too little."""
+SHOWN: Final = (0.5, 0.9, 0.99)
+"""Quantiles of a report."""
 _SIZES: Final = (*BATCH_BOUNDS, 0)
 _BUCKETS: Final = len(DURATION_BOUNDS_NS) + 1
+_EDGES_MS: Final = (*(bound / 1e6 for bound in DURATION_BOUNDS_NS), math.inf)
 
 
 class StableLatency:
@@ -82,16 +87,31 @@ class StableLatency:
 
 
 def shown_quantiles(
-    totals: Totals, model: str, variants: Sequence[str], versions: Sequence[int]
+    totals: Totals,
+    model: str,
+    variants: Sequence[str],
+    versions: Sequence[int],
+    of: int = REQUEST_DURATION,
+    *,
+    alpha: float,
 ) -> list[dict[str, object]]:
-    """Quantiles of each variant's requests on this node since its start, for display; None = too few."""
+    """Quantiles of each variant's requests on this node since its start, for display; None = too few.
+
+    Args:
+        of: as `StableLatency.quantile_ns`.
+        alpha: of each quantile's limits, at all looks together.
+    """
     found: list[dict[str, object]] = []
     for variant, version in zip(variants, versions, strict=True):
         values = totals.models.get((model, str(version), variant))
-        empty = np.zeros(_BUCKETS, np.int64)
-        histogram = empty if values is None else values[REQUEST_DURATION : REQUEST_DURATION + _BUCKETS]
-        quantiles = {f"p{round(q * 100)}_ms": quantile_of(histogram, q) / 1e6 or None for q in (0.5, 0.9, 0.99)}
-        found.append({"variant": variant, "requests": int(histogram.sum()), **quantiles})
+        histogram = np.zeros(_BUCKETS, np.int64) if values is None else values[of : of + _BUCKETS]
+        shown = {"variant": variant, "requests": int(histogram.sum()), "alpha": alpha}
+        for q in SHOWN:
+            name, limits = f"p{round(q * 100)}", quantile_interval(histogram.tolist(), _EDGES_MS, q, alpha)
+            shown[f"{name}_ms"] = quantile_of(histogram, q) / 1e6 or None
+            shown[f"{name}_low_ms"] = max(0.0, limits.low)
+            shown[f"{name}_high_ms"] = limits.high if math.isfinite(limits.high) else None
+        found.append(shown)
     return found
 
 

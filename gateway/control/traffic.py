@@ -34,7 +34,7 @@ from gateway.control.service import Service
 from gateway.control.shadowsamples import ShadowSamples
 from gateway.control.skew import skew_of
 from gateway.control.study import Study
-from gateway.counters import CounterPage
+from gateway.counters import QUEUE_DURATION, REQUEST_DURATION, CounterPage
 from gateway.store.base import Store
 from gateway.store.opening import open_store
 
@@ -142,13 +142,14 @@ class Traffic:
 
     def _live(self, study: Study) -> Live:
         """What an experiment's report shows of now."""
-        latency = shown_quantiles(self._totals(), study.name, study.variants, study.versions)
+        shown = partial(shown_quantiles, self._totals(), study.name, study.variants, study.versions, alpha=study.alpha)
+        latency, waits = shown(REQUEST_DURATION), shown(QUEUE_DURATION)
         kept = self.policies.kept.get(study.name)
         if kept is None:
-            return Live(latency)
+            return Live(latency, waits)
         here = {worker: status.policies.get(study.name, 0) for worker, status in self._statuses().items()}
         others = {node: acked.get(study.name, 0) for node, acked in self.rollouts.nodes.others().items()}
-        return Live(latency, skew_of(self._node, kept.record.revision, here, others))
+        return Live(latency, waits, skew_of(self._node, kept.record.revision, here, others))
 
     def died(self, start_id: str, page: CounterPage, blamed_digest: str) -> None:
         """A worker is dead, and its page is about to go."""

@@ -1,4 +1,4 @@
-"""Two-sample sequential test of one quantile, for display. Pure.
+"""Quantiles from counts, for display: an interval for one, and a two-sample sequential test. Pure.
 
 For every x, each variant's share of values up to x is tested against q with a beta-binomial mixture; were some x the q
 quantile of both, neither would be refused there. So p = exp(-min over x of the sum of both log mixtures), valid at any
@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 from router.evidence.checks import check_open
-from router.evidence.sequences import BetaBinomial
+from router.evidence.sequences import BetaBinomial, Interval
 
 Share = tuple[float, float]
 
@@ -69,6 +69,42 @@ def quantile_of_histogram(counts: Sequence[int], edges: Sequence[float], q: floa
         if count and seen >= wanted:
             return edge
     return math.nan
+
+
+def quantile_interval(
+    counts: Sequence[int], edges: Sequence[float], q: float, alpha: float, t_opt: float = 1000.0
+) -> Interval:
+    """Confidence sequence of the q quantile from counts: it is above `low` and up to `high`, at all times together.
+
+    At each edge the share of values up to it is tested against q with the two-sided beta-binomial mixture; where it is
+    refused as too small the quantile lies above, where as too large not above. Alpha is not divided among edges. Let B
+    be how many of n values lie up to their quantile if values have no ties, a sum of n tosses with chance q: counts up
+    to edges from the quantile on are at least B, counts up to edges below it at most B. So a wrong limit needs a B that
+    the mixture refuses, at any time: alpha in all (Howard and Ramdas 2022). For values that stand for
+    themselves and are drawn from one distribution.
+
+    Args:
+        edges: upper edge of each bucket, rising; the last may be infinite.
+        t_opt: number of values at which it is narrowest.
+
+    Raises:
+        ValueError: not one edge per count, negative counts, q or alpha outside 0..1, or too small a `t_opt`.
+    """
+    check_open(q, "q", 1.0)
+    check_open(alpha, "alpha", 1.0)
+    if len(counts) != len(edges) or min(counts, default=0) < 0:
+        raise ValueError(f"expected one count of at least 0 per edge, got {len(counts)} for {len(edges)} edges")
+    mixture, n = BetaBinomial(t_opt * q * (1.0 - q), q, 1.0 - q), sum(counts)
+    low, seen = -math.inf, 0
+    for count, edge in zip(counts, edges, strict=True):
+        seen += count
+        over = seen - q * n
+        if mixture.log_e(over, q * (1.0 - q) * n) < -math.log(alpha):
+            continue
+        if over > 0.0:
+            return Interval(low, edge)
+        low = edge
+    return Interval(low, math.inf)
 
 
 def log_edges(lowest: float, highest: float, step: float = 1.01) -> tuple[float, ...]:

@@ -39,6 +39,13 @@ def test_each_comparison_has_an_e_value(capsys: pytest.CaptureFixture[str]) -> N
     assert f" {wanted} " in goals
 
 
+def test_latency_and_waits_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys).partition("whole requests")[2]
+    assert "0.7071 (0.5 to 1)" in told
+    assert "wait for an execution" in told
+    assert "it decides nothing" in told
+
+
 def test_it_says_until_when_it_was_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(capsys, state="ended", ended_ms=86_400_000, stop_reason="delete by ann (main/7)")
     assert "in force 1970-01-01 00:00 UTC until 1970-01-02 00:00 UTC" in " ".join(shown.split())

@@ -5,16 +5,20 @@ import random
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gateway.control.counts import Totals
 from gateway.control.experimentpage import e_value, page_of
 from gateway.control.experimentplots import ticks
 from gateway.control.experiments import Live, Marks, compared, decided, feedback_ratio, report_of
 from gateway.control.health import Health
+from gateway.control.latency import shown_quantiles
 from gateway.control.record import NodeReport, Notes
 from gateway.control.rewards import Reward, Rewards
 from gateway.control.skew import skew_of
 from gateway.control.study import StudyGoal
+from gateway.counters import MODEL_VALUES, REQUEST_DURATION
 from gateway.tally import NOTE_BAD, NOTE_SEEN
 from router.evidence.sequences import Estimate, Interval, Moments, asymptotic_interval, asymptotic_p
 from tests.control.studies import GOAL, epoch, study
@@ -174,17 +178,18 @@ def full_report() -> dict[str, Any]:
             rewards.take(Reward(goal, place, 0, unit % 2, unit, 0, rng.gauss(unit % 2, 1), 10 ** (unit % 7)))
         if unit % 500 == 499:
             marks.look(report_of(asked, Health(), rewards, marks, now_ms=1_000 * unit))
-    latency = [
-        {"variant": name, "requests": 500, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": None} for name in ("old", "new")
-    ]
-    return report_of(
-        asked,
-        Health(),
-        rewards,
-        marks,
-        live=Live(latency, skew_of("n1", 7, {"w1": 7, "w2": 6}, {"n2": 7, "n3": 0})),
-        now_ms=3_000_000,
-    )
+    skew = skew_of("n1", 7, {"w1": 7, "w2": 6}, {"n2": 7, "n3": 0})
+    live = Live([timed("old", 500), timed("new", 500)], [timed("old", 60), timed("new", 0)], skew)
+    return report_of(asked, Health(), rewards, marks, live=live, now_ms=3_000_000)
+
+
+def timed(variant: str, requests: int) -> dict[str, Any]:
+    """As `gateway.control.latency.shown_quantiles` has them."""
+    counts = np.zeros(MODEL_VALUES, np.int64)
+    counts[REQUEST_DURATION + 4] = requests
+    totals = Totals({("fraud", "1", variant): counts}, counts, counts)
+    (found,) = shown_quantiles(totals, "fraud", [variant], [1], alpha=0.05)
+    return found
 
 
 class Strict(HTMLParser):
@@ -253,6 +258,19 @@ def test_nodes_that_are_behind_are_a_warning():
     gone = report_of(study(), Health(), Rewards(), Marks(), now_ms=1)["health"]
     assert gone["revision_skew"] is None
     assert not any("Behind" in one for one in gone["warnings"])
+
+
+def test_latency_and_waits_have_limits_and_an_arm_without_requests_has_none():
+    report = full_report()
+    old, new = report["batch_wait"]
+    assert (old["p50_ms"], old["p50_low_ms"], old["p50_high_ms"], new["p99_high_ms"]) == (None, 0.5, 1.0, None)
+    page = page_of(report)
+    assert "<td>- (0.5 to 1)</td>" in page, "limits come before the quantile: it wants 200 requests"
+    assert "<td>0.7071 (0.5 to 1)</td>" in page
+    assert "wait for an execution" in page
+    assert "<td>- (above 0)</td>" in page
+    bare = report_of(study(), Health(), Rewards(), Marks(), live=Live([timed("old", 0)]), now_ms=1)
+    assert "Latency" not in page_of(bare)
 
 
 def test_what_people_wrote_is_text_on_the_page():
