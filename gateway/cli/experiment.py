@@ -84,6 +84,7 @@ def _print(found: dict[str, Any]) -> None:
     for rail in found["guardrails"]:
         _print_goal(f"guardrail {rail['name']}: share of failed requests per unit", rail)
     _print_times(found)
+    _print_models(found)
     _print_history(found)
 
 
@@ -95,6 +96,31 @@ def _print_times(found: dict[str, Any]) -> None:
         print_table(title, TIMES_COLUMNS, rows)
     if tables:
         print(f"  {TIMES_NOTE}")
+
+
+def _print_models(found: dict[str, Any]) -> None:
+    from gateway.control.experimentpage import (
+        ARM_COLUMNS,
+        MODEL_NOTE,
+        SHADOW_COLUMNS,
+        arm_tables,
+        arms_of,
+        shadows_of,
+    )
+
+    model = found["model"]
+    print(f"models: {MODEL_NOTE}")
+    if model["shadow"] is None:
+        print(f"  no shadow report: {model['shadow_missing']}")
+    else:
+        print_table("in the shadow", SHADOW_COLUMNS, shadows_of(model))
+        print(f"  more: tidegate shadow report {found['name']}; where: tidegate shadow samples {found['name']}")
+    if model["arms"] is None:
+        print(f"  no word of a monitor: {model['arms_missing']}")
+        return
+    print_table("drift, by the monitor", ARM_COLUMNS, arms_of(model))
+    for title, columns, rows in arm_tables(model):
+        print_table(title, columns, rows)
 
 
 def _print_history(found: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
-from gateway.control.experimentplots import delays, forest, over_time
+from gateway.control.experimentplots import delays, forest, over_time, shifts
 
 STYLE: Final = """
 :root{--ink:#1b2430;--soft:#566273;--line:#d8dee6;--paper:#ffffff;--card:#f5f7fa;--good:#1a7f4b;--bad:#b3261e;
@@ -32,7 +32,8 @@ border:1px solid currentColor}.better{color:var(--good)}.worse{color:var(--bad)}
 .undecided{color:var(--none)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{font-weight:600;color:var(--soft)}th:first-child,td:first-child{text-align:left}
+th{font-weight:600;color:var(--soft);white-space:normal}.wraps td{white-space:normal}
+th:first-child,td:first-child{text-align:left}
 svg{display:block;width:100%;height:auto;margin:.5rem 0}svg text{fill:var(--soft);font-size:12px;
 font-family:inherit}svg .name{fill:var(--ink)}svg .axis{stroke:var(--line)}svg .zero{stroke:var(--soft);
 stroke-dasharray:3 3}svg .mde{fill:var(--line);opacity:.45}svg .band{fill:currentColor;opacity:.18;stroke:none}
@@ -43,6 +44,14 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:.75
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 @media print{main{max-width:none;padding:0}pre{max-height:none}}
 """
+MODEL_NOTE: Final = (
+    "of all requests, not only of those that were randomised, and not only since it began: they decide nothing"
+)
+SHADOW_COLUMNS: Final = (
+    "variant", "requests", "agreement", "disagreement, surely", "rows", "other argmax", "outside tolerance",
+    "other top k", "score shift",
+)  # fmt: skip
+ARM_COLUMNS: Final = ("variant", "signals", "last window", "rows", "PSI of features, worst first", "PSI of the score")
 TIMES: Final = {"whole requests": "latency", "wait for an execution": "batch_wait"}
 """Titles of the tables, and where their rows stand in a report."""
 TIMES_COLUMNS: Final = ("variant", "requests", "p50 ms", "p90 ms", "p99 ms")
@@ -69,6 +78,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         *(part for goal in report["goals"] for part in _goal(report, goal)),
         *_guardrails(report),
         *_latency(report),
+        *_model(report),
         *_history(report),
         _raw(report),
     ]
@@ -259,9 +269,90 @@ def times(found: Sequence[Mapping[str, Any]]) -> Iterable[list[str]]:
 
 
 def _quantile(one: Mapping[str, Any], name: str) -> str:
+    if not one["requests"]:
+        return "-"
     low, high = one[f"{name}_low_ms"], one[f"{name}_high_ms"]
     limits = f"above {number(low)}" if high is None else f"{number(low)} to {number(high)}"
     return f"{number(one[f'{name}_ms'])} ({limits})"
+
+
+def _model(report: Mapping[str, Any]) -> Iterable[str]:
+    model = report.get("model")
+    if model is None:
+        return
+    yield "<h2>Models</h2>"
+    yield f'<p class="soft small">{MODEL_NOTE}</p>'
+    yield "<h3>In the shadow</h3>"
+    yield from _shadow(report["name"], model)
+    yield "<h3>Drift and performance, by the monitor</h3>"
+    if model["arms"] is None:
+        yield f'<p class="soft">{escape(model["arms_missing"])}</p>'
+        return
+    yield table(ARM_COLUMNS, arms_of(model), wraps=True)
+    for title, columns, rows in arm_tables(model):
+        yield f"<h3>{title}</h3>"
+        yield table(columns, rows)
+
+
+def _shadow(name: str, model: Mapping[str, Any]) -> Iterable[str]:
+    if model["shadow"] is None:
+        yield f'<p class="soft">{escape(model["shadow_missing"])}</p>'
+        return
+    yield table(SHADOW_COLUMNS, shadows_of(model), wraps=True)
+    yield "<h3>How far the score shifted in the shadow</h3>"
+    yield shifts(model["shadow"]["variants"])
+    yield f'<p class="soft small">where they differ: <code>tidegate shadow samples {escape(name)}</code></p>'
+
+
+def shadows_of(model: Mapping[str, Any]) -> Iterable[list[str]]:
+    """A row for each variant that was in the shadow, for people; none without a shadow."""
+    for one in model["shadow"]["variants"] if model["shadow"] else ():
+        surely = one["disagreement"]
+        limits = f"{percent(surely['low'])} to {percent(surely['high'])}" if surely else "-"
+        kinds = [f"{one[f'rows_{kind}']:,}" for kind in ("other_argmax", "outside_tolerance", "other_topk")]
+        shift = f"{signed(one['shift_mean'])} +- {number(one['shift_deviation'])}"
+        yield [
+            one["variant"],
+            f"{one['requests']:,}",
+            percent(one["agreement"]),
+            limits,
+            f"{one['rows']:,}",
+            *kinds,
+            shift,
+        ]
+
+
+def arms_of(model: Mapping[str, Any]) -> Iterable[list[str]]:
+    """A row for each variant with what the monitor says of it, for people."""
+    for one in model["arms"] or ():
+        drift = one["drift"]
+        words = one["missing"] or ", ".join(f"{signal} {state}" for signal, state in one["signals"].items()) or "-"
+        told = ["-"] * 4
+        if drift is not None:
+            worst = ", ".join(f"{feature['name']} {number(feature['psi'])}" for feature in drift["features"]) or "-"
+            told = [moment(drift["closed_ms"]), f"{drift['rows']:,}", worst, number(drift["score_psi"])]
+        yield [one["variant"], words, *told]
+
+
+def arm_tables(model: Mapping[str, Any]) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, columns and rows of what labels say of the variants, for people; only those that have rows."""
+    realised, calibration = [], []
+    for one in model["arms"] or ():
+        came = one["realised"] or {"values": {}}
+        realised += [
+            [one["variant"], metric, number(value), number(came["errors"].get(metric)),
+             number(came["reference"].get(metric)), f"{came['rows']:,}", came["state"]]
+            for metric, value in came["values"].items()
+        ]  # fmt: skip
+        calibration += [
+            [one["variant"], number(bin["score"]), percent(bin["positive"]), f"{bin['labels']:,}"]
+            for bin in one["calibration"] or ()
+        ]
+    if realised:
+        columns = ["variant", "metric", "came true", "standard error", "reference", "labels", "state"]
+        yield "What came true, of the last cohort that has matured", columns, realised
+    if calibration:
+        yield "Calibration: positive labels by score", ["variant", "mean score", "positive", "labels"], calibration
 
 
 def _history(report: Mapping[str, Any]) -> Iterable[str]:
@@ -307,8 +398,8 @@ def _bare(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; cells are text and escaped."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = False) -> str:
+    """A table; cells are text and escaped. Args: wraps: cells hold sentences, and may take several lines."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         "<tr>"
@@ -316,7 +407,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="wraps"' if wraps else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def number(value: float | None) -> str:

@@ -111,25 +111,39 @@ def over_time(history: Sequence[Sequence[float]], decision: str, moment: Callabl
 def delays(arms: Sequence[Mapping[str, Any]], edges_s: Sequence[int]) -> str:
     """Shares of feedback by its delay, one row of bars for each variant."""
     names = [f"< {_WORDS.get(edge, f'{edge} s')}" for edge in edges_s] + [f">= {_WORDS.get(edges_s[-1], '')}"]
+    rows = [(arm["variant"], arm["delays"]) for arm in arms]
+    return _bars(rows, names, "How long after the prediction feedback came")
+
+
+def shifts(variants: Sequence[Mapping[str, Any]]) -> str:
+    """Shares of rows by how far the score of a shadow shifted, one row of bars for each variant."""
+    rows = [(one["variant"], [bin["rows"] for bin in one["shift_histogram"]]) for one in variants]
+    every_fifth = [f"{bin['at']:+.1f}" if at % 5 == 0 else "" for at, bin in enumerate(variants[0]["shift_histogram"])]
+    return _bars(rows, every_fifth, "How far the score shifted")
+
+
+def _bars(rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str], label: str) -> str:
+    """Rows of bars of equal heights in all, with the bars' names below."""
     step = (WIDTH - _LEFT - _RIGHT) / len(names)
-    row, parts = 64, []
-    for at, arm in enumerate(arms):
-        base, total = 14 + row * at + 44, sum(arm["delays"])
-        parts.append(f'<text class="name" x="0" y="{base}">{escape(arm["variant"][:20])}</text>')
+    gap, row, parts = min(6.0, step / 8), 64, []
+    for at, (name, counts) in enumerate(rows):
+        base, total = 14 + row * at + 44, sum(counts)
+        parts.append(f'<text class="name" x="0" y="{base}">{escape(name[:20])}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
-        for bucket, count in enumerate(arm["delays"]):
+        for bucket, count in enumerate(counts):
             if not count:
                 continue
-            share, left = count / total, _LEFT + step * bucket + 6
+            share, left = count / total, _LEFT + step * bucket + gap
             tall = max(1.0, 40 * share)
             parts.append(
-                f'<rect class="bar" x="{left:.1f}" y="{base - tall:.1f}" width="{step - 12:.1f}" '
+                f'<rect class="bar" x="{left:.1f}" y="{base - tall:.1f}" width="{step - 2 * gap:.1f}" '
                 f'height="{tall:.1f}">'
                 f"<title>{count:,} ({share:.1%})</title></rect>"
             )
-    bottom = 14 + row * len(arms)
+    bottom = 14 + row * len(rows)
     parts += [
         f'<text x="{_LEFT + step * (at + 0.5):.1f}" y="{bottom + 10}" text-anchor="middle">{escape(name)}</text>'
         for at, name in enumerate(names)
+        if name
     ]
-    return _svg(bottom + 18, "How long after the prediction feedback came", parts)
+    return _svg(bottom + 18, label, parts)

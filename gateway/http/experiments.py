@@ -1,14 +1,19 @@
 """The admin port's surface for experiments and shadows: reports, as JSON or as one page, and samples."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
 
+from gateway.control.documents import UnknownPolicy
+from gateway.control.experimentmodel import model_of
 from gateway.control.experimentpage import page_of
 from gateway.control.experimenttrail import began, begun_at, with_trail
+from gateway.control.monitorheld import Held
 from gateway.control.shadowreport import shadow_report
+from gateway.control.study import Study
 from gateway.control.traffic import Traffic
 from gateway.http.access import actor_of
 from gateway.http.reply import Reply, json_reply
@@ -53,12 +58,29 @@ class ExperimentEndpoints:
         """A report with what the audit trail says of it; without, while the store is away."""
         study = self._traffic.experiments.study(name)
         assert study is not None, "it has a report"
+        report = {**report, "model": await self._model(study, report["as_of_ms"])}
         try:
             records = await self._traffic.auditor.since(name, lambda one: began(one, begun_at(study)))
         except StoreAway as error:
             _log.warning("report_without_trail", extra={"facts": {"policy": name, "reason": error.message}})
             return with_trail(report, study, None)
         return with_trail(report, study, records)
+
+    async def _model(self, study: Study, now_ms: int) -> dict[str, Any]:
+        """What the shadow and the monitor say of the variants."""
+        shadow: Mapping[str, Any] | str
+        held: Held | str
+        try:
+            shadow = shadow_report(study.name, self._traffic)
+        except UnknownPolicy:
+            shadow = "there is no policy any more"
+        monitoring = self._traffic.monitoring
+        assert monitoring is not None, "the port is served once there is a monitor"
+        try:
+            held = await monitoring.monitors.shown(study.name)
+        except UnknownPolicy as error:
+            held = error.message
+        return model_of(study, shadow, held, now_ms)
 
     async def shadow(self, request: Request) -> Reply:
         """How a policy's shadow compares."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.experiment import _print
+from gateway.control.experimentmodel import NO_SHADOW, model_of
 from gateway.control.experimentpage import e_value
 from gateway.control.experimenttrail import with_trail
 from tests.control.studies import study
@@ -12,7 +13,8 @@ from tests.control.test_experiments import full_report
 
 
 def printed(capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
-    _print({**with_trail(full_report(), study(), None), **changes})
+    model = model_of(study(), NO_SHADOW, "nobody watches it", 0)
+    _print({**with_trail(full_report(), study(), None), "model": model, **changes})
     return capsys.readouterr().out
 
 
@@ -44,6 +46,12 @@ def test_latency_and_waits_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.7071 (0.5 to 1)" in told
     assert "wait for an execution" in told
     assert "it decides nothing" in told
+
+
+def test_without_a_shadow_or_a_monitor_it_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys)
+    assert f"no shadow report: {NO_SHADOW}" in told
+    assert "no word of a monitor: nobody watches it" in told
 
 
 def test_it_says_until_when_it_was_in_force(capsys: pytest.CaptureFixture[str]) -> None:

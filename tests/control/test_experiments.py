@@ -268,7 +268,7 @@ def test_latency_and_waits_have_limits_and_an_arm_without_requests_has_none():
     assert "<td>- (0.5 to 1)</td>" in page, "limits come before the quantile: it wants 200 requests"
     assert "<td>0.7071 (0.5 to 1)</td>" in page
     assert "wait for an execution" in page
-    assert "<td>- (above 0)</td>" in page
+    assert "<td>new</td><td>0</td><td>-</td><td>-</td><td>-</td>" in page
     bare = report_of(study(), Health(), Rewards(), Marks(), live=Live([timed("old", 0)]), now_ms=1)
     assert "Latency" not in page_of(bare)
 

@@ -296,6 +296,9 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     assert shown["rows_outside_tolerance"] == shown["rows"] == shown["requests"]
     assert sum(one["rows"] for one in shown["shift_histogram"]) == shown["rows"]
     assert "agreement" in cli(tree, "shadow", "report", "fraud").stdout
+    model = report(tree)["model"]
+    assert model["shadow"]["variants"][0]["agreement"] == 0.0
+    assert (model["arms"], model["arms_missing"][:21]) == (None, "no monitor of 'fraud'")
 
 
 def test_an_experiment_with_data_begins_anew_only_when_somebody_says_so(tree: Tree, tmp_path: Path):
