@@ -156,6 +156,7 @@ class Experiments:
     Args:
         lease: by which this node decides, and saves; None = another node leads.
         live: what is known of the traffic of a study now, for display.
+        deleted: whether the policy of a name, of which there was one, is not there any more.
 
     Attributes:
         loaded: the store has been read.
@@ -168,12 +169,14 @@ class Experiments:
         now_ms: Callable[[], int],
         lease: Callable[[], Lease | None],
         live: Callable[[Study], Live],
+        deleted: Callable[[str], bool],
     ) -> None:
         self.loaded = False
         self._store = store
         self._now_ms = now_ms
         self._lease = lease
         self._live = live
+        self._deleted = deleted
         self._held: dict[str, Held] = {}
         self._early: dict[str, tuple[PolicyRecord, TrafficPolicy]] = {}
         self._led_by: Lease | None = None
@@ -188,6 +191,7 @@ class Experiments:
 
     def names(self) -> list[str]:
         """Policies that have or had one."""
+        self._end_deleted()
         return sorted(self._held)
 
     # ---- what happens ----
@@ -209,6 +213,13 @@ class Experiments:
             self._held[name] = fresh
         else:
             held.study, held.moved, held.saved_ms = study, True, 0
+
+    def _end_deleted(self) -> None:
+        """A policy that is gone names no experiment: also one that went while this node was away."""
+        for name, held in self._held.items():
+            if not held.study.ended_ms and self._deleted(name):
+                held.study = msgspec.structs.replace(held.study, ended_ms=self._now_ms())
+                held.moved, held.saved_ms = True, 0
 
     def heard(self, name: str, report: NodeReport) -> None:
         """The leader hears what a node has counted; what it hears before it has read the store waits for that."""
@@ -235,6 +246,7 @@ class Experiments:
         async with self._busy:
             if not self.loaded or _token(self._lease()) != _token(self._led_by):
                 await self._load()
+            self._end_deleted()
             for name, held in list(self._held.items()):
                 await self._read(name, held)
                 if self._led_by is not None and held.moved and self._now_ms() - held.saved_ms >= SAVE_MS:
@@ -389,6 +401,7 @@ class Experiments:
                 await self._read(name, self._held[name])
         except StoreAway as error:
             _log.warning("report_without_store", extra={"facts": {"reason": error.message}})
+        self._end_deleted()
         return self._report(self._held[name])
 
     def _report(self, held: Held) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def with_trail(report: Mapping[str, Any], study: Study, records: Sequence[AuditR
     edits = _edits(records, begun_at(study))
     last = _last_end(edits)
     if last is not None:
-        # Also one whose policy was deleted: the study itself hears of documents alone.
-        report = {**report, "state": "ended", "ended_ms": report["ended_ms"] or last.time_ms}
+        # The study has the moment at which this node noticed it, which may be away meanwhile.
+        report = {**report, "state": "ended", "ended_ms": last.time_ms}
     shown = [*edits[:1], *edits[1:][-(MOST_EDITS - 1) :]]
     return {
         **report,

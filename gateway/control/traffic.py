@@ -110,6 +110,7 @@ class Traffic:
             now_ms=_now_ms,
             lease=lambda: self.rollouts.lease,
             live=self._live,
+            deleted=lambda name: self.policies.loaded and name not in self.policies.kept,
         )
         self.monitoring: Monitoring | None = None
         self._watcher = {"node": node, "run": run, "secret": secret, "totals": totals}

@@ -49,12 +49,12 @@ def test_what_takes_the_experiment_out_of_the_document_has_stopped_it() -> None:
     stop = record(7, "apply", (3, 4), document=PLAIN, actor="bob", reason="seen enough")
     after = record(8, "kill", (4, 5))
     found = told(BEGIN, KILL, stop, after, of=msgspec.structs.replace(STUDY, ended_ms=7_100))
-    assert (ids(found), found["ended_ms"]) == (["main/4", "main/5", "main/7"], 7_100)
+    assert (ids(found), found["ended_ms"]) == (["main/4", "main/5", "main/7"], 7_000)
     assert found["stop_reason"] == "apply by bob (main/7): seen enough"
     assert "apply by bob (main/7): seen enough" in page_of(found)
 
 
-def test_a_deleted_policy_has_ended_it_though_the_study_was_not_told() -> None:
+def test_a_deleted_policy_has_ended_it_though_this_node_has_not_noticed_yet() -> None:
     found = told(BEGIN, record(7, "delete", (3, 0)))
     assert (found["state"], found["ended_ms"], found["stop_reason"]) == ("ended", 7_000, "delete by ann (main/7)")
 

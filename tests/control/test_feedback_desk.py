@@ -48,7 +48,11 @@ class Node:
         self.policies: Any = SimpleNamespace(kept={}, unit_key=KEY, note=store.audit_append)
         self.lease = lease
         self.experiments = Experiments(
-            store, now_ms=lambda: self.now_ms, lease=lambda: self.lease, live=lambda study: Live()
+            store,
+            now_ms=lambda: self.now_ms,
+            lease=lambda: self.lease,
+            live=lambda study: Live(),
+            deleted=lambda name: name not in self.policies.kept,
         )
         self.desk = FeedbackDesk(
             store, self.policies, self.experiments, node=name, now_ms=lambda: self.now_ms, loaded=lambda: []

@@ -29,8 +29,15 @@ class Node:
 
     def __init__(self, store: SqliteStore, place: Path, lease: Lease | None = LEASE) -> None:
         self.store = store
+        self.now_ms = 1
         self.policies = Policies(store, Models(), place, now_ms=lambda: 1, changed=lambda: None)
-        self.experiments = Experiments(store, now_ms=lambda: 1, lease=lambda: lease, live=lambda study: Live())
+        self.experiments = Experiments(
+            store,
+            now_ms=lambda: self.now_ms,
+            lease=lambda: lease,
+            live=lambda study: Live(),
+            deleted=lambda name: self.policies.loaded and name not in self.policies.kept,
+        )
         self.policies.taken, self.policies.experiment_data = self.experiments.taken, self.experiments.data
         self.sequence = 0
 
@@ -55,6 +62,11 @@ class Node:
     async def rewards(self) -> int:
         data = await self.experiments.data("fraud")
         return data.rewards if data is not None else 0
+
+    def ended(self) -> int:
+        study = self.experiments.study("fraud")
+        assert study is not None
+        return study.ended_ms
 
     async def last_audit(self) -> dict[str, Any]:
         return dict((await self.store.audit_read("fraud")).records[-1].record)
@@ -191,6 +203,37 @@ def test_nor_does_one_without_data_keep_its_policy(tmp_path: Path) -> None:
         assert node.policies.kept == {}
 
     story(tmp_path, tell, rewards=0)
+
+
+def test_one_whose_policy_is_deleted_has_ended_and_goes_on_when_it_is_put_back(tmp_path: Path) -> None:
+    async def tell(node: Node) -> None:
+        await node.policies.delete("fraud", actor="ann", force=True)
+        assert node.experiments.names() == ["fraud"]
+        assert node.ended() == 1
+        node.now_ms = 10_000
+        await node.experiments.tick()
+        late = await Node(node.store, tmp_path).opened()
+        late.now_ms = 20_000
+        await late.experiments.tick()
+        assert late.ended() == 1, "it was saved"
+        await node.apply()
+        assert (node.ended(), await node.rewards()) == (0, 3)
+
+    story(tmp_path, tell)
+
+
+def test_a_node_that_was_away_when_the_policy_was_deleted_notices_it(tmp_path: Path) -> None:
+    async def tell(node: Node) -> None:
+        node.now_ms = 10_000
+        await node.experiments.tick()
+        await node.policies.delete("fraud", actor="ann", force=True)
+        late = await Node(node.store, tmp_path).opened()
+        late.now_ms = 20_000
+        await late.experiments.tick()
+        assert late.ended() == 20_000
+        assert (await late.experiments.report("fraud"))["state"] == "ended"
+
+    story(tmp_path, tell)
 
 
 def test_a_file_of_the_folder_ends_it_first(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     assert shown["record"]["document"]["spec"]["experiment"]
     assert (found["state"], found["stop_reason"]) == ("running", "")
     assert cli(tree, "experiment", "report", "loans").returncode == 1
-    assert "fraud" in cli(tree, "experiment", "ls").stdout
+    assert re.search(r"fraud +running ", cli(tree, "experiment", "ls").stdout)
 
     old = sum(client.infer(f"s{user}")[1] == "old" for user in range(30))
     tree.until("the shadow", lambda: _shadow(tree)["requests"] >= old)
@@ -299,6 +299,14 @@ def test_the_command_line(tree: Tree, tmp_path: Path):
     model = report(tree)["model"]
     assert model["shadow"]["variants"][0]["agreement"] == 0.0
     assert (model["arms"], model["arms_missing"][:21]) == (None, "no monitor of 'fraud'")
+
+    gone = cli(tree, "policy", "delete", "fraud", "--force")
+    assert gone.returncode == 0, gone.stderr
+    assert re.search(r"fraud +ended ", cli(tree, "experiment", "ls").stdout)
+    ended = report(tree)
+    assert ended["stop_reason"].startswith("delete by ")
+    assert (ended["health"]["revision_skew"], ended["model"]["shadow"]) == (None, None)
+    assert "delete by " in cli(tree, "experiment", "report", "fraud").stdout
 
 
 def test_an_experiment_with_data_begins_anew_only_when_somebody_says_so(tree: Tree, tmp_path: Path):
