@@ -338,8 +338,11 @@ def _line(one: "Replayed") -> list[object]:
 
 def _by_labels(one: "Replayed") -> str:
     """The worse of performance by labels and concept drift."""
-    states = [one.said[name].state for name in ("performance_realised", "concept_drift") if name in one.said]
-    return next((state for state in ("firing", "pending", "resolved", "unknown", "ok") if state in states), "")
+    from gateway.monitor.words import Signal, worst_of
+
+    names: tuple[Signal, ...] = ("performance_realised", "concept_drift")
+    states = [one.said[name].state for name in names if name in one.said]
+    return worst_of(states) if states else ""
 
 
 def _alarms(one: "Replayed") -> list[dict[str, Any]]:

@@ -297,7 +297,7 @@ def line(shown: View, now_s: float, trouble: str = "") -> str:
     states = " ".join(
         f"[{series_name(version, variant)}: {', '.join(f'{signal} {state}' for signal, state in found)}]"
         for version, variant in series_of(shown)
-        if (found := [one for one in _short(shown, version, variant) if one[1] not in ("ok", "insufficient")])
+        if (found := [one for one in _short(shown, version, variant) if one[1] != "ok"])
     )
     incident = f"incident {shown['incident']['severity']}" if shown["incident"] else "no incident"
     # What is already told in the headline is not told again.

@@ -60,7 +60,7 @@ def _incident(one: dict[str, Any]) -> str:
 
 
 def _loud(one: dict[str, Any]) -> str:
-    loud = [f"{signal} {state}" for signal, state in one["states"].items() if state not in ("ok", "insufficient")]
+    loud = [f"{signal} {state}" for signal, state in one["states"].items() if state != "ok"]
     return ", ".join(loud) or ("ok" if one["states"] else "nothing judged yet")
 
 

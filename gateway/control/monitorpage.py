@@ -10,7 +10,16 @@ from typing import Any, Final
 
 from gateway.control.experimentpage import STYLE, table
 from gateway.control.monitorseries import sections, tag
-from gateway.control.monitorwords import headline, made_from, moment, number, series_name, series_of, warnings_of
+from gateway.control.monitorwords import (
+    headline,
+    is_calm,
+    made_from,
+    moment,
+    number,
+    series_name,
+    series_of,
+    warnings_of,
+)
 
 MOST_CLOSED: Final = 10
 _MORE: Final = """
@@ -82,8 +91,7 @@ def page_of(
 
 def _head(view: Mapping[str, Any], now_s: float) -> Iterator[str]:
     incident = view["incident"]
-    calm = not view["blind"] and bool(view["versions"])
-    mood = incident["severity"] if incident is not None else "calm" if calm else "unsure"
+    mood = incident["severity"] if incident is not None else "calm" if is_calm(view) else "unsure"
     yield f"<h1>Monitor {escape(view['name'])}</h1>"
     yield f'<p class="soft small">as of {moment(now_s)}</p>'
     yield f'<p class="verdict {escape(mood, quote=True)}">{escape(headline(view))}</p>'

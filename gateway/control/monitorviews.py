@@ -16,7 +16,7 @@ from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.realised import Cohort, performance
 from gateway.monitor.results import Compared, WindowResult
 from gateway.monitor.watching import Watching
-from gateway.monitor.words import SEVERITIES, Finding, Signal
+from gateway.monitor.words import SEVERITIES, Finding, Signal, State, worst_of
 
 COHORTS_SHOWN: Final = 40
 WINDOWS_SHOWN: Final = 20
@@ -48,13 +48,10 @@ def in_short(name: str, held: Held, now_ms: int, file_problem: str = "") -> dict
 
 def worst_states(held: Held, now_ms: int) -> dict[str, str]:
     """Signal -> the worst state of all series."""
-    order = ("firing", "pending", "resolved", "ok", "unknown", "insufficient")
-    found: dict[str, str] = {}
+    found: dict[Signal, list[State]] = {}
     for one in latest(held, now_ms):
-        known = found.get(one.signal)
-        if known is None or order.index(one.state) < order.index(known):
-            found[one.signal] = one.state
-    return found
+        found.setdefault(one.signal, []).append(one.state)
+    return {signal: worst_of(states) for signal, states in found.items()}
 
 
 def latest(held: Held, now_ms: int) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from itertools import starmap
 from typing import Any, Final
 
 from gateway.monitor.facts import SIGNALS
-from gateway.monitor.words import SEVERITIES
+from gateway.monitor.words import CLEAN, NOT_KNOWN, SEVERITIES
 
 NAMED: Final = 3
 """Features that a sentence names."""
@@ -171,18 +171,29 @@ def _quiet(view: Mapping[str, Any]) -> str:
     if not any(judged(one["windows"]) for one in series):
         rows = sum(one["open_rows"] for one in series)
         return f"Nothing can be said yet: no window was judged; {rows:,} rows are in open windows."
-    suspected = [
-        f"{_signal(signal)} of {series_name(version, variant)}"
-        for version, variant in series_of(view)
-        for signal, one in view["versions"][version]["variants"][variant]["signals"].items()
-        if one["state"] == "pending"
-    ]
+    states = _states(view)
+    suspected = [name for name, state in states if state == "pending"]
     if suspected:
         return f"No incident; suspected, and waiting for another window: {listed(suspected)}."
-    states = {one["state"] for each in series for one in each["signals"].values()}
-    if states <= {"unknown", "insufficient"}:
+    dark = [name for name, state in states if state in NOT_KNOWN]
+    if len(dark) == len(states):
         return "No incident, and nothing can be said now: all signals are unknown, or have too few rows."
-    return "No incident: nothing fires."
+    return f"No incident: nothing fires{f'; not known: {listed(dark)}' if dark else ''}."
+
+
+def _states(view: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, state) of each signal of each series."""
+    return [
+        (f"{_signal(signal)} of {series_name(version, variant)}", one["state"])
+        for version, variant in series_of(view)
+        for signal, one in view["versions"][version]["variants"][variant]["signals"].items()
+    ]
+
+
+def is_calm(view: Mapping[str, Any]) -> bool:
+    """Whether all is known, and clean."""
+    states = {state for _, state in _states(view)}
+    return view["incident"] is None and not view["blind"] and bool(states) and states <= CLEAN
 
 
 def _signal(name: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from gateway.monitor.cbpe import Basis, Performance
 from gateway.monitor.confusion import METRICS
 from gateway.monitor.families import Persistence
+from gateway.monitor.words import State, worst_of
 
 DROP: Final = 0.02
 TIMES: Final = 3.0
@@ -25,8 +26,6 @@ TIMES: Final = 3.0
 NEARLY: Final = 0.8
 _ROUNDING: Final = 1e-12
 """0.95 - 0.93 is a drop of 0.02, whatever floats say."""
-State = Literal["insufficient", "unknown", "ok", "pending", "firing", "resolved"]
-_WORST: Final[tuple[State, ...]] = ("firing", "pending", "resolved")
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -90,9 +89,7 @@ class Watch:
     @property
     def state(self) -> State:
         """After the last closed window that could be judged; "unknown" before the first."""
-        states = {persistence.state for persistence in self._metrics.values()}
-        worst: State = next((state for state in _WORST if state in states), "ok")
-        return worst if self._judged else "unknown"
+        return worst_of(one.state for one in self._metrics.values()) if self._judged else "unknown"
 
     def close(self, window: Performance, reference: Performance) -> Verdict:
         """One more closed window.

@@ -34,14 +34,13 @@ from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.telling import findings
 from gateway.monitor.windows import BLIND_AFTER, DAY_MS
-from gateway.monitor.words import Finding, Severity, Signal, State
+from gateway.monitor.words import NOT_KNOWN, Finding, Severity, Signal, State, worst_of
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
 BLIND_SPANS: Final = 2
 """So many cohorts without enough labels, and what was said before holds no more: as for windows without rows."""
 LATENCY_EVERY_MS: Final = 60_000
-_WORST: Final[tuple[State, ...]] = ("firing", "pending", "resolved", "ok", "insufficient", "unknown")
 
 
 class Unfair(msgspec.Struct, frozen=True):
@@ -207,10 +206,14 @@ class Watching:
         return window_alpha(0.5 / self.engine.sharing, max(1, span_ms) / DAY_MS, distance)
 
     def _of_fairness(self, variant: str, span: Mapping[str, Any]) -> Finding:
-        """What decisions and labels say together: the worse of the two."""
+        """What decisions and labels say together: the worse of the two.
+
+        One that cannot be compared takes nothing back of what the other says: an alarm could never end. It is told.
+        """
         parts = self._unfair[variant].values()
-        state = min((part.state for part in parts), key=_WORST.index)
-        told = [part for part in parts if part.state == state]
+        known = [part for part in parts if part.state not in NOT_KNOWN]
+        state = worst_of(part.state for part in known or parts)
+        told = [part for part in parts if part.state == state or part.state in NOT_KNOWN]
         return Finding(
             signal="fairness",
             state=state,
@@ -292,13 +295,15 @@ class Watching:
     def _of_concepts(self, variant: str, start_s: int, end_s: int) -> Finding:
         places = {f"decision {decision}": self._concepts.get(_place_of(variant, decision)) for decision in (0, 1)}
         firing = {name: one.text for name, one in places.items() if one is not None and one.text}
+        words = [f"errors of {name}: {text}" for name, text in firing.items()]
+        words += [f"errors of {name} are not known: too few labels" for name, one in places.items() if one is None]
         return Finding(
             signal="concept_drift",
             state="firing" if firing else "ok",
             version=self.version,
             variant=variant,
             keys=tuple(firing),
-            text="; ".join(f"errors of {name}: {text}" for name, text in firing.items()),
+            text="; ".join(words),
             **_span(start_s, end_s),
         )
 
@@ -440,6 +445,8 @@ def _unfair(verdict: FamilyVerdict, fair: Fairness) -> Unfair:
     rates = {one.group: one.disparate_impact for one in fair.groups}
     groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
     words = ", ".join(f"{group} gets {rates.get(group, 0.0):.2f} of the rate of {fair.highest}" for group in groups)
+    if verdict.state in NOT_KNOWN:
+        words = "decisions cannot be compared: fewer than two groups are large enough"
     return Unfair(verdict.state, groups, words)
 
 
@@ -453,4 +460,6 @@ def _apart(verdict: FamilyVerdict, fair: Fairness) -> Unfair:
         if not math.isnan(apart):
             words.append(f"by labels the {kind} positive rate of {group} is {apart:+.2f} from that of {fair.highest}")
     groups = tuple(dict.fromkeys(name.partition(":")[0] for name in verdict.named))
+    if verdict.state in NOT_KNOWN:
+        words = ["groups cannot be compared by labels: fewer than two have enough rows and labels"]
     return Unfair(verdict.state, groups, ", ".join(words))

@@ -3,7 +3,7 @@
 Metrics, logs, alerts, incidents and people use the same words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -36,6 +36,9 @@ FAMILIES: Final[Mapping[Signal, Family]] = {
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "critical")
 CLEAN: Final = frozenset({"ok", "resolved"})
 """States that say "no alarm". Pending, insufficient and unknown say neither yes nor no."""
+WORST_FIRST: Final[tuple[State, ...]] = ("firing", "pending", "unknown", "insufficient", "resolved", "ok")
+"""What is not known stands before what is clean: among several it is not to be taken for ok."""
+NOT_KNOWN: Final = frozenset({"unknown", "insufficient"})
 PERFORMANCE: Final[tuple[Signal, ...]] = ("performance_realised", "performance_estimated", "concept_drift")
 
 
@@ -72,6 +75,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def series(self) -> tuple[str, str]:
         """Version and variant."""
         return self.version, self.variant
+
+
+def worst_of(states: Iterable[State]) -> State:
+    """The one word for several states, at least one."""
+    return min(states, key=WORST_FIRST.index)
 
 
 def rank(severity: Severity) -> int:
