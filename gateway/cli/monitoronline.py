@@ -24,7 +24,7 @@ from gateway.cli.applying import (
 from gateway.cli.client import AdminUrl, Refused, admin_url, call
 from gateway.cli.documents import as_yaml, text_of
 from gateway.cli.following import follow
-from gateway.cli.monitor import Document, app, explain_offline, print_explained
+from gateway.cli.monitor import Document, app, explain_offline
 from gateway.cli.output import Failure, Json, print, print_json, print_table
 
 __all__ = ["app"]
@@ -123,56 +123,37 @@ def explain(
         Path | None, typer.Option("--reference", metavar="FILE", help="What `monitor fit` wrote; needs no server.")
     ] = None,
     config: Document = None,
+    feature: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="All that the last windows say of it, or of `score`.")
+    ] = None,
     admin: AdminUrl = None,
     as_json: Json = False,
 ) -> None:
     """Show every setting in force, and what can be seen: levels, and the smallest drift of each feature.
 
-    Of a server also what the last windows said, and why that did or did not alarm.
+    Of a server also what the last windows said, and why that did or did not alarm: all distances and tests of the
+    features that differ most, or of one feature over time.
     """
     if (name is None) == (reference is None):
         raise Failure("give a NAME to ask a server, or --reference FILE to ask none", 2)
     if reference is not None:
+        if feature is not None:
+            raise Failure("--feature is of a server: a reference alone has no windows", 2)
         explain_offline(reference, config, as_json)
         return
     if config is not None:
         raise Failure("--config is for --reference: a server has a document of its own", 2)
     assert name is not None, "one of the two was given"
-    _explain(name, admin, as_json)
-
-
-def _explain(name: str, admin: str | None, as_json: bool) -> None:
-    """Of a server: settings, what can be seen, what the last windows said."""
-    from gateway.control.monitorwords import collected, latency_beside, moment, series_name, why
-
     found = call("GET", url_of(admin, SECTION, name, "explain")).json()
     if as_json:
         print_json(found)
         return
-    for version, problem in found["problems"].items():
-        print(f"version {version} is not watched: {problem}")
-    for version, progress in found["collecting"].items():
-        print(collected(version, progress))
-    for version, one in found["versions"].items():
-        print(f"{name}, version {version}")
-        print_explained(one)
-        for variant, windows in one["windows"].items():
-            print("")
-            print(f"{series_name(version, variant)}: what the last windows said, and why")
-            if not windows:
-                print("  no window has closed yet")
-            for window in windows[-3:]:
-                print(f"  window {window['index']}, {window['rows']:,} rows, {moment(window['closed_ms'] / 1000)}")
-                for sentence in why(window):
-                    print(f"    {sentence}")
-            if variant in one["beside_champion"]:
-                print(f"  latency beside the champion: {latency_beside(one['beside_champion'][variant])}")
-    if not found["versions"] and not found["collecting"]:
-        print("nothing is watched: no version has a reference; `tidegate monitor fit` makes one")
-    print("")
-    print(f"attribution: {found['attribution']['verdict']}: {found['attribution']['sentence']}")
-    for one in found["held_back"][-5:]:
-        print(f"held back: {one['signal']} of {series_name(one['version'], one['variant'])}: {one['why']}")
+    from gateway.cli.monitor_why import print_feature, print_found
+
+    if feature is None:
+        print_found(name, found)
+    else:
+        print_feature(found, feature)
 
 
 # ---- documents ----

@@ -11,11 +11,14 @@ from typing import Any, Final
 from gateway.control.experimentpage import table
 from gateway.control.monitorplots import Point, bars, drift, finite, levels, performance, ranges
 from gateway.control.monitorwords import (
+    MEASURES,
+    by_psi,
     chance,
     fixed,
     is_judged,
     judged,
     latency_beside,
+    measures,
     moment,
     number,
     percent,
@@ -120,12 +123,12 @@ def _features(variant: Mapping[str, Any], about: Mapping[str, Any], drawn: Mappi
     if last is not None:
         rows = [
             [
-                one["name"], number(one["psi"]), chance(one["p_value"]), number(seen.get(one["name"])),
-                number(one["wasserstein"]), ", ".join(f"{word} {count:,}" for word, count in one["quality"].items()),
+                one["name"], *measures(one), number(seen.get(one["name"])),
+                ", ".join(f"{word} {count:,}" for word, count in one["quality"].items()),
             ]
-            for one in sorted(last["features"], key=lambda f: -(finite(f["psi"]) or 0.0))
+            for one in by_psi({**last, "score": None})
         ]  # fmt: skip
-        columns = ["feature", "PSI", "p", "smallest PSI seen", "wasserstein", "no data"]
+        columns = ["feature", *MEASURES, "smallest PSI seen", "no data"]
         yield f"<details><summary>All features in the last window</summary>{table(columns, rows)}</details>"
 
 
@@ -166,8 +169,13 @@ def _feature(
     return (
         f'<section class="feature{" hot" if over else ""}"><h4>{name} <span class="soft small">{one["kind"]}; {facts}'
         f"</span></h4><div class=pair>{drift(points, floor, clock, one['name'] + ': PSI of the windows')}{shares}</div>"
-        f'<p class="small quality">{quality}</p></section>'
+        f'{"" if found is None else _measured(found)}<p class="small quality">{quality}</p></section>'
     )
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    """All distances and tests of the last window."""
+    return f'<div class="measures">{table(list(MEASURES), [measures(found)])}</div>'
 
 
 def _score(variant: Mapping[str, Any], about: Mapping[str, Any], drawn: Mapping[str, Any]) -> Iterator[str]:
@@ -176,13 +184,13 @@ def _score(variant: Mapping[str, Any], about: Mapping[str, Any], drawn: Mapping[
         return
     yield "<h3>Predictions</h3>"
     last = next(iter(judged(variant["windows"])[::-1]), None)
-    if last is not None and last["score"] is not None:
-        yield f'<p class="small">PSI {number(last["score"]["psi"])}, p {chance(last["score"]["p_value"])}</p>'
     points = _psi(variant["windows"], "")
     yield (
         f"<div class=pair>{drift(points, _floor(about), clock, 'score: PSI of the windows')}"
         f"{ranges(score['bars'], 'score: shares per bin', score['threshold'])}</div>"
     )
+    if last is not None and last["score"] is not None:
+        yield _measured(last["score"])
     if score["threshold"] is not None:
         yield f'<p class="small soft">the broken line is the threshold: from {score["threshold"]:g} on it decides 1</p>'
 

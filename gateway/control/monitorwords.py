@@ -47,6 +47,21 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 
 
+MEASURES: Final[Mapping[str, str]] = {
+    "PSI": "psi",
+    "p": "p_value",
+    "JS": "js",
+    "Hellinger": "hellinger",
+    "TVD": "tvd",
+    "L-infinity": "linf",
+    "chi-square": "chi_square",
+    "its p": "chi_square_p",
+    "KS of bins": "ks",
+    "Wasserstein": "wasserstein",
+}
+"""Columns of what tells a window from the reference, and where the view has them."""
+
+
 def moment(time_s: float) -> str:
     """A time for people, in UTC."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -99,6 +114,21 @@ def series_of(view: Mapping[str, Any]) -> list[tuple[str, str]]:
 def judged(windows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Windows that were judged, the oldest first."""
     return [one for one in windows if not one["reason"]]
+
+
+def by_psi(window: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What was compared in a window: the score, then features, the largest PSI first."""
+    score = [] if window["score"] is None else [window["score"]]
+    return score + sorted(window["features"], key=lambda one: -_drawn(one["psi"]))
+
+
+def _drawn(value: Any) -> float:
+    return value if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def measures(one: Mapping[str, Any]) -> list[str]:
+    """All distances and tests of a feature, or of the score, in the order of MEASURES; "-" = there is no such one."""
+    return [(chance if name.endswith("_p") or name == "p_value" else number)(one[name]) for name in MEASURES.values()]
 
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:

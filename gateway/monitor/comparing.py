@@ -24,6 +24,7 @@ from gateway.monitor.reference import Reference
 from gateway.monitor.results import Compared
 from gateway.monitor.scorebins import nested, nested_edges, nested_starts, score_counts
 from gateway.monitor.significance import binomial_rise, homogeneity, rate_rise
+from router.evidence.special import chi_square_above
 
 SCORE: Final = "score"
 _WORDS: Final[Mapping[str, tuple[int, ...]]] = {
@@ -80,6 +81,8 @@ def compared(name: str, before: Counts, now: Counts, quality: Counts, feature: F
         apart.ks,
         apart.wasserstein,
         {word: int(count) for word, count in zip(QUALITY, quality, strict=True) if count},
+        apart.chi_square,
+        chi_square_above(apart.chi_square / max(1.0, phi), apart.groups - 1) if apart.groups > 1 else 1.0,
     )
 
 

@@ -14,7 +14,9 @@ class Compared(msgspec.Struct, frozen=True):
         rows: that have data; 0 = nothing was compared.
         p_value: of a difference at least as large without drift.
         degrees: groups of bins compared, less one; 0 = nothing to compare, or an exact test.
-        psi, js, hellinger, tvd, linf, ks, wasserstein: as `gateway.monitor.distances.Distances`.
+        psi, js, hellinger, tvd, linf, ks, wasserstein, chi_square: as `gateway.monitor.distances.Distances`.
+        chi_square_p: its p-value, overdispersion taken out. It decides nothing: `p_value` is of a better law. None = of
+            an earlier build, as is chi_square.
         quality: rows of each word of `plan.QUALITY` that are not 0.
     """
 
@@ -30,6 +32,8 @@ class Compared(msgspec.Struct, frozen=True):
     ks: float | None
     wasserstein: float | None
     quality: dict[str, int]
+    chi_square: float | None = None
+    chi_square_p: float | None = None
 
 
 class Tested(msgspec.Struct, frozen=True):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.monitor.comparing import input_keys, prediction_keys, quality_keys
+from gateway.monitor.comparing import compared, input_keys, prediction_keys, quality_keys
 from gateway.monitor.counting import Counter, Counts, empty
-from gateway.monitor.plan import ROWS, SCORE_BINS, CountPlan, ScorePlan
+from gateway.monitor.plan import QUALITY, ROWS, SCORE_BINS, CountPlan, ScorePlan
 from gateway.monitor.reference import Reference
 from gateway.monitor.scorebins import NESTED, nested, nested_edges, nested_starts, score_counts
 from tests.monitor.counting_models import fitted, texts
@@ -118,3 +118,36 @@ def test_ten_equal_bins_come_of_many_different_scores() -> None:
     assert len(found) == NESTED
     assert found.min() > 1800
     assert found.max() < 2200
+
+
+def test_all_distances_and_tests_of_a_feature_are_there_and_agree_with_each_other() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=20_000)
+    reference = made(1 / (1 + np.exp(-x)), x)
+    same, moved = (
+        input_keys(reference, counted(reference, now, texts(np.where(now > 0, "up", "down")), now), 0.1)[1][0]
+        for now in (rng.normal(size=2_000), rng.normal(0.5, 1.0, 2_000))
+    )
+    assert same.chi_square is not None
+    assert moved.chi_square is not None
+    assert same.chi_square_p is not None
+    assert moved.chi_square_p is not None
+    # Without drift PSI is about (1/n + 1/m) chi-square; the law of the test is near Pearson's.
+    assert same.psi == pytest.approx(same.chi_square * (1 / 2_000 + 1 / 20_000), rel=0.05)
+    assert same.chi_square_p == pytest.approx(same.p_value, rel=0.05)
+    assert same.chi_square_p > 0.01
+    assert max(moved.chi_square_p, moved.p_value) < 1e-50
+    for name in ("psi", "js", "hellinger", "tvd", "linf", "chi_square", "ks", "wasserstein"):
+        assert getattr(moved, name) > 2 * getattr(same, name), name
+
+
+def test_what_varies_more_than_chance_has_larger_p_values_by_pearson_too() -> None:
+    plan = fitted({"x": np.random.default_rng(3).normal(size=5_000)}, None).reference.plan.features[0]
+    before = np.full(plan.bins, 500)
+    now = np.arange(plan.bins) * 6 + 40
+    none = np.zeros(len(QUALITY), np.int64)
+    once, tenfold = (compared("x", before, now, none, plan, phi) for phi in (1.0, 10.0))
+    assert once.chi_square == tenfold.chi_square
+    assert once.chi_square_p is not None
+    assert tenfold.chi_square_p is not None
+    assert once.chi_square_p < 1e-3 < tenfold.chi_square_p

@@ -11,7 +11,7 @@ import pytest
 from gateway.control.monitorbins import BARS, FEATURES, drawn
 from gateway.control.monitorheld import Held, Progress
 from gateway.control.monitorviews import view
-from gateway.control.monitorwords import headline, warnings_of, why
+from gateway.control.monitorwords import MEASURES, headline, measures, warnings_of, why
 from gateway.monitor.book import ModelMonitor, Roles
 from gateway.monitor.counting import empty
 from gateway.monitor.leases import Lease
@@ -73,6 +73,17 @@ def test_an_estimate_that_is_not_trusted_is_no_number_anywhere(state: str) -> No
     assert "0.8765" not in found
     assert 'class="estimated' not in found.partition("</style>")[2]
     assert "The last estimate is withheld: untrusted: too many rows are unlike the reference." in text_of(found)
+
+
+def test_all_distances_and_tests_stand_with_each_feature_and_with_the_score() -> None:
+    held = held_of(plan_of(3, "f"), [(ROWS_OF, 0.0), (ROWS_OF, 0.6)])
+    found, shown = page(held)
+    last = shown["versions"]["1"]["variants"]["-"]["windows"][-1]
+    assert found.count('<div class="measures">') == 4
+    for one in (*last["features"], last["score"]):
+        cells = "".join(f"<td>{value}</td>" for value in measures(one))
+        assert f"<tr>{cells}</tr>" in found
+    assert all(f"<th>{column}</th>" in found for column in MEASURES)
 
 
 # ---- bounds ----
