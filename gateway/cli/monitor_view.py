@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gateway.control import monitortables as tables
+from gateway.control.monitortables import with_error
 from gateway.control.monitorwords import (
     chance,
-    fixed,
     headline,
     is_judged,
     latency_beside,
@@ -148,6 +149,7 @@ def _one(name: str, version: View, one: View) -> Iterator[RenderableType]:
     yield from _labels(version, one)
     yield from _fairness(one["fairness"])
     yield from _gaps(one["fairness_by_labels"])
+    yield from _groups(one)
     if one["burn_rates"]:
         rates = ", ".join(f"{window} {number(rate)}" for window, rate in one["burn_rates"].items())
         yield Text.assemble(("  latency burns  ", "dim"), rates)
@@ -187,21 +189,14 @@ def _performance(one: View) -> Iterator[RenderableType]:
     if not estimates and realised is None:
         return
     table = _plain("  ± 3 standard errors", *_METRICS)
-    table.add_row("  reference, labels", *(_value(one["reference_performance"], metric) for metric in _METRICS))
+    table.add_row("  reference, labels", *(with_error(one["reference_performance"], metric) for metric in _METRICS))
     if estimates:
-        table.add_row("  estimated, last window", *(_value(estimates[-1], metric) for metric in _METRICS))
+        table.add_row("  estimated, last window", *(with_error(estimates[-1], metric) for metric in _METRICS))
     if realised is not None:
-        table.add_row(f"  came true, {clock(realised['start_s'])[11:]}", *(_value(realised, m) for m in _METRICS))
+        table.add_row(f"  came true, {clock(realised['start_s'])[11:]}", *(with_error(realised, m) for m in _METRICS))
     yield table
     if estimates and estimates[-1]["state"] != "ok":
         yield Text(f"  the estimate is withheld: {reason_text(estimates[-1]['reason'])}", "yellow")
-
-
-def _value(found: View, metric: str) -> str:
-    if found["state"] not in ("ok", "selective_labels"):
-        return "untrusted" if found["state"] == "untrusted" else "-"
-    value, error = found["values"].get(metric), found["errors"].get(metric)
-    return fixed(value) if value is None or error is None else f"{fixed(value)} ± {3 * error:.4f}"
 
 
 def _labels(version: View, one: View) -> Iterator[Text]:
@@ -241,6 +236,15 @@ def _gaps(groups: Sequence[View]) -> Iterator[RenderableType]:
         rates = [percent(one.get(name)) for name in ("tpr", "fpr")]
         table.add_row(Text(f"  {one['group']}"), rates[0], gaps[0], rates[1], gaps[1], Text(note, "dim"))
     yield table
+
+
+def _groups(one: View) -> Iterator[RenderableType]:
+    rows = list(tables.groups(one))
+    if rows:
+        table = _plain("  ± 3 standard errors", *tables.GROUP_COLUMNS[1:])
+        for group, *cells in rows:
+            table.add_row(Text(f"  {group}"), *map(Text, cells))
+        yield table
 
 
 # ---- what is done about it ----

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
+from gateway.control import monitortables as tables
 from gateway.control.experimentpage import table
 from gateway.control.monitorplots import Point, bars, drift, finite, levels, performance, ranges
+from gateway.control.monitortables import with_error
 from gateway.control.monitorwords import (
     MEASURES,
     by_psi,
     chance,
-    fixed,
     is_judged,
     judged,
     latency_beside,
@@ -66,6 +67,7 @@ def sections(variant: Mapping[str, Any], about: Mapping[str, Any], drawn: Mappin
         yield from _score(variant, about, drawn)
     yield from _performance(variant, about)
     yield from _fairness(variant, about)
+    yield from _by_group(variant)
     yield from _latency(variant, about)
 
 
@@ -269,22 +271,12 @@ def _last_values(
     realised = next((one for one in reversed(cohorts) if is_judged(one)), None)
     reference = variant["reference_performance"]
     rows = [
-        [metric.replace("_", " "), *(_with_error(found, metric) for found in (reference, estimated, realised))]
+        [metric.replace("_", " "), *(with_error(found, metric) for found in (reference, estimated, realised))]
         for metric in METRICS
     ]
     yield table(["metric", "reference, labels", "estimated, last window", "came true, last cohort"], rows)
     if estimated is not None and estimated["state"] != "ok":
         yield f'<p class="warn">The last estimate is withheld: {escape(reason_text(estimated["reason"]))}.</p>'
-
-
-def _with_error(found: Mapping[str, Any] | None, metric: str) -> str:
-    if found is None:
-        return "-"
-    if found["state"] not in ("ok", "selective_labels"):
-        return "untrusted" if found["state"] == "untrusted" else "-"
-    value = finite(found["values"].get(metric))
-    error = finite(found["errors"].get(metric))
-    return "-" if value is None else fixed(value) + ("" if error is None else f" ± {3 * error:.4f}")
 
 
 def _labels(variant: Mapping[str, Any], cohorts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -304,7 +296,7 @@ def _labels(variant: Mapping[str, Any], cohorts: Sequence[Mapping[str, Any]]) ->
     rows = [
         [
             moment(one["start_s"]), f"{one['predictions']:,}", f"{one['rows']:,}",
-            *(percent(share) for share in one["coverage"]), _with_error(one, "accuracy"),
+            *(percent(share) for share in one["coverage"]), with_error(one, "accuracy"),
             (reason_text(one["reason"]) or "judged") if one["matured"] else "too young to be judged",
         ]
         for one in reversed(cohorts)
@@ -355,6 +347,15 @@ def _gaps(one: Mapping[str, Any]) -> list[str]:
         percent(one.get("tpr")), number(one.get("tpr_gap")), number(one.get("p_tpr"), 2),
         percent(one.get("fpr")), number(one.get("fpr_gap")), number(one.get("p_fpr"), 2),
     ]  # fmt: skip
+
+
+def _by_group(variant: Mapping[str, Any]) -> Iterator[str]:
+    rows = list(tables.groups(variant))
+    if rows:
+        yield "<h3>Performance of each group</h3>"
+        yield table(tables.GROUP_COLUMNS, rows)
+        yield '<p class="small soft">± 3 standard errors; labels of the last cohort that was judged, by decision. An '
+        yield "estimate takes the calibration to hold within the group. Less than groups.min_size gives no number.</p>"
 
 
 def _latency(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:

@@ -182,6 +182,7 @@ def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[
         "reference_performance": msgspec.to_builtins(watching.realised_reference()),
         "fairness": watching.exported_fairness(variant),
         "fairness_by_labels": watching.exported_gaps(variant),
+        "groups": watching.by_group(variant, now_ms),
         "burn_rates": {_WINDOW_S[at]: rate for at, rate in watching.burn_rates(variant, now_ms).items()},
         "beside_champion": _beside_champion(held, watching.version, variant),
     }  # fmt: skip

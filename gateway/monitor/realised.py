@@ -10,7 +10,7 @@ performance of all rows is published only if enough of *each* decision class has
 it weighs among predictions, not among labels. Otherwise only what holds within a class is: precision (of decision 1)
 and negative_precision (of decision 0: the share of negatives), marked `selective_labels`.
 
-Memory: 8 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
+Memory: 9 KB per group, cohort and variant; the oldest cohorts go first, and labels for them are counted as too late.
 """
 
 from collections import Counter
@@ -71,7 +71,7 @@ class Cohort:
         predicted: [group, decision].
         labels: [group, decision, bin, label]. A cell may be negative for a moment, if nodes tell in another order.
         errors: [slice, decision, right or wrong].
-        delays: first labels by DELAY_EDGES_S.
+        delays: first labels, [group, DELAY_EDGES_S].
         told: decision classes whose errors were given out (ERRORS_TOLD), and whether its performance was (JUDGED).
     """
 
@@ -88,7 +88,7 @@ class Cohort:
             predicted=np.zeros((groups, 2), np.int64),
             labels=np.zeros((groups, 2, LABEL_BINS, 2), np.int64),
             errors=np.zeros((SLICES, 2, 2), np.int64),
-            delays=np.zeros(len(DELAY_EDGES_S), np.int64),
+            delays=np.zeros((groups, len(DELAY_EDGES_S)), np.int64),
         )
 
     def coverage(self, group: int | None = None) -> tuple[float, float]:
@@ -231,7 +231,7 @@ class Cohorts:
                 cohort.errors[place, item.decision, int(label != item.decision)] += change
         if item.before is None:  # then this is the first that says anything
             delay = max(0.0, item.observed_s - item.predicted_s)
-            cohort.delays[min(int(np.searchsorted(DELAY_EDGES_S, delay)), len(DELAY_EDGES_S) - 1)] += 1
+            cohort.delays[item.group, min(int(np.searchsorted(DELAY_EDGES_S, delay)), len(DELAY_EDGES_S) - 1)] += 1
 
     def _slice(self, predicted_s: float) -> int:
         start = self.spans.start(predicted_s)
@@ -332,11 +332,18 @@ class Cohorts:
                     due.judged.append(Judged(start, variant, found, coverage))
         return due
 
-    def delay_quantiles(self, variant: str) -> dict[float, float]:
-        """Seconds from prediction to first label, rounded up to DELAY_EDGES_S, by quantile; empty without labels."""
-        summed = sum((c.delays for _, name, c in self.items() if name == variant), np.zeros(len(DELAY_EDGES_S), int))
-        counts = summed.tolist()
-        return {q: quantile_of_histogram(counts, DELAY_EDGES_S, q) for q in QUANTILES} if sum(counts) else {}
+    def delay_quantiles(self, variant: str, group: int | None = None, least: int = 1) -> dict[float, float]:
+        """Seconds from prediction to first label, rounded up to DELAY_EDGES_S, by quantile; of all groups or of one.
+
+        Args:
+            least: labels below which nothing is said.
+        """
+        chosen = _chosen(group)
+        mine = [cohort.delays[chosen].sum(axis=0) for _, name, cohort in self.items() if name == variant]
+        counts = np.sum(mine, axis=0).tolist() if mine else []
+        if sum(counts) < max(1, least):
+            return {}
+        return {q: quantile_of_histogram(counts, DELAY_EDGES_S, q) for q in QUANTILES}
 
     # ---- keeping ----
 

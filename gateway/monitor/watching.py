@@ -11,11 +11,12 @@ from typing import Any, Final
 import msgspec
 
 from gateway.monitor.burnrate import EventRing, burn_rate, burning
+from gateway.monitor.bygroup import by_group
 from gateway.monitor.cbpe import Performance, scores_of
 from gateway.monitor.concept import Concept
 from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed, Engine
-from gateway.monitor.fairness import Fairness, FairnessWatch, exported, fairness, realised_fairness
+from gateway.monitor.fairness import LEAST_SHOWN, Fairness, FairnessWatch, exported, fairness, realised_fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.losses import LOOKS, Look, loss_of
 from gateway.monitor.performance import Verdict, Watch
@@ -416,6 +417,30 @@ class Watching:
         """The last window's, as it may leave the house."""
         fair = self.fair.get(variant)
         return [] if fair is None else exported(fair)
+
+    def by_group(self, variant: str, now_ms: int) -> list[dict[str, Any]]:
+        """Performance, coverage and delay of each declared group, as they may leave the house.
+
+        What came true is that of the newest cohort that was judged; where none was, of the newest one that is old
+        enough: it tells how many labels there are.
+        """
+        groups = self.spec.groups
+        if groups is None or not self._has_groups:
+            return []
+        last = self.last.get(variant)
+        cohorts = [cohort for _, cohort in self.old_enough(variant, now_ms)]
+        chosen = [cohort for cohort in cohorts if cohort.told & JUDGED] or cohorts
+        delays = {
+            at: self.cohorts.delay_quantiles(variant, at, LEAST_SHOWN) for at in range(len(self.reference.plan.groups))
+        }
+        return by_group(
+            self.reference,
+            last.counts if last is not None else None,
+            chosen[-1] if chosen else None,
+            delays,
+            min_size=groups.min_size,
+            min_coverage=self.spec.labels.min_coverage,
+        )
 
     def exported_gaps(self, variant: str) -> list[dict[str, Any]]:
         """The last matured cohort's, by labels, as it may leave the house."""

@@ -1,0 +1,47 @@
+"""Tables that the report and terminals have alike: performance of groups. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from gateway.control.monitorwords import fixed, percent, reason_text
+from gateway.monitor.fairness import LEAST_SHOWN
+from router.rollout.words import duration
+
+View = Mapping[str, Any]
+GROUP_METRICS: Final = ("accuracy", "precision", "recall", "roc_auc")
+GROUP_COLUMNS: Final = ("group", "", "rows", "labelled 0 / 1", "half come within", *GROUP_METRICS, "note")
+
+_FEW: Final = {"few_rows": "not enough rows", "few_labels": "not enough labels"}
+
+
+def with_error(found: View | None, metric: str) -> str:
+    """A value and 3 standard errors; never a number where it is not to be trusted."""
+    if found is None or found["state"] not in ("ok", "selective_labels"):
+        return "untrusted" if found is not None and found["state"] == "untrusted" else "-"
+    value, error = (fixed(found[part].get(metric)) for part in ("values", "errors"))
+    return value if "-" in (value, error) else f"{value} ± {3 * found['errors'][metric]:.4f}"
+
+
+def groups(variant: View) -> Iterator[Sequence[str]]:
+    """Rows under GROUP_COLUMNS: of each group of a series what is normal, what is estimated, and what came true."""
+    for one in variant["groups"]:
+        estimated, realised = one["estimated"], one["realised"]
+        yield _row(one["group"], "reference, labels", _many(one["reference"]["rows"]), one["reference"])
+        if estimated is not None:
+            yield _row("", "estimated", _many(one["rows"]), estimated)
+        if realised is not None:
+            rows = f"{_many(one['labels'])} of {_many(one['predictions'])}"
+            covered = " / ".join(percent(share) for share in one["coverage"] or ()) or "-"
+            half = one["label_delay_s"].get("0.5")
+            late = "-" if half is None else duration(round(1000 * half))
+            yield _row("", "came true", rows, realised, covered, late)
+
+
+def _row(group: str, what: str, rows: str, found: View, covered: str = "", late: str = "") -> list[str]:
+    few = _FEW.get(found["reason"], "")
+    values = ["-" if few else with_error(found, metric) for metric in GROUP_METRICS]
+    return [group, what, rows, covered, late, *values, few or reason_text(found["reason"])]
+
+
+def _many(rows: int | str) -> str:
+    return f"{rows:,}" if isinstance(rows, int) else f"fewer than {LEAST_SHOWN}"
