@@ -150,9 +150,8 @@ def _one(name: str, version: View, one: View) -> Iterator[RenderableType]:
     yield from _fairness(one["fairness"])
     yield from _gaps(one["fairness_by_labels"])
     yield from _groups(one)
-    if one["burn_rates"]:
-        rates = ", ".join(f"{window} {number(rate)}" for window, rate in one["burn_rates"].items())
-        yield Text.assemble(("  latency burns  ", "dim"), rates)
+    if one["stages"]:
+        yield _stages(one["stages"])
     if one["beside_champion"] is not None:
         yield Text.assemble(("  beside stable  ", "dim"), latency_beside(one["beside_champion"]))
 
@@ -245,6 +244,14 @@ def _groups(one: View) -> Iterator[RenderableType]:
         for group, *cells in rows:
             table.add_row(Text(f"  {group}"), *map(Text, cells))
         yield table
+
+
+def _stages(found: Sequence[View]) -> Table:
+    columns, rows = tables.stages(found)
+    table = _plain(*(f"  {column}" if column == "stage" else column for column in columns))
+    for stage, *cells in rows:
+        table.add_row(f"  {stage}", *cells)
+    return table
 
 
 # ---- what is done about it ----

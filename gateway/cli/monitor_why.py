@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from gateway.cli.monitor import print_explained
 from gateway.cli.output import Failure, print, print_table
+from gateway.control import monitortables as tables
 from gateway.control.monitorwords import (
     MEASURES,
     by_psi,
@@ -35,6 +36,8 @@ def print_found(name: str, found: View) -> None:
         for variant, windows in one["windows"].items():
             print("")
             _print_windows(series_name(version, variant), windows)
+            if one["stages"].get(variant):
+                print_table("time by stage, and how fast it burns the budget", *tables.stages(one["stages"][variant]))
             if variant in one["beside_champion"]:
                 print(f"  latency beside the champion: {latency_beside(one['beside_champion'][variant])}")
     if not found["versions"] and not found["collecting"]:

@@ -84,7 +84,7 @@ def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: s
 
 
 def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[int]], now_ms: int) -> None:
-    """Answers by latency bucket, totals of each start of a node: what has grown is told to the monitor."""
+    """Answers by latency bucket of each stage, totals of each start of a node: what has grown is told on."""
     for key, buckets in answers.items():
         node, _, version, variant = key
         if held.roles.live is not None and (version, variant) not in held.roles.live:
@@ -92,8 +92,8 @@ def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[in
             continue
         seen = held.answers.get(key)
         held.answers[key] = buckets
-        if seen is None:
-            continue
+        if seen is None or len(seen) != len(buckets):
+            continue  # an earlier build kept the whole request alone
         grown = [now - before for now, before in zip(buckets, seen, strict=True)]
         if sum(grown) >= 0:
             held.monitor.answered((version, variant), node, grown, held.roles, now_ms)

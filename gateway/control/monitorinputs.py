@@ -12,13 +12,14 @@ import numpy as np
 
 from gateway.control.labelnotes import LabelNote
 from gateway.control.messages import WantedModel, Watched
-from gateway.counters import DRIFT, DRIFT_TAKEN, DURATION_BOUNDS_NS, REQUEST_DURATION, CounterPage
+from gateway.counters import DRIFT, DRIFT_TAKEN, EXECUTION_DURATION, QUEUE_DURATION, REQUEST_DURATION, CounterPage
 from gateway.monitor.counting import Counts
 from gateway.monitor.labelwords import label_of
 from gateway.monitor.plan import ROWS, SKIPPED, encoded
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
+from gateway.monitor.stages import BUCKETS
 
 PLACES_PER_ENTRY: Final = 5_000
 """Of a vector, in one entry of the store's stream: at most 64 KiB."""
@@ -58,7 +59,7 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
-    """Answers of one series on one node since its start, by latency bucket."""
+    """Answers of one series on one node since its start, by latency bucket of each stage (`buckets_of`)."""
 
     node: str
     run: str
@@ -158,8 +159,9 @@ def joined(parts: Sequence[Totals]) -> Counts:
 
 
 def buckets_of(values: Counts) -> list[int]:
-    """Latency buckets of a "model" block."""
-    return [int(count) for count in values[REQUEST_DURATION : REQUEST_DURATION + len(DURATION_BOUNDS_NS) + 1]]
+    """Latency buckets of a "model" block: those of `gateway.monitor.stages.STAGES`, one after the other."""
+    starts = (REQUEST_DURATION, QUEUE_DURATION, EXECUTION_DURATION)
+    return [int(count) for start in starts for count in values[start : start + BUCKETS]]
 
 
 def labelled(note: LabelNote, before: Any, positive: str, negative: str = "") -> Labelled:

@@ -360,18 +360,28 @@ def _by_group(variant: Mapping[str, Any]) -> Iterator[str]:
 
 def _latency(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
     rates = variant["burn_rates"]
-    slo = about["settings"].get("latency.slo_ms")
-    if not rates and slo is None:
+    slo, objective = (about["settings"].get(f"latency.{name}") for name in ("slo_ms", "objective"))
+    if not variant["stages"] and slo is None:
         return
     yield "<h3>Latency</h3>"
-    if not rates:
+    if slo is not None and not rates:
         yield "<p>No answers were seen since the objective is in force.</p>"
-        return
-    rows = [(window, rate, f"{number(rate)} ×") for window, rate in rates.items()]
-    objective = about["settings"].get("latency.objective")
-    yield f"<div class=pair><div>{levels(rows, 1.0, _BURN_MOST, 'burn rate per window')}"
-    yield f'<p class="small soft">How fast the budget burns: {percent(objective)} of answers within {number(slo)} ms; '
-    yield "at 1 it is spent just in time, 14.4 over an hour is critical.</p></div></div>"
+    if rates:
+        rows = [(window, rate, f"{number(rate)} ×") for window, rate in rates.items()]
+        yield f"<div class=pair><div>{levels(rows, 1.0, _BURN_MOST, 'burn rate per window')}"
+        yield f'<p class="small soft">How fast the budget burns: {percent(objective)} of answers within '
+        yield f"{number(slo)} ms; at 1 it is spent just in time, 14.4 over an hour is critical.</p></div></div>"
+    yield from _stages(variant)
     beside = variant["beside_champion"]
     if beside is not None:
         yield f'<p class="small">Beside the champion: {escape(latency_beside(beside))}.</p>'
+
+
+def _stages(variant: Mapping[str, Any]) -> Iterator[str]:
+    if not variant["stages"]:
+        return
+    columns, rows = tables.stages(variant["stages"])
+    yield table(columns, rows)
+    if any(one["burns"] for one in variant["stages"]):
+        yield '<p class="small soft">Burn rates over two windows each, which alarm where both are over the limit: '
+        yield "those of the request. A stage is held against the objective as if it were all there is.</p>"

@@ -1,10 +1,11 @@
-"""Tables that the report and terminals have alike: performance of groups. Pure."""
+"""Tables that the report and terminals have alike: performance of groups, and stages of answers. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from gateway.control.monitorwords import fixed, percent, reason_text
+from gateway.control.monitorwords import fixed, number, percent, reason_text
 from gateway.monitor.fairness import LEAST_SHOWN
+from gateway.monitor.stages import QUANTILES
 from router.rollout.words import duration
 
 View = Mapping[str, Any]
@@ -45,3 +46,32 @@ def _row(group: str, what: str, rows: str, found: View, covered: str = "", late:
 
 def _many(rows: int | str) -> str:
     return f"{rows:,}" if isinstance(rows, int) else f"fewer than {LEAST_SHOWN}"
+
+
+def stages(found: Sequence[View]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: of each stage how long it took, and how fast it burns the budget against each limit."""
+    burns: Sequence[View] = next((one["burns"] for one in found if one["burns"]), [])
+    columns = ["stage", "last hour", *(f"{q:.0%} within" for q in QUANTILES)]
+    columns += [f"{one['long']} / {one['short']}, limit {one['limit']:g}" for one in burns]
+    return columns, [
+        [
+            one["stage"],
+            f"{one['counted']:,} {one['of']}",
+            *(_within(one["within_ms"], str(q)) for q in QUANTILES),
+            *(_burn(pair) for pair in one["burns"]),
+        ]
+        for one in found
+    ]
+
+
+def _within(quantiles: Mapping[str, float | None], q: str) -> str:
+    """The edge of a bucket; "-" = too few to say."""
+    if q not in quantiles:
+        return "-"
+    value = quantiles[q]
+    return "longer than 10 s" if value is None else f"{value:g} ms"
+
+
+def _burn(pair: View) -> str:
+    """Both rates; over their limit they alarm, or would, were the stage all there is."""
+    return f"{number(pair['long_rate'])} / {number(pair['short_rate'])}{' over' if pair['over'] else ''}"

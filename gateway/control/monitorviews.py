@@ -182,6 +182,7 @@ def _variant(held: Held, watching: Watching, variant: str, now_ms: int) -> dict[
         "reference_performance": msgspec.to_builtins(watching.realised_reference()),
         "fairness": watching.exported_fairness(variant),
         "fairness_by_labels": watching.exported_gaps(variant),
+        "stages": watching.stages(variant, now_ms),
         "groups": watching.by_group(variant, now_ms),
         "burn_rates": {_WINDOW_S[at]: rate for at, rate in watching.burn_rates(variant, now_ms).items()},
         "beside_champion": _beside_champion(held, watching.version, variant),
@@ -216,7 +217,7 @@ def _cohort(held: Held, start_s: int, cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]], now_ms: int) -> dict[str, Any]:
     """Every setting in force, what can be seen with it, and why the last windows said what they said.
 
     Args:
@@ -228,6 +229,7 @@ def explanation(name: str, held: Held, explained: Mapping[str, dict[str, Any]]) 
             version: explained[version]
             | {"windows": {variant: [msgspec.to_builtins(one) for one in watching.engine.history(variant)]
                            for variant in watching.engine.variants},
+               "stages": {variant: watching.stages(variant, now_ms) for variant in watching.engine.variants},
                "beside_champion": {variant: found for variant in watching.engine.variants
                                    if (found := _beside_champion(held, version, variant)) is not None}}
             for version, watching in held.monitor.versions.items()

@@ -88,7 +88,7 @@ class MonitorEndpoints:
         """Every setting in force, what can be seen with it, and why the last windows said what they said."""
         name = request.path_params["name"]
         held = await self._monitors.shown(name)
-        return json_reply(explanation(name, held, await _explained(held)))
+        return json_reply(explanation(name, held, await _explained(held), _now_ms()))
 
     async def schema(self, request: Request) -> Reply:
         """JSON schema of the document, for editors."""

@@ -17,7 +17,7 @@ from gateway.monitor.counting import Counts, feature_counts
 from gateway.monitor.engine import Closed
 from gateway.monitor.incidents import Event, Ledger
 from gateway.monitor.latencies import Judged as ComparedLatency
-from gateway.monitor.latencies import Latencies, slow_of
+from gateway.monitor.latencies import Latencies
 from gateway.monitor.leases import Ask, Lease, Leases
 from gateway.monitor.mistakes import TESTED, Mistakes
 from gateway.monitor.plan import CountPlan
@@ -26,6 +26,7 @@ from gateway.monitor.reference import Reference
 from gateway.monitor.retrain import Requests
 from gateway.monitor.scorebins import score_counts
 from gateway.monitor.settings import Spec
+from gateway.monitor.stages import BUCKETS
 from gateway.monitor.watching import Watching
 from gateway.monitor.words import CLEAN, Finding, State
 
@@ -173,14 +174,14 @@ class ModelMonitor:
             watching.label(item, now_ms)
 
     def answered(self, series: tuple[str, str], node: str, buckets: Sequence[int], roles: Roles, now_ms: int) -> None:
-        """Answers of a series (version, variant) on one node since the last call, by latency bucket."""
-        watching, latency = self.versions.get(series[0]), self.spec.latency
-        if watching is None or latency is None:
+        """Answers of a series (version, variant) on one node since the last call, as of `stages.by_stage`."""
+        watching = self.versions.get(series[0])
+        if watching is None:
             return
         self._meet(roles)
         if self._compares_latency and series in (roles.champion, roles.canary):
-            self._pair.latency.take("canary" if series == roles.canary else "champion", node, buckets, now_ms)
-        found = watching.answered(series[1], slow_of(buckets, latency.slo_ms), sum(buckets), now_ms)
+            self._pair.latency.take("canary" if series == roles.canary else "champion", node, buckets[:BUCKETS], now_ms)
+        found = watching.answered(series[1], buckets, now_ms)
         if found is not None and self._compares_latency and series == roles.canary:
             found = self._pair.latency.beside(found, now_ms)
         if found is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 LEAST_BAD: Final = 10
@@ -43,6 +44,7 @@ RULES: Final = (
 )
 WINDOWS_S: Final = tuple(sorted({window for rule in RULES for window in (rule.long_s, rule.short_s)}))
 
+Counts = npt.NDArray[np.int64]
 Events = tuple[int, int]
 """Bad ones, and all."""
 
@@ -94,26 +96,27 @@ def burning(
     return found
 
 
-class EventRing:
-    """Bad and all events per slot of time, for as long as the longest window. Constant memory.
+class SlotRing:
+    """Counts per slot of time, for as long as the longest window. Constant memory.
 
     Args:
         slot_s: resolution, seconds.
         span_s: the longest window, seconds; a multiple of `slot_s`.
+        width: counts of a slot.
     """
 
-    def __init__(self, slot_s: int = MINUTE, span_s: int = max(WINDOWS_S)) -> None:
+    def __init__(self, slot_s: int, span_s: int, width: int) -> None:
         assert span_s % slot_s == 0, "windows are made of whole slots"
         self.slot_s, self.slots = slot_s, span_s // slot_s
-        self._counts = np.zeros((self.slots, 2), np.int64)
+        self._counts = np.zeros((self.slots, width), np.int64)
         self._newest = -1
 
-    def add(self, now_s: float, bad: int, total: int) -> None:
-        """Events of this moment (seconds of a clock that does not go back by more than the span)."""
+    def put(self, now_s: float, counts: Sequence[int]) -> None:
+        """Counts of this moment (seconds of a clock that does not go back by more than the span)."""
         slot = int(now_s // self.slot_s)
         self._forget_until(slot)
         if slot > self._newest - self.slots:
-            self._counts[slot % self.slots] += (bad, total)
+            self._counts[slot % self.slots] += counts
 
     def _forget_until(self, slot: int) -> None:
         if slot <= self._newest:
@@ -122,26 +125,42 @@ class EventRing:
         self._counts[stale] = 0
         self._newest = slot
 
-    def within(self, now_s: float, window_s: int) -> Events:
-        """Bad and all events of the last `window_s` seconds, the slot of now included."""
+    def summed(self, now_s: float, window_s: int) -> Counts:
+        """Counts of the last `window_s` seconds, the slot of now included."""
         self._forget_until(int(now_s // self.slot_s))
         count = min(self.slots, window_s // self.slot_s)
         at = np.arange(self._newest - count + 1, self._newest + 1) % self.slots
-        bad, total = self._counts[at].sum(axis=0)
-        return int(bad), int(total)
+        found: Counts = self._counts[at].sum(axis=0)
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """Slots that hold something, in plain values."""
+        full = np.flatnonzero(self._counts.any(axis=1))
+        return {"newest": self._newest, "slots": [[int(at), *map(int, self._counts[at])] for at in full]}
+
+    def restore(self, plain: Mapping[str, Any]) -> None:
+        """Become what `plain` was; of the same resolution, span and width."""
+        self._newest = plain["newest"]
+        self._counts[:] = 0
+        for at, *counts in plain["slots"]:
+            self._counts[at] = counts
+
+
+class EventRing(SlotRing):
+    """Bad and all events. Args as of `SlotRing`."""
+
+    def __init__(self, slot_s: int = MINUTE, span_s: int = max(WINDOWS_S)) -> None:
+        super().__init__(slot_s, span_s, 2)
+
+    def add(self, now_s: float, bad: int, total: int) -> None:
+        """Events of this moment."""
+        self.put(now_s, (bad, total))
+
+    def within(self, now_s: float, window_s: int) -> Events:
+        """Bad and all events of the last `window_s` seconds, the slot of now included."""
+        bad, total = self.summed(now_s, window_s).tolist()
+        return bad, total
 
     def windows(self, now_s: float, windows_s: Sequence[int] = WINDOWS_S) -> dict[int, Events]:
         """What `burning` asks for."""
         return {window: self.within(now_s, window) for window in windows_s}
-
-    def plain(self) -> dict[str, Any]:
-        """Slots that hold something, in plain values."""
-        full = np.flatnonzero(self._counts[:, 1])
-        return {"newest": self._newest, "slots": [[int(at), *map(int, self._counts[at])] for at in full]}
-
-    def restore(self, plain: Mapping[str, Any]) -> None:
-        """Become what `plain` was; of the same resolution and span."""
-        self._newest = plain["newest"]
-        self._counts[:] = 0
-        for at, bad, total in plain["slots"]:
-            self._counts[at] = (bad, total)

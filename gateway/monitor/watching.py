@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.monitor.burnrate import EventRing, burn_rate, burning
+from gateway.monitor.burnrate import burn_rate, burning
 from gateway.monitor.bygroup import by_group
 from gateway.monitor.cbpe import Performance, scores_of
 from gateway.monitor.concept import Concept
@@ -33,6 +33,7 @@ from gateway.monitor.realised import (
 )
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
+from gateway.monitor.stages import Speed
 from gateway.monitor.telling import findings
 from gateway.monitor.windows import BLIND_AFTER, DAY_MS
 from gateway.monitor.words import NOT_KNOWN, Finding, Severity, Signal, State, worst_of
@@ -80,7 +81,7 @@ class Watching:
         self.gaps: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
         self.looks: dict[str, list[Look]] = {}
-        self.rings: dict[str, EventRing] = {}
+        self.speeds: dict[str, Speed] = {}
         self._realised: dict[str, Watch] = {}
         self._fairness: dict[str, FairnessWatch] = {}
         self._gaps: dict[str, FairnessWatch] = {}
@@ -310,17 +311,14 @@ class Watching:
 
     # ---- speed ----
 
-    def answered(self, variant: str, slow: int, total: int, now_ms: int) -> Finding | None:
-        """Answers since the last call, and how many were slower than the objective; a finding each minute."""
-        latency = self.spec.latency
-        if latency is None:
-            return None
-        ring = self.rings.setdefault(variant, EventRing())
-        ring.add(now_ms / 1000, slow, total)
-        if now_ms - self._told_latency_ms.get(variant, 0) < LATENCY_EVERY_MS:
+    def answered(self, variant: str, buckets: Sequence[int], now_ms: int) -> Finding | None:
+        """Answers since the last call, as of `stages.by_stage`; a finding each minute where there is an objective."""
+        latency, speed = self.spec.latency, self.speeds.setdefault(variant, Speed())
+        speed.add(buckets, latency.slo_ms if latency is not None else None, now_ms / 1000)
+        if latency is None or now_ms - self._told_latency_ms.get(variant, 0) < LATENCY_EVERY_MS:
             return None
         self._told_latency_ms[variant] = now_ms
-        events = ring.windows(now_ms / 1000)
+        events = speed.windows(now_ms / 1000)
         burns = burning(events, latency.objective)
         silent = not events[min(events)][1]
         worst: Severity = "critical" if any(burn.rule.severity == "critical" for burn in burns) else "warning"
@@ -340,18 +338,21 @@ class Watching:
 
     def burn_rates(self, variant: str, now_ms: int) -> dict[int, float]:
         """Per window in seconds, how fast the budget burns; empty without an objective."""
-        latency, ring = self.spec.latency, self.rings.get(variant)
-        if latency is None or ring is None:
+        latency, speed = self.spec.latency, self.speeds.get(variant)
+        if latency is None or speed is None:
             return {}
-        return {
-            window: burn_rate(bad, total, latency.objective)
-            for window, (bad, total) in ring.windows(now_ms / 1000).items()
-        }
+        events = speed.windows(now_ms / 1000).items()
+        return {window: burn_rate(bad, total, latency.objective) for window, (bad, total) in events}
+
+    def stages(self, variant: str, now_ms: int) -> list[dict[str, Any]]:
+        """Quantiles and burn rates of each stage, as of `stages.Speed.shown`; [] = nothing was answered."""
+        latency, speed = self.spec.latency, self.speeds.get(variant)
+        return [] if speed is None else speed.shown(now_ms / 1000, latency.objective if latency is not None else None)
 
     @property
     def variants(self) -> frozenset[str]:
         """Those of which anything is known but their cohorts."""
-        windows = (self.engine.variants, self.last, self.fair, self._fairness, self.rings, self._told_latency_ms)
+        windows = (self.engine.variants, self.last, self.fair, self._fairness, self.speeds, self._told_latency_ms)
         labels = (self.judged, self.looks, self._realised, map(_variant_of, self._concepts))
         return frozenset(chain(*windows, *labels, self.gaps, self._gaps, self._unfair))
 
@@ -359,7 +360,7 @@ class Watching:
         """These variants have no windows any more; what labels say of them goes with their last cohort."""
         for variant in gone:
             self.engine.forget(variant)
-            for windows in (self.last, self.fair, self._fairness, self.rings, self._told_latency_ms):
+            for windows in (self.last, self.fair, self._fairness, self.speeds, self._told_latency_ms):
                 windows.pop(variant, None)
             self._unfair.get(variant, {}).pop("decisions", None)
         for variant in gone - self.cohorts.variants:
@@ -381,7 +382,7 @@ class Watching:
             "fairness": {variant: watch.plain() for variant, watch in self._fairness.items()},
             "gaps": {variant: watch.plain() for variant, watch in self._gaps.items()},
             "unfair": msgspec.to_builtins(self._unfair),
-            "rings": {variant: ring.plain() for variant, ring in self.rings.items()},
+            "speeds": {variant: speed.plain() for variant, speed in self.speeds.items()},
             "concepts": {place: concept.plain() for place, concept in self._concepts.items()},
             "concepts_told": self._concepts_told,
             "judged": {variant: msgspec.to_builtins(judged) for variant, judged in self.judged.items()},
@@ -409,9 +410,9 @@ class Watching:
             self._concepts[place] = Concept()
             self._concepts[place].restore(plain)
         self._concepts_told = dict(state.get("concepts_told", {}))
-        for variant, plain in state["rings"].items():
-            self.rings[variant] = EventRing()
-            self.rings[variant].restore(plain)
+        for variant, plain in state.get("speeds", {}).items():
+            self.speeds[variant] = Speed()
+            self.speeds[variant].restore(plain)
 
     def exported_fairness(self, variant: str) -> list[dict[str, Any]]:
         """The last window's, as it may leave the house."""

@@ -10,7 +10,7 @@ from gateway.cli.output import Failure
 from gateway.control.monitorviews import explanation
 from gateway.control.monitorwords import MEASURES, measures, number
 from gateway.monitor.explaining import explained
-from tests.monitor.page_world import ROWS_OF, held_of, plan_of
+from tests.monitor.page_world import NOW_MS, ROWS_OF, held_of, plan_of
 
 DRIFTED = [(ROWS_OF, 0.0), (ROWS_OF, 0.6), (ROWS_OF, 0.6)]
 
@@ -18,7 +18,7 @@ DRIFTED = [(ROWS_OF, 0.0), (ROWS_OF, 0.6), (ROWS_OF, 0.6)]
 def found(windows: list[tuple[int, float]], features: int = 3) -> dict[str, Any]:
     held = held_of(plan_of(features, "f"), windows)
     about = {version: explained(one.reference, one.spec) for version, one in held.monitor.versions.items()}
-    return msgspec.json.decode(msgspec.json.encode(explanation("loans", held, about)))  # type: ignore[no-any-return]
+    return msgspec.json.decode(msgspec.json.encode(explanation("loans", held, about, NOW_MS)))  # type: ignore[no-any-return]
 
 
 def test_all_distances_and_tests_of_the_features_that_differ_most_are_printed(

@@ -82,7 +82,7 @@ def test_what_labels_say_of_a_variant_goes_with_its_last_cohort() -> None:
     model.turn([], roles(), 3 * HOUR_MS)
     assert watching.judged.keys() == {"b"}
     model.turn([], roles(), 5 * HOUR_MS)
-    assert (watching.engine.variants, watching.rings) == ((), {})
+    assert (watching.engine.variants, watching.speeds) == ((), {})
     assert watching.judged.keys() == {"b"}
     model.turn([(*STABLE, counts(5))], roles(), 300 * span_ms)
     assert watching.variants == {"stable"}

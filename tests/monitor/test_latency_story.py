@@ -135,7 +135,7 @@ def test_the_comparison_is_shown_with_the_canary_and_nowhere_else() -> None:
     assert latency_beside(beside).startswith("firing: ")
     assert f"of answers are slower than {beside['named'][0]}, of the champion's" in latency_beside(beside)
     assert series[CANARY]["signals"]["latency"]["state"] == "firing"
-    explained = explanation("m", story.held, {"1": {}, "2": {}})["versions"]
+    explained = explanation("m", story.held, {"1": {}, "2": {}}, story.now_ms)["versions"]
     assert explained["1"]["beside_champion"] == {}
     assert explained["2"]["beside_champion"].keys() == {"canary"}
     page = facts({"m": story.held}, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=story.now_ms)
