@@ -240,7 +240,7 @@ def _gaps(groups: Sequence[View]) -> Iterator[RenderableType]:
 def _groups(one: View) -> Iterator[RenderableType]:
     rows = list(tables.groups(one))
     if rows:
-        table = _plain("  ± 3 standard errors", *tables.GROUP_COLUMNS[1:])
+        table = _plain(f"  {tables.GROUP_COLUMNS[0]}", *tables.GROUP_COLUMNS[1:])
         for group, *cells in rows:
             table.add_row(Text(f"  {group}"), *map(Text, cells))
         yield table

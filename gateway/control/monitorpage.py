@@ -34,7 +34,7 @@ background:var(--card);overflow-wrap:anywhere}.verdict.critical{border-color:var
 .pair{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:.25rem 1.25rem}
 .feature{border-top:1px solid var(--line);padding:.7rem 0 .2rem}.feature.hot h4{color:var(--bad)}
 .feature.hot h4 span{color:var(--soft)}.quality span{margin-right:1.2rem}.quality:empty{display:none}
-.measures table{font-size:.8rem;width:auto}.measures th,.measures td{padding:.1rem .6rem .1rem 0;text-align:left}
+.measures table{font-size:.8rem;width:auto}.measures th,.measures td{padding:.1rem .45rem .1rem 0;text-align:left}
 figure{margin:0}figcaption{font-size:.9rem;font-weight:600}
 svg .floor{stroke:var(--bad);stroke-dasharray:5 3;stroke-width:1.2}svg .floortext{fill:var(--bad);font-size:11px}
 svg .run{fill:none;stroke:var(--even);stroke-width:1.6}svg .dot{fill:var(--even)}svg .dot.over{fill:var(--bad)}

@@ -353,9 +353,10 @@ def _by_group(variant: Mapping[str, Any]) -> Iterator[str]:
     rows = list(tables.groups(variant))
     if rows:
         yield "<h3>Performance of each group</h3>"
-        yield table(tables.GROUP_COLUMNS, rows)
-        yield '<p class="small soft">± 3 standard errors; labels of the last cohort that was judged, by decision. An '
-        yield "estimate takes the calibration to hold within the group. Less than groups.min_size gives no number.</p>"
+        yield f'<div class="measures">{table(tables.GROUP_COLUMNS, rows)}</div>'
+        yield '<p class="small soft">± 3 standard errors; labels of the last cohort that was judged, by decision, '
+        yield "and how soon half came. An estimate takes the calibration to hold within the group. Less than "
+        yield "groups.min_size gives no number.</p>"
 
 
 def _latency(variant: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
@@ -381,7 +382,7 @@ def _stages(variant: Mapping[str, Any]) -> Iterator[str]:
     if not variant["stages"]:
         return
     columns, rows = tables.stages(variant["stages"])
-    yield table(columns, rows)
+    yield f'<div class="measures">{table(columns, rows)}</div>'
     if any(one["burns"] for one in variant["stages"]):
         yield '<p class="small soft">Burn rates over two windows each, which alarm where both are over the limit: '
         yield "those of the request. A stage is held against the objective as if it were all there is.</p>"

@@ -3,14 +3,24 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from gateway.control.monitorwords import fixed, number, percent, reason_text
+from gateway.control.monitorwords import fixed, number, reason_text
 from gateway.monitor.fairness import LEAST_SHOWN
 from gateway.monitor.stages import QUANTILES
 from router.rollout.words import duration
 
 View = Mapping[str, Any]
 GROUP_METRICS: Final = ("accuracy", "precision", "recall", "roc_auc")
-GROUP_COLUMNS: Final = ("group", "", "rows", "labelled 0 / 1", "half come within", *GROUP_METRICS, "note")
+GROUP_COLUMNS: Final = (
+    "group",
+    "",
+    "rows",
+    "labelled 0 / 1",
+    "half within",
+    "accuracy",
+    "precision",
+    "recall",
+    "ROC AUC",
+)
 
 _FEW: Final = {"few_rows": "not enough rows", "few_labels": "not enough labels"}
 
@@ -27,21 +37,22 @@ def groups(variant: View) -> Iterator[Sequence[str]]:
     """Rows under GROUP_COLUMNS: of each group of a series what is normal, what is estimated, and what came true."""
     for one in variant["groups"]:
         estimated, realised = one["estimated"], one["realised"]
-        yield _row(one["group"], "reference, labels", _many(one["reference"]["rows"]), one["reference"])
+        yield _row(one["group"], "reference", _many(one["reference"]["rows"]), one["reference"])
         if estimated is not None:
             yield _row("", "estimated", _many(one["rows"]), estimated)
         if realised is not None:
             rows = f"{_many(one['labels'])} of {_many(one['predictions'])}"
-            covered = " / ".join(percent(share) for share in one["coverage"] or ()) or "-"
+            covered = " / ".join(f"{share:.0%}" for share in one["coverage"] or ()) or "-"
             half = one["label_delay_s"].get("0.5")
             late = "-" if half is None else duration(round(1000 * half))
             yield _row("", "came true", rows, realised, covered, late)
 
 
 def _row(group: str, what: str, rows: str, found: View, covered: str = "", late: str = "") -> list[str]:
-    few = _FEW.get(found["reason"], "")
-    values = ["-" if few else with_error(found, metric) for metric in GROUP_METRICS]
-    return [group, what, rows, covered, late, *values, few or reason_text(found["reason"])]
+    values = [with_error(found, metric) for metric in GROUP_METRICS]
+    if not found["values"]:
+        values = [_FEW.get(found["reason"], reason_text(found["reason"])), *["-"] * (len(GROUP_METRICS) - 1)]
+    return [group, what, rows, covered, late, *values]
 
 
 def _many(rows: int | str) -> str:
@@ -52,7 +63,7 @@ def stages(found: Sequence[View]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: of each stage how long it took, and how fast it burns the budget against each limit."""
     burns: Sequence[View] = next((one["burns"] for one in found if one["burns"]), [])
     columns = ["stage", "last hour", *(f"{q:.0%} within" for q in QUANTILES)]
-    columns += [f"{one['long']} / {one['short']}, limit {one['limit']:g}" for one in burns]
+    columns += [f"{one['long']} / {one['short']} max {one['limit']:g}" for one in burns]
     return columns, [
         [
             one["stage"],

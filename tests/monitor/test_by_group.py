@@ -141,11 +141,12 @@ def test_the_page_the_terminal_and_the_view_show_them() -> None:
     assert [row[:2] for row in rows] == [
         [name, what] if what.startswith("reference") else ["", what]
         for name in TWO
-        for what in ("reference, labels", "estimated", "came true")
+        for what in ("reference", "estimated", "came true")
     ]
-    assert rows[2][2:6] == ["600 of 600", "100.0% / 100.0%", "1.2 min", "0.9000 ± 0.0367"]
-    assert (rows[5][2], rows[5][5], rows[5][-1]) == ("80 of 80", "-", "not enough rows")
-    assert (rows[4][5], rows[4][-1]) == ("-", "not enough rows")
+    assert rows[2][2:6] == ["600 of 600", "100% / 100%", "1.2 min", "0.9000 ± 0.0367"]
+    assert (rows[5][2], rows[5][5:]) == ("80 of 80", ["not enough rows", "-", "-", "-"])
+    assert rows[4][5:] == ["not enough rows", "-", "-", "-"]
+    assert rows[0][5] == "not enough labels"
     told_there = text_of(found)
     assert "Performance of each group" in told_there
     assert all(cell in told_there for row in rows for cell in row)

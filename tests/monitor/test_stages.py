@@ -104,7 +104,7 @@ def test_what_the_workers_counted_is_on_the_page_in_the_terminal_and_explained(
     found, view = page(held)
     one = view["versions"]["1"]["variants"]["-"]
     columns, rows = stages(one["stages"])
-    assert columns[-4:] == ["1h / 5m, limit 14.4", "6h / 30m, limit 6", "1d / 2h, limit 3", "3d / 6h, limit 1"]
+    assert columns[-4:] == ["1h / 5m max 14.4", "6h / 30m max 6", "1d / 2h max 3", "3d / 6h max 1"]
     assert rows[1][:5] == ["queue", "59,000 answers", "1 ms", "100 ms", "100 ms"]
     assert rows[1][-2:] == ["4 / 4 over", "4 / 4 over"]
     assert rows[2][-1] == "0 / 0"
