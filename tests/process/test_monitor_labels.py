@@ -215,6 +215,13 @@ def test_gaps_by_labels_are_shown_and_exported_once_a_cohort_has_matured(tmp_pat
         tree.until("a matured cohort", gaps, 60)
         assert (found["men"]["tpr"], found["men"]["fpr"]) == (1.0, 0.0)
         assert (found["women"]["tpr"], found["women"]["fpr"]) == (0.0, 1.0)
+        shown = series(seen(tree))
+        realised = {one["group"]: one["realised"] for one in shown["groups"]}
+        assert (realised["men"]["values"]["accuracy"], realised["women"]["values"]["accuracy"]) == (1.0, 0.0)
+        assert all(one["coverage"] == [1.0, 1.0] and one["label_delay_s"] for one in shown["groups"])
+        # The first answers of a node are where it begins to count; each of these was executed alone.
+        counted = {one["stage"]: one["counted"] for one in shown["stages"]}
+        assert 0 < counted["request"] == counted["queue"] == counted["execution"] <= 24
         page = tree.get("/metrics", admin=True)[1]
         text = page.decode() if isinstance(page, bytes) else page
         assert {line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("tidegate_fairness_gap{")} <= {
