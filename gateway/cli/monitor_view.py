@@ -119,6 +119,8 @@ def _incident(shown: View) -> Iterator[Text]:
         ("\nincident ", "bold"), incident["id"], f"  since {clock(incident['opened_s'])}\n  ",
         incident["attribution"]["sentence"],
     )  # fmt: skip
+    if shown["hosts"]:
+        yield Text("  hosts: " + ", ".join(f"{host} {state}" for host, state in shown["hosts"].items()))
     for one in incident["alarms"]:
         what = one["text"] or ", ".join(one["keys"])
         yield Text.assemble(

@@ -79,6 +79,7 @@ def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: s
         delta = counts if seen is None else counts - seen
         if delta.any():
             held.seen[key] = counts
+            held.monitor.counted(node, series.version, series.variant, delta)
             found.append((series.version, series.variant, delta))
     return found
 

@@ -127,6 +127,7 @@ def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_pro
         "applied_ms": held.record.applied_ms if held.record is not None else 0,
         "roles": {"champion": list(held.roles.champion), "canary": held.roles.canary and list(held.roles.canary)},
         "attribution": msgspec.to_builtins(monitor.attribution),
+        "hosts": dict(sorted(monitor.hosts.states.items())),
         "incident": msgspec.to_builtins(monitor.ledger.open),
         "incidents": msgspec.to_builtins(monitor.ledger.closed),
         "leases": msgspec.to_builtins(monitor.leases.held),

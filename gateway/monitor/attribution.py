@@ -5,7 +5,7 @@ canary asks for a direct comparison of the arms (`Compared`), and without one no
 
 | inputs champion / canary | outputs champion / canary | more | verdict | action |
 |---|---|---|---|---|
-| | | one host of three or more | host | eject |
+| drift of either, of the champion | | one host of three or more | host | eject |
 | the arms differ | any | | split | freeze |
 | drift / drift | any | | world | page |
 | ok / ok | ok / drift | | model | rollback |
@@ -100,7 +100,7 @@ def attribute(
 
     Args:
         canary: None = one variant alone; one of which nothing is known yet is the same.
-        hosts: the worst state of the champion's signals on each host.
+        hosts: the worst state of the champion's signals on each host; asked only when its inputs or answers fire.
         others: variants that get requests too, as in a split without a rollout: nobody is compared with them.
     """
     found = _of_arms(champion, canary, compared, hosts or {})
@@ -122,9 +122,10 @@ def _of_others(others: Sequence[Arm], *, tried: bool) -> Attribution | None:
 
 
 def _of_arms(champion: Arm, canary: Arm | None, compared: Compared | None, hosts: Mapping[str, State]) -> Attribution:
-    odd = _odd_host(hosts)
+    odd = _odd_host(hosts) if "firing" in (champion.state("inputs"), champion.state("outputs")) else ""
     if odd:
-        return _said("host", "eject", f"Only host {odd} is off, all others are well: that host is bad, not the model.")
+        text = f"Only host {odd} is off, all others are well: that host, or what is sent to it, is bad, not the model."
+        return _said("host", "eject", text)
     if canary is None or canary.is_blind:
         return _alone(champion)
     compared = compared or Compared()

@@ -3,8 +3,7 @@
 counts, labels, speed -> findings per series -> attribution -> incident -> events to tell, leases, retraining
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import msgspec
@@ -13,24 +12,23 @@ from gateway.monitor import incidents, leases, retrain
 from gateway.monitor.apart import Apart
 from gateway.monitor.attribution import Arm, Attribution, Compared, attribute
 from gateway.monitor.board import Board
-from gateway.monitor.counting import Counts, feature_counts
+from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed
+from gateway.monitor.hosts import Hosts
 from gateway.monitor.incidents import Event, Ledger
 from gateway.monitor.latencies import Judged as ComparedLatency
 from gateway.monitor.latencies import Latencies
 from gateway.monitor.leases import Ask, Lease, Leases
 from gateway.monitor.mistakes import TESTED, Mistakes
-from gateway.monitor.plan import CountPlan
+from gateway.monitor.pair import OUTPUTS, Pair, parts, same_bins
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
 from gateway.monitor.retrain import Requests
-from gateway.monitor.scorebins import score_counts
 from gateway.monitor.settings import Spec
 from gateway.monitor.stages import BUCKETS
 from gateway.monitor.watching import Watching
 from gateway.monitor.words import CLEAN, Finding, State
 
-OUTPUTS: Final = "outputs"
 HELD: Final = 50
 """Findings that fired and were not told, kept for `explain`."""
 LINGERS_MS: Final = 3_600_000
@@ -73,34 +71,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
 
 
-@dataclass(slots=True)
-class Pair:
-    """Champion and canary beside each other: rows in the canary's windows, latencies in windows of time, labels."""
-
-    latency: Latencies
-    mistakes: Mistakes
-    champion: dict[str, Counts] = field(default_factory=dict)
-    inputs: Apart = field(default_factory=Apart)
-    outputs: Apart = field(default_factory=Apart)
-
-    def take(self, aspect: str, counts: Counts) -> None:
-        """Add what the champion was asked or answered."""
-        known = self.champion.get(aspect)
-        self.champion[aspect] = counts.copy() if known is None or known.shape != counts.shape else known + counts
-
-    def close(self, canary: Mapping[str, Counts]) -> None:
-        """The canary's window is over."""
-        ours, self.champion = self.champion, {}
-        pairs = {name: (ours[name], theirs) for name, theirs in canary.items() if name in ours}
-        pairs = {name: pair for name, pair in pairs.items() if pair[0].shape == pair[1].shape}
-        inputs = [(a.tolist(), b.tolist()) for name, (a, b) in pairs.items() if name != OUTPUTS]
-        if OUTPUTS in pairs:
-            a, b = pairs[OUTPUTS]
-            self.outputs = self.outputs.close(a.tolist(), b.tolist())
-        if inputs:
-            self.inputs = self.inputs.close_all(inputs)
-
-
 class ModelMonitor:
     """Everything about one model.
 
@@ -109,6 +79,7 @@ class ModelMonitor:
         ledger, leases, requests: see the modules of these names.
         attribution: of the last turn that said something.
         held: findings that fired and were not told, with the reason.
+        hosts: on which host the champion's rows are off.
         silent_s: for how long a node that lives has told nothing; 0 = all rows have come.
     """
 
@@ -123,6 +94,7 @@ class ModelMonitor:
         self.requests = Requests()
         self.attribution = Attribution(verdict="none", action="none", sentence="No signal fires.")
         self.held: list[tuple[Finding, str]] = []
+        self.hosts = Hosts()
         self._pair = self._paired()
         self._canary: tuple[str, str] | None = None
         self._waiting: list[Finding] = []
@@ -173,6 +145,10 @@ class ModelMonitor:
         if watching is not None:
             watching.label(item, now_ms)
 
+    def counted(self, host: str, version: str, variant: str, delta: Counts) -> None:
+        """Of counts that the next turn takes: which host they came from."""
+        self.hosts.take(host, version, variant, self.versions[version].reference.id, delta)
+
     def answered(self, series: tuple[str, str], node: str, buckets: Sequence[int], roles: Roles, now_ms: int) -> None:
         """Answers of a series (version, variant) on one node since the last call, as of `stages.by_stage`."""
         watching = self.versions.get(series[0])
@@ -219,6 +195,9 @@ class ModelMonitor:
             closed += [(version, one) for one in watching.take(variant, delta, now_ms)]
         for version, watching in self.versions.items():
             closed += [(version, one) for one in watching.engine.tick(now_ms)]
+        home = self.versions.get(roles.champion[0])
+        if home is not None and any((name, one.result.variant) == roles.champion for name, one in closed):
+            self.hosts.judge(home.reference, self.spec.floors, now_ms)
         findings = self._findings(closed, roles, now_ms)
         self._forget(roles.live, now_ms)
         return self._decided(tuple(closed), findings, roles, now_ms, token)
@@ -226,6 +205,7 @@ class ModelMonitor:
     def _name_champion(self, version: str, variant: str) -> None:
         """Who others are compared with, where the settings say so: in its own version, and in the others."""
         home = self.versions.get(version)
+        self.hosts.meet(version, variant, home.reference.id if home is not None else "")
         for name, watching in self.versions.items():
             engine = watching.engine
             engine.champion = variant if name == version else ""
@@ -258,7 +238,7 @@ class ModelMonitor:
         if other is None:
             return
         same = other.reference.plan.features == reference.plan.features
-        for name, counts in _parts(reference, delta):
+        for name, counts in parts(reference, delta):
             if same or name == OUTPUTS:
                 self._pair.take(name, counts)
 
@@ -270,7 +250,7 @@ class ModelMonitor:
             if self._canary is not None and version == self._canary[0]:
                 for one in mine:
                     if one.result.variant == self._canary[1]:
-                        self._pair.close(dict(_parts(watching.reference, one.counts)))
+                        self._pair.close(dict(parts(watching.reference, one.counts)))
         self._compare_labels(found, roles.champion, now_ms / 1000)
         return found
 
@@ -317,7 +297,7 @@ class ModelMonitor:
                 latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
             )
         others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s, self.silent_s)
-        return attribute(champion, canary, compared, others=others)
+        return attribute(champion, canary, compared, hosts=self.hosts.states, others=others)
 
     def _compared_labels(self, canary: Arm, series: tuple[str, str], now_s: float) -> State:
         """Whether the canary is wrong more often; that it is not says nothing of metrics that were not compared."""
@@ -442,6 +422,7 @@ class ModelMonitor:
             "leases": self.leases.plain(),
             "requests": self.requests.plain(),
             "attribution": msgspec.to_builtins(self.attribution),
+            "hosts": self.hosts.plain(),
             "canary": self._canary,
             "pair": {
                 "inputs": msgspec.to_builtins(self._pair.inputs),
@@ -470,27 +451,10 @@ class ModelMonitor:
         self.leases = leases.leases_of(state["leases"])
         self.requests = retrain.requests_of(state["requests"])
         self.attribution = msgspec.convert(state["attribution"], Attribution)
+        if "hosts" in state:  # a state of before there were any has none
+            self.hosts.restore(state["hosts"])
         self._canary = tuple(state["canary"]) if state["canary"] else None
         for name in ("inputs", "outputs"):
             setattr(self._pair, name, msgspec.convert(state["pair"][name], Apart))
         self._pair.latency.restore(state["pair"]["latency"])
         self._pair.mistakes.restore(state["pair"]["mistakes"])
-
-
-def same_bins(one: Reference, other: Reference) -> bool | None:
-    """True = counts of the one are counts of the other; None = they are not."""
-    return True if _bins_of(one.plan) == _bins_of(other.plan) else None
-
-
-def _bins_of(plan: CountPlan) -> CountPlan:
-    """How its scores are calibrated is a version's own matter."""
-    score = plan.score and msgspec.structs.replace(plan.score, calibration=())
-    return msgspec.structs.replace(plan, id="", score=score)
-
-
-def _parts(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:
-    """What two variants can be compared in: the data bins of each feature, and the scores."""
-    for feature, data, _ in feature_counts(reference.plan, counts):
-        yield f"inputs {feature.name}", data
-    if reference.plan.score_values:
-        yield OUTPUTS, score_counts(reference.plan, counts)
