@@ -227,6 +227,7 @@ DRIFT = (
         Panel("Deltas", [
             (counted("tidegate_monitor_deltas_gap_total", "by (model)"), "lost {{model}}"),
             (counted("tidegate_monitor_deltas_duplicated_total", "by (model)"), "seen twice {{model}}"),
+            (counted("tidegate_monitor_dead_letters_total", "by (model, reason)"), "unreadable {{model}} {{reason}}"),
         ], "short", "Counts on their way to the store. Seen twice is harmless.", width=6),
         Panel("Its CPU", [
             ("sum by (instance) (rate(tidegate_monitor_overhead_seconds_total[$__rate_interval]))", "{{instance}}"),

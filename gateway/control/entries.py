@@ -16,7 +16,7 @@ def read_entry(entry: StreamEntry, stream: str, decode: Callable[[bytes], T]) ->
     """What an entry holds; None = it cannot be read. Nobody who writes into a stream ends who reads it."""
     try:
         return decode(entry.body)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         facts = {"stream": stream, "node": entry.replica, "reason": str(error)[:200]}
         _log.error("entry_unreadable", extra={"facts": facts})
         return None

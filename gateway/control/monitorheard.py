@@ -1,4 +1,4 @@
-"""What nodes tell each other through streams, and what of it is new. What cannot be read is passed over."""
+"""What nodes tell each other through streams, and what of it is new. What cannot be read is a dead letter."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -7,14 +7,17 @@ from typing import Final
 import msgspec
 
 from gateway.control.labelnotes import notes_in
+from gateway.control.monitordead import UNREADABLE, Stream
 from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Answers, Series, Totals, joined, labelled
-from gateway.monitor.counting import Counts
+from gateway.counters import DURATION_BOUNDS_NS
+from gateway.monitor.counting import Counts, feature_counts
 from gateway.monitor.plan import ROWS, SKIPPED
-from gateway.store.base import StreamPage
+from gateway.monitor.scorebins import score_counts
+from gateway.store.base import StreamEntry, StreamPage
 
-UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError)
-"""What reading somebody else's entry may raise."""
+MOST_ROWS: Final = 1 << 48
+"""Of one start of a node: more than it could answer in a century. With more, all that it tells later would be old."""
 RUNS: Final = 8
 """Starts of a node before its last one that are known to be over."""
 SILENT_MS: Final = 86_400_000
@@ -36,8 +39,12 @@ def hear(
     """Add one entry of another node to what is to be taken. Raises UNREADABLE."""
     one = _decoded(body)
     if isinstance(one, Answers):
+        if len(one.buckets) != len(DURATION_BOUNDS_NS) + 1 or min(one.buckets) < 0:
+            raise ValueError("no counts of these latency buckets")
         answers[one.node, one.run, one.version, one.variant] = one.buckets
         return
+    if not 0 <= one.part < one.parts:
+        raise ValueError("no part of a vector")
     key = (one.node, one.run, Series(name, one.version, one.variant, one.plan))
     parts = [*held.parts.pop(key, []), one] if one.part else [one]
     if one.part != len(parts) - 1:
@@ -45,7 +52,28 @@ def hear(
     if len(parts) < one.parts:
         held.parts[key] = parts
     else:
-        vectors[key] = joined(parts)
+        vectors[key] = _possible(held, key[2], joined(parts))
+
+
+def _possible(held: Held, series: Series, counts: Counts) -> Counts:
+    """The same counts. Raises ValueError: no worker has counted them. Sums of what scores mean may go round."""
+    if (
+        len(counts) <= max(ROWS, SKIPPED)
+        or not 0 <= min(counts[ROWS], counts[SKIPPED]) <= told_rows(counts) <= MOST_ROWS
+    ):
+        raise ValueError("no node has so many rows")
+    watching = held.monitor.versions.get(series.version)
+    if watching is None or watching.reference.id != series.plan:
+        return counts  # nobody's, or gone
+    plan = watching.reference.plan
+    if len(counts) != plan.size:
+        raise ValueError("a vector of another plan")
+    bins = [counted for _, *both in feature_counts(plan, counts) for counted in both]
+    if plan.score is not None:
+        bins.append(score_counts(plan, counts))
+    if any((one < 0).any() or (one > MOST_ROWS).any() for one in bins):
+        raise ValueError("bins with fewer rows than none, or more than there are")
+    return counts
 
 
 def taken(held: Held, vectors: Mapping[tuple[str, str, Series], Counts], here: str) -> list[tuple[str, str, Counts]]:
@@ -109,7 +137,7 @@ def hear_labels(name: str, held: Held, page: StreamPage, versions: Mapping[str, 
         try:
             notes = notes_in(entry.body)
         except UNREADABLE as error:
-            unreadable(held, name, "labels", entry.replica, error)
+            unreadable(held, name, "labels", entry, error, now_ms)
             continue
         for note, before in notes:
             found = [version for digest, version in versions.items() if digest.startswith(note.digest)]
@@ -179,10 +207,11 @@ def _is_gone(held: Held, node: str, run: str, series: Series) -> bool:
     return was
 
 
-def unreadable(held: Held, name: str, stream: str, node: str, error: Exception) -> None:
-    """An entry that cannot be read is passed over: a node of another release must not end this one's control."""
-    held.missed += 1
-    facts = {"model": name, "stream": stream, "node": node, "reason": str(error)[:200] or type(error).__name__}
+def unreadable(held: Held, name: str, stream: Stream, entry: StreamEntry, error: Exception, now_ms: int) -> None:
+    """An entry that cannot be read is kept aside: a node of another release must not end this one's control."""
+    letter = held.dead.bury(stream, entry, error, now_ms)
+    held.moved = True
+    facts = {"model": name, "stream": stream, "node": letter.node, "reason": letter.why}
     _log.error("monitor_entry_unreadable", extra={"facts": facts})
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.monitordead import DeadLetters, dead_letters_of
 from gateway.control.monitorinputs import Series, Totals
 from gateway.control.monitornotes import Notes
 from gateway.monitor.book import ModelMonitor, Roles
@@ -62,7 +63,7 @@ class Held:
         first: version -> how far its reference from the first rows is, or was made.
         state_revision: of the saved state, for the next compare-and-set.
         parts: of vectors that have not come whole.
-        missed: entries that the store dropped, or that could not be read; duplicated: those that added nothing.
+        missed: entries that the store dropped; duplicated: those that added nothing; dead: those nobody can read.
         over: node -> starts of it before its last one.
         fresh_ms: when counts last came.
         actions: leases that were granted here, by version, variant, level and verdict.
@@ -85,6 +86,7 @@ class Held:
     labels_cursor: int = 0
     missed: int = 0
     duplicated: int = 0
+    dead: DeadLetters = field(default_factory=DeadLetters)
     over: dict[str, list[str]] = field(default_factory=dict)
     state_revision: int = 0
     saved_ms: int = 0
@@ -119,6 +121,7 @@ def encoded_state(held: Held, notes: Notes | None = None) -> bytes:
         "seen": [[n, r, list(s), len(counts), sparse(counts)] for (n, r, s), counts in held.seen.items()],
         "gone": [[*start, None if gone is None else list(gone)] for start, gone in held.gone.items()],
         "answers": [[*key, buckets] for key, buckets in held.answers.items()],
+        "dead": held.dead.plain(),
         "notes": held.notes if notes is None else notes,
         **{name: getattr(held, name) for name in _PLAIN},
     }
@@ -134,12 +137,13 @@ def restore_state(held: Held, body: bytes) -> str:
         seen = {(n, r, Series(*s)): dense(pairs, size) for n, r, s, size, pairs in state["seen"]}
         gone = {(n, r): None if gone is None else {Series(*s) for s in gone} for n, r, gone in state["gone"]}
         answers = {(n, r, v, w): list(buckets) for n, r, v, w, buckets in state["answers"]}
+        dead = dead_letters_of(state["dead"]) if "dead" in state else DeadLetters()
         told = msgspec.convert(state.get("notes", {}), Notes)
         monitor.restore(state["monitor"])
     except Exception as error:  # a damaged state, or one of another build, may raise anything
         held.monitor = _anew(held)
         return in_words(error)
-    held.seen, held.gone, held.answers, held.notes = seen, gone, answers, told
+    held.seen, held.gone, held.answers, held.notes, held.dead = seen, gone, answers, told, dead
     for name, value in plain.items():
         setattr(held, name, value)
     return ""

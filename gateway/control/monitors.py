@@ -24,6 +24,7 @@ from gateway.control.counts import Totals as Served
 from gateway.control.documents import UnknownPolicy
 from gateway.control.firstreferences import FirstReferences
 from gateway.control.messages import WantedModel, Watched
+from gateway.control.monitordead import UNREADABLE
 from gateway.control.monitorheld import Held, MonitorRecord, encoded_state, in_words, restore_state
 from gateway.control.monitorinputs import Answers, Series, buckets_of, settled_totals, split, watched
 from gateway.control.monitorroles import drift_of, known_versions, roles_of
@@ -376,8 +377,8 @@ class Monitors:
                     continue
                 try:
                     heard.hear(name, held, entry.body, vectors, answers)
-                except heard.UNREADABLE as error:
-                    heard.unreadable(held, name, "drift", entry.replica, error)
+                except UNREADABLE as error:
+                    heard.unreadable(held, name, "drift", entry, error, self._now_ms())
             if len(page.entries) < PAGE:
                 return
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.control.labelnotes import NOBODY
+from gateway.control.monitordead import KINDS
 from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Series
 from gateway.monitor.counting import Counts
@@ -135,6 +136,7 @@ def view(name: str, held: Held, *, leads: bool, away: str, now_ms: int, file_pro
         "held_back": [{**msgspec.to_builtins(finding), "why": why} for finding, why in monitor.held[-20:]],
         "lag_ms": _lag_ms(held, now_ms),
         "missed": held.missed,
+        "dead_letters": held.dead.plain(),
         "versions": {version: _version(held, watching, now_ms) for version, watching in monitor.versions.items()},
     }
 
@@ -307,6 +309,8 @@ def _model(into: Gathered, name: str, held: Held, alerts: Mapping[tuple[Any, Any
         into.add("monitor_lag_seconds", name, "-", "-", lag_ms / 1000)
     into.add("monitor_deltas_gap", name, "-", "-", held.missed)
     into.add("monitor_deltas_duplicated", name, "-", "-", held.duplicated)
+    for place in KINDS:
+        into.add("monitor_dead_letters", name, "-", "-", *place, held.dead.counts[place])
     for outcome, count in monitor.requests.counts.items():
         into.add("retrain_requests", name, "-", "-", outcome, count)
     for action, count in held.actions.items():

@@ -252,6 +252,9 @@ def warnings_of(view: Mapping[str, Any]) -> Iterator[str]:
         yield f"version {version} is not watched: {problem}"
     if view["missed"]:
         yield f"{view['missed']:,} messages of other nodes never came: counts are too low"
+    dead = sum(one["count"] for one in view["dead_letters"]["counts"])
+    if dead:
+        yield f"{dead:,} entries of its streams cannot be read and are not counted: see dead_letters in JSON"
     for place in view["blind"]:
         yield f"{place} is blind: no verdict for two of the longest windows"
     if view["versions"]:

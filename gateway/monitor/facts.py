@@ -65,6 +65,7 @@ FAMILIES: Final = (
     Family("monitor_rows_skipped", "counter", "Rows that were answered and not counted."),
     Family("monitor_deltas_gap", "counter", "Deltas that never came."),
     Family("monitor_deltas_duplicated", "counter", "Deltas that came again and were not counted again."),
+    Family("monitor_dead_letters", "counter", "Entries of streams that cannot be read.", ("stream", "reason")),
     Family("monitor_overhead_seconds", "counter", "CPU time spent on counting."),
     Family("monitor_reference_missing", "gauge", "1 while the version has no reference."),
     Family("monitor_blind", "gauge", "1 when two longest windows passed without a verdict."),
@@ -107,6 +108,7 @@ class MonitorFacts:
     monitor_rows_skipped: Samples = ()
     monitor_deltas_gap: Samples = ()
     monitor_deltas_duplicated: Samples = ()
+    monitor_dead_letters: Samples = ()
     monitor_overhead_seconds: Samples = ()
     monitor_reference_missing: Samples = ()
     monitor_blind: Samples = ()

@@ -20,7 +20,10 @@ ALL = {"model": ".*", "version": ".*", "variant": ".*"}
 MONITORS = {f"tidegate_{one.name}" + ("_total" if one.kind == "counter" else ""): one for one in FAMILIES}
 """Families that only a monitor gives, by their names on the page."""
 OF_NODE = ("monitor_overhead_seconds", "alerts_dropped")
-OF_MODEL = ("monitor_lag_seconds", "monitor_deltas_gap", "monitor_deltas_duplicated", "alerts", "retrain_requests")
+OF_MODEL = (
+    "monitor_lag_seconds", "monitor_deltas_gap", "monitor_deltas_duplicated", "monitor_dead_letters", "alerts",
+    "retrain_requests",
+)  # fmt: skip
 OF_VERSION = ("monitor_reference_missing",)
 _METRIC = re.compile(r"\b(?:up|nv_\w+|(?:(?:variant|node):)?tidegate_[a-z0-9_:]*[a-z0-9])\b(?:\{[^}]*\})?")
 

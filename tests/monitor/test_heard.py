@@ -180,8 +180,8 @@ def test_what_was_forgotten_is_bounded_and_beyond_the_bound_not_counted_twice() 
 
 def test_parts_of_which_one_was_dropped_are_not_joined_with_newer_ones() -> None:
     held, vectors = held_by(), {}
-    wide = np.ones(12_000, np.int64)
-    first, second = (list(split("a", "run", SERIES, counts)) for counts in (wide, 2 * wide))
+    wide, other = np.ones(12_000, np.int64), SERIES._replace(plan="of another width")
+    first, second = (list(split("a", "run", other, counts)) for counts in (wide, 2 * wide))
     for part in (first[0], first[2], second[0], second[1]):
         hear("m", held, msgspec.msgpack.encode(part), vectors, {})
     assert vectors == {}
