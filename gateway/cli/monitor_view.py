@@ -73,7 +73,8 @@ def _title(shown: View, now_s: float) -> Iterator[Text]:
     if incident is not None:
         title.append(f"  for {duration(max(0, round((now_s - incident['opened_s']) * 1000)))}")
     document = f"generation {shown['generation']} by {shown['applied_by']}" if shown["generation"] else "the defaults"
-    lag = "no counts yet" if shown["lag_ms"] is None else f"newest counts {duration(max(0, shown['lag_ms']))} old"
+    none = shown["lag_ms"] is None or not shown["rows"]
+    lag = "no counts yet" if none else f"newest counts {duration(max(0, shown['lag_ms']))} old"
     title.append(f"\n{shown['rows']:,} rows, {lag}; settings: {document}", "dim")
     yield title
     yield Text(headline(shown, clock))

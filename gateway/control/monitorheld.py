@@ -65,7 +65,7 @@ class Held:
         parts: of vectors that have not come whole.
         missed: entries that the store dropped; duplicated: those that added nothing; dead: those nobody can read.
         over: node -> starts of it before its last one.
-        fresh_ms: when counts last came.
+        fresh_ms: when counts last came to this node, or since when it waits for the first; 0 = nothing is watched.
         actions: leases that were granted here, by version, variant, level and verdict.
         notes: what is still to be told and to be written down of incidents.
     """

@@ -106,7 +106,7 @@ def _head(view: Mapping[str, Any], now_s: float) -> Iterator[str]:
         "settings": document,
         "roles": "; ".join(roles) or "-",
         "rows": f"{view['rows']:,}",
-        "newest counts": "none yet" if lag is None else f"{max(0.0, lag / 1000):,.0f} s ago",
+        "newest counts": "none yet" if lag is None or not view["rows"] else f"{max(0.0, lag / 1000):,.0f} s ago",
         "references": "; ".join(
             f"version {version}: {one['reference']['id']}, {one['reference']['rows']:,} rows, "
             f"{made_from(one['reference'])}"

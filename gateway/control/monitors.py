@@ -287,6 +287,7 @@ class Monitors:
             with self._apart(name):
                 await self._restore(name, held)
                 held.monitor.restarted()
+                held.fresh_ms = 0
 
     async def _restore(self, name: str, held: Held) -> None:
         document = await self._store.get(STATE, name)
@@ -321,8 +322,8 @@ class Monitors:
         heard.hear_answers(held, answers, now_ms)
         outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
         held.moved = held.monitor.begin(now_ms) or held.moved or bool(deltas) or bool(outcome.findings)
-        if deltas:
-            held.fresh_ms = now_ms
+        if deltas or (held.monitor.versions and not held.fresh_ms):
+            held.fresh_ms = now_ms  # the clock runs from the first look on: counts that never come are late, too
         held.notes.take(outcome.events, held.monitor.versions)
         granted = outcome.lease if outcome.lease is not None and outcome.lease.granted_s == now_ms / 1000 else None
         due = bool(outcome.closed or outcome.events or granted or held.notes.unwritten)

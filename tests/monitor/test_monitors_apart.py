@@ -250,6 +250,33 @@ def test_while_a_node_is_silent_rows_of_the_others_make_nothing_ok(tmp_path: Pat
     in_a_world(tmp_path, work)
 
 
+def lag_in(world: World, name: str) -> list[float]:
+    held = world.monitors.held
+    shown = facts(held, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=world.now_ms).monitor_lag_seconds
+    return [float(one[-1]) for one in shown if one[0] == name]
+
+
+def test_counts_that_never_come_are_late_from_the_first_look_on(tmp_path: Path):
+    async def silence(world: World, rounds: int) -> None:
+        for _ in range(rounds):
+            world.now_ms += 10_000
+            await world.monitors.tick()
+
+    async def work(world: World) -> None:
+        await silence(world, 1)
+        assert lag_in(world, "good") == [0.0]
+        await silence(world, 31)
+        assert lag_in(world, "good") == [310.0], "past what ModelMonitorStale asks for"
+        assert view("good", world.monitors.held["good"], leads=True, away="", now_ms=world.now_ms)["rows"] == 0
+        world.node()  # another control takes over, and waits as well
+        await silence(world, 3)
+        assert lag_in(world, "good") == [20.0]
+        await world.rounds(1)
+        assert lag_in(world, "good") == [0.0]
+
+    in_a_world(tmp_path, work)
+
+
 def blind_in(world: World, name: str) -> dict[str, float]:
     """Variant -> sample of the metrics page, which views have to agree with."""
     held = world.monitors.held
