@@ -165,7 +165,7 @@ def test_a_monitors_page_fills_the_drift_dashboard_and_fires_each_of_its_alerts(
         server.until_there([name for name in RECORDED if of_monitor(name)])
         no_rule_fails(server)
         wanted = {name for name, rule in ALERTS.items() if of_monitor(rule["expr"])}
-        assert len(wanted) == 16
+        assert len(wanted) == 17
         try:
             server.until("alerts", lambda: firing(server) >= wanted)
         except AssertionError as error:
