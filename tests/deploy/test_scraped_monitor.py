@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.control.counts import total
+from gateway.control.monitorviews import facts
+from gateway.metrics import CONTENT_TYPE, MetricsPage, Node
 from gateway.monitor.facts import Series
 from tests.deploy.files import MONITORS, of_monitor, placed, queries, rules, unlimited
-from tests.deploy.programs import Prometheus, needs_prometheus, prometheus
+from tests.deploy.programs import Prometheus, needs_prometheus, page, prometheus
+from tests.monitor.test_latency_story import ROLES, Story
+from tests.monitor.test_monitors_loop import CANARY, STABLE, counts
 from tests.process import monitored
 from tests.process.callers import apply, policy
 from tests.process.monitored import (
@@ -95,3 +100,32 @@ def test_a_watched_model_fills_the_dashboard_of_drift_and_fires_its_alerts(tmp_p
             quiet = {"ModelMonitorBlind", "ModelReferenceMissing", "ModelMonitorSkipsRows", "ModelAlertsDropped"}
             assert quiet & names() == set()
         sender.close()
+
+
+def test_a_canary_that_is_slower_fires_the_alerts_of_canaries_on_the_page_of_its_monitor(tmp_path: Path) -> None:
+    """The page is a monitor's own, of a rollout: its windows take five minutes each, so its clock is turned."""
+    story = Story()
+    rows = [(*series, counts(story.rng, 100)) for series in (STABLE, CANARY)]
+    story.held.monitor.turn(rows, ROLES, story.now_ms)
+    story.go_on(2)
+
+    def render() -> bytes:
+        found = facts({"m": story.held}, {}, {}, {}, dropped=0, overhead_s=0.0, leads=True, now_ms=story.now_ms)
+        return MetricsPage().render(Node(total([]), [], [], {"version": "0"}, False, monitor=found))
+
+    names = ("ModelCanarySlower", "ModelCanaryDegraded")
+    with page(render, CONTENT_TYPE) as port, prometheus(tmp_path, port, port, hold=False) as server:
+        joined = [unlimited(ALERTS[name]["expr"]) for name in names]
+        server.until_there(joined)
+        for name in names:
+            assert server.query(ALERTS[name]["expr"]) == [], f"{name}: the canary is as fast as stable"
+        story.go_on(3, canary=2.0)
+        for name, more in zip(names, ({"signal": "latency"}, {"level": "rollback"}), strict=True):
+            asked = ALERTS[name]["expr"]
+            server.until_there([asked])
+            ((labels, _),) = server.query(asked)
+            assert labels.items() >= {"model": "m", "version": "2", "variant": "canary", "job": "tidegate"}.items()
+            assert labels.items() >= more.items()
+            server.until("the alert", lambda name=name: server.rules()[name].get("state") == "firing")
+            (alert,) = server.rules()[name]["alerts"]
+            assert alert["annotations"]["summary"].startswith("m version 2, variant canary: ")
