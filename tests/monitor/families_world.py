@@ -1,12 +1,15 @@
 """Windows without drift, as many as wanted: counts are drawn, then judged by the code that judges real ones."""
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gateway.monitor.distances import grouped, psi, regroup, smoothed
-from gateway.monitor.families import FamilyState, Key, window_alpha
+from gateway.monitor.families import FamilyState, Key, Persistence, window_alpha
 from gateway.monitor.significance import binomial_rise, homogeneity
 from router.evidence.special import chi_square_above
 
@@ -117,3 +120,32 @@ def distance_limits(asked: float, count: int) -> tuple[float, float, float]:
     """
     low, high = mean_limits(count)
     return asked / high, asked / max(count, 1), asked / low if low else float("inf")
+
+
+def exact_distance(target: float) -> float:
+    """Distance between alarms in multiples of the requested one, where p-values are even.
+
+    Args:
+        target: alarms asked for in a window.
+    """
+    # All states with their probabilities, until these no longer change.
+    alpha = window_alpha(1.0, target, 1.0)
+    chances, fired = {json.dumps(Persistence().plain()): 1.0}, 0.0
+    for _ in range(400):
+        later: dict[str, float] = defaultdict(float)
+        fired = 0.0
+        for plain, chance in chances.items():
+            for hit, probability in ((True, alpha), (False, 1.0 - alpha)):
+                persistence = Persistence()
+                persistence.restore(json.loads(plain))
+                before = persistence.state
+                began = persistence.close(hit) == "firing" and before != "firing"
+                fired += chance * probability * began
+                later[json.dumps(_forgetful(persistence.plain()))] += chance * probability
+        chances = later
+    return target / fired
+
+
+def _forgetful(plain: dict[str, Any]) -> dict[str, Any]:
+    """Clean windows beyond two say nothing new."""
+    return plain | {"clean_windows": min(2, plain["clean_windows"])}

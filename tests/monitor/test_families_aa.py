@@ -4,15 +4,11 @@ Asked for is one alarm in 1/target windows. With two of three, and alarms in a r
 times as rarely. Each row is judged by its exact Poisson interval (99 %), which must reach into 1..2.
 """
 
-import json
 import zlib
-from collections import defaultdict
-from typing import Any
 
 import pytest
 
-from gateway.monitor.families import Persistence, window_alpha
-from tests.monitor.families_world import World, alarms, distance_limits, even, skewed
+from tests.monitor.families_world import World, alarms, distance_limits, even, exact_distance, skewed
 
 HOURLY = 0.4 / (24 * 30)
 """The input family's share of one alarm in 30 days, per hourly window."""
@@ -29,27 +25,7 @@ def check(name: str, world: World, target: float, references: int, windows: int)
 
 @pytest.mark.parametrize(("target", "distance"), [(1 / 50, 1.762), (1 / 200, 1.621), (1 / 1_800, 1.538)])
 def test_the_exact_distance_where_p_values_are_even(target: float, distance: float) -> None:
-    # All states with their probabilities, until these no longer change.
-    alpha = window_alpha(1.0, target, 1.0)
-    chances, fired = {json.dumps(Persistence().plain()): 1.0}, 0.0
-    for _ in range(400):
-        later: dict[str, float] = defaultdict(float)
-        fired = 0.0
-        for plain, chance in chances.items():
-            for hit, probability in ((True, alpha), (False, 1.0 - alpha)):
-                persistence = Persistence()
-                persistence.restore(json.loads(plain))
-                before = persistence.state
-                began = persistence.close(hit) == "firing" and before != "firing"
-                fired += chance * probability * began
-                later[json.dumps(forgetful(persistence.plain()))] += chance * probability
-        chances = later
-    assert target / fired == pytest.approx(distance, rel=1e-3)
-
-
-def forgetful(plain: dict[str, Any]) -> dict[str, Any]:
-    """Clean windows beyond two say nothing new."""
-    return plain | {"clean_windows": min(2, plain["clean_windows"])}
+    assert exact_distance(target) == pytest.approx(distance, rel=1e-3)
 
 
 QUICK = {
