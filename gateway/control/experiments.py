@@ -24,6 +24,7 @@ from router.evidence.sequences import (
     asymptotic_interval,
     asymptotic_log_e,
     asymptotic_p,
+    clocked,
     difference,
     relative_difference,
     stratified,
@@ -337,13 +338,14 @@ def compared(study: Study, goal: StudyGoal, groups: Mapping[Group, Arms], index:
     pairs = [pair for pair in pairs if usable(goal, *pair)]
     absolute = stratified([difference(*pair) for pair in pairs])
     relative = stratified([relative_difference(*pair) for pair in pairs])
-    alpha, n_star = _alpha(study), _n_star(study)
+    alpha, n_star, units = _alpha(study), _n_star(study), absolute.n
+    absolute, relative = clocked(absolute, pairs), clocked(relative, pairs)
     interval = asymptotic_interval(absolute, alpha, n_star) if pairs else Interval(-math.inf, math.inf)
     seen = POWER_80 * absolute.se + 0.5 * (interval.high - interval.low)
     decision, why = decided(goal, interval)
     return {
         "variant": study.variants[index],
-        "units": absolute.n if pairs else 0,
+        "units": units if pairs else 0,
         "absolute": _shown(absolute, interval),
         "relative": _shown(relative, asymptotic_interval(relative, alpha, n_star)),
         "p": asymptotic_p(absolute, alpha, n_star) if pairs else 1.0,

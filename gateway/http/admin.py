@@ -3,7 +3,6 @@
 Where nobody is asked for a key, whoever reaches this port may do everything; pages of other hosts may nothing.
 """
 
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -148,7 +147,7 @@ def build_admin(
         Route(f"{model}/aliases/{{alias}}", admin.set_alias, methods=["PUT"]),
         Route(f"{model}/aliases/{{alias}}", admin.remove_alias, methods=["DELETE"]),
         *policy_routes(service, traffic, body_bytes),
-        *store_routes(traffic, body_bytes, Path(facts["data_dir"])),
+        *store_routes(traffic, body_bytes, facts),
         *experiment_routes(traffic),
         *monitor_routes(traffic, body_bytes),
         *audit_routes(traffic, body_bytes),

@@ -4,8 +4,9 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -24,12 +25,12 @@ class StoreEndpoints:
 
     Args:
         most: bytes of a body.
-        data_dir: where what a restore replaces is kept.
+        facts: of the process tree; what a restore replaces is kept in its `data_dir`.
     """
 
-    def __init__(self, traffic: Traffic, most: int, data_dir: Path) -> None:
+    def __init__(self, traffic: Traffic, most: int, facts: Mapping[str, Any]) -> None:
         self._store = traffic.store
-        self._data_dir = data_dir
+        self._facts = facts
         self._restoring: asyncio.Task[None] | None = None
         self._most = most
 
@@ -66,7 +67,7 @@ class StoreEndpoints:
             raise InvalidInput("path: there is no such file on the server's machine")
         if self._restoring is not None:
             raise Conflict("a restore is going on already")
-        aside = self._data_dir / f"before-restore-{time.time_ns() // 1_000_000}"
+        aside = Path(self._facts["data_dir"]) / f"before-restore-{time.time_ns() // 1_000_000}"
         self._restoring = asyncio.create_task(self._restore(path, aside, actor_of(request).name, reason[:500]))
         self._restoring.add_done_callback(self._restored)
         await asyncio.shield(self._restoring)
@@ -99,9 +100,9 @@ def _check_free(path: Path) -> None:
         raise InvalidInput("path: the server does not find its folder")
 
 
-def store_routes(traffic: Traffic, most: int, data_dir: Path) -> list[Route]:
+def store_routes(traffic: Traffic, most: int, facts: Mapping[str, Any]) -> list[Route]:
     """Routes of the admin port."""
-    endpoints = StoreEndpoints(traffic, most, data_dir)
+    endpoints = StoreEndpoints(traffic, most, facts)
     return [
         Route("/admin/v1/store", endpoints.status),
         Route("/admin/v1/store/check", endpoints.check),

@@ -219,6 +219,18 @@ def stratified(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, total**-0.5, sum(one.n for one in usable))
 
 
+def clocked(estimate: Estimate, pairs: Sequence[tuple[Moments, Moments]]) -> Estimate:
+    """The estimate of control and treatment of several steps, with n as a clock that runs alike at all shares.
+
+    n is of equal arms that would know as much: the sum of 4 / (1/n_control + 1/n_treatment). A mixture has one scale of
+    information, and units of 1 % against 99 % bring a twenty-fifth of it: counted as units, a step at 50 % after one at
+    1 % makes more false alarms than alpha.
+    """
+    arms = [(control.n, treatment.n) for control, treatment in pairs if control.n and treatment.n]
+    n = round(math.fsum(4.0 * one * other / (one + other) for one, other in arms))
+    return Estimate(estimate.value, estimate.se, n)
+
+
 def _rho_squared(n_star: float, alpha: float) -> float:
     return 1.0 / best_rho(n_star, alpha)
 

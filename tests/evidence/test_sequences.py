@@ -208,3 +208,42 @@ def difference_at(sums: Any, squares: Any, at: int, n: int) -> Estimate:
 def test_without_units_or_spread_an_e_value_is_one(estimate: Estimate) -> None:
     assert sequences.asymptotic_log_e(estimate, 0.05) == 0.0
     assert sequences.asymptotic_p(estimate, 0.05) == 1.0
+
+
+EARLY = [(at // 100, at - at // 100) for at in (12_000, 16_000, 20_000)]
+LATE = [(at // 2, at // 2) for at in (400, 1_000, 4_000, 20_000, 60_000, 180_000)]
+
+
+def test_a_share_that_jumps_makes_no_more_false_alarms_than_alpha() -> None:
+    """1 % for 20,000 units, then 50 %, no difference, looked at often: the interval leaves 0 in at most alpha."""
+    rng, runs, alpha = np.random.default_rng(20), 4_000, 0.05
+    crossed = sum(ever_beyond(drawn(rng, EARLY), drawn(rng, LATE), alpha) for _ in range(runs))
+    assert crossed <= runs * alpha + 3.1 * math.sqrt(runs * alpha * (1 - alpha))
+
+
+def drawn(rng: np.random.Generator, looks: list[tuple[int, int]]) -> list[tuple[Moments, Moments]]:
+    """Both arms of one step at each look: means of so many normal values that only grow in number."""
+    sizes = np.array(looks)
+    grown = np.diff(sizes, axis=0, prepend=np.zeros((1, 2), dtype=int))
+    sums = np.cumsum(rng.normal(size=sizes.shape) * np.sqrt(grown), axis=0)
+    return [
+        (Moments(int(n[0]), s[0] / n[0], 1.0), Moments(int(n[1]), s[1] / n[1], 1.0))
+        for n, s in zip(sizes, sums, strict=True)
+    ]
+
+
+def ever_beyond(early: list[tuple[Moments, Moments]], late: list[tuple[Moments, Moments]], alpha: float) -> bool:
+    looks = [[one] for one in early] + [[early[-1], one] for one in late]
+    for pairs in looks:
+        whole = sequences.stratified([sequences.difference(*pair) for pair in pairs])
+        interval = sequences.asymptotic_interval(sequences.clocked(whole, pairs), alpha, 5_000.0)
+        if not interval.low <= 0.0 <= interval.high:
+            return True
+    return False
+
+
+def test_a_clock_counts_units_of_equal_arms() -> None:
+    half, rare = (Moments(500, 0.0, 1.0), Moments(500, 0.0, 1.0)), (Moments(10, 0.0, 1.0), Moments(990, 0.0, 1.0))
+    estimate = Estimate(0.1, 0.2, 7)
+    assert sequences.clocked(estimate, [half]) == Estimate(0.1, 0.2, 1_000)
+    assert sequences.clocked(estimate, [half, rare, (Moments(0, 0.0, 0.0), half[0])]) == Estimate(0.1, 0.2, 1_040)
