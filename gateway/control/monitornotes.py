@@ -5,16 +5,17 @@ to webhooks after a start, with the same id, until each has taken or finally ref
 with the state that has it no more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from gateway.monitor.incidents import Event, Incident
+from gateway.monitor.attribution import Attribution
+from gateway.monitor.book import ModelMonitor
+from gateway.monitor.grounds import FEWER, METHOD, Signalled, arithmetic, arms_of, grounds_of
+from gateway.monitor.incidents import Event
 from gateway.monitor.leases import Lease
 from gateway.monitor.notices import facts_of
-from gateway.monitor.results import WindowResult
-from gateway.monitor.watching import Watching
 
 UNTOLD: Final = 50
 """Events of a model; a webhook gives one up after about 110 s at most: six attempts of 15 s, and waits between them."""
@@ -22,6 +23,8 @@ UNWRITTEN: Final = 50
 SIGNALS: Final = 20
 RECORD_BYTES: Final = 64 * 1024
 """Half of what the trail takes."""
+WAITING_BYTES: Final = 4 * RECORD_BYTES
+"""Of records that wait, which are kept with the state: what one follows from is left out where it would be more."""
 ACTOR: Final = "auto:monitor"
 WRITTEN: Final = frozenset({"opened", "closed"})
 
@@ -48,29 +51,46 @@ class Notes(msgspec.Struct):
     unwritten: list[dict[str, Any]] = []
     left_out: int = 0
 
-    def take(self, events: Sequence[Event], versions: Mapping[str, Watching]) -> None:
-        """Note what happened in a turn; the oldest go when there is no room. Args: versions: as they are watched."""
+    def take(self, events: Sequence[Event], monitor: ModelMonitor) -> None:
+        """Note what happened in a turn of a monitor; the oldest go when there is no room."""
         notes = [Note(id=one.id, kind=one.kind, at_s=one.at_s, data=facts_of(one)) for one in events]
         self.untold = [*self.untold, *notes][-UNTOLD:]
-        records = [*self.unwritten, *(record_of(one, versions) for one in events if one.kind in WRITTEN)]
+        records = list(self.unwritten)
+        for one in events:
+            if one.kind in WRITTEN:
+                records.append(record_of(one, monitor, WAITING_BYTES - _size(records)))
         self.left_out += len(records[:-UNWRITTEN])
         self.unwritten = records[-UNWRITTEN:]
 
-    def written(self, lease: Lease | None) -> tuple[dict[str, Any] | None, "Notes"]:
+    def written(self, lease: Lease | None, monitor: ModelMonitor) -> tuple[dict[str, Any] | None, "Notes"]:
         """What the trail gets with the state that is saved now, and these notes once it has it: a lease comes first."""
         if lease is not None:
-            return {"actor": ACTOR, "what": f"lease {lease.level}", "reason": lease.reason,
-                    "evidence": lease.evidence_id}, self  # fmt: skip
+            return lease_record(lease, monitor), self
         if not self.unwritten:
             return None, self
         return {**self.unwritten[0], "left_out": self.left_out}, Notes(self.untold, self.unwritten[1:])
 
 
-def record_of(event: Event, versions: Mapping[str, Watching]) -> dict[str, Any]:
-    """An incident that opened or closed, as the trail has it, with the numbers that its signals fired on.
+def lease_record(lease: Lease, monitor: ModelMonitor) -> dict[str, Any]:
+    """A lease that was granted in this turn, as the trail has it, with what it follows from."""
+    record = {
+        "actor": ACTOR,
+        "what": f"lease {lease.level}",
+        "reason": lease.reason,
+        "evidence": lease.evidence_id,
+        "version": lease.version,
+        "variant": lease.variant,
+        "revision": lease.revision,
+        "allowed": monitor.spec.actions.on_drift_of_canary,
+    }
+    return record | _grounds(monitor, (), monitor.attribution, RECORD_BYTES - _size(record))
+
+
+def record_of(event: Event, monitor: ModelMonitor, most: int = RECORD_BYTES) -> dict[str, Any]:
+    """An incident that opened or closed, as the trail has it; the one that opened with what it follows from.
 
     Args:
-        versions: as they are watched now.
+        most: bytes; in more than that there is nothing but the incident.
     """
     facts = facts_of(event)
     signals = facts.pop("signals")
@@ -80,38 +100,39 @@ def record_of(event: Event, versions: Mapping[str, Watching]) -> dict[str, Any]:
         "reason": facts.pop("reason"),
         **{name: facts[name] for name in ("incident", "severity", "opened", "closed", "verdict", "recommended")},
         "signals": signals[:SIGNALS],
-        "evidence": [*_evidence(event.incident, versions)][:SIGNALS],
     }
-    if len(msgspec.json.encode(record)) > RECORD_BYTES:
-        record |= {"signals": [{**one, "keys": one["keys"][:1]} for one in record["signals"]], "evidence": []}
+    if _size(record) > RECORD_BYTES:
+        record["signals"] = [{**one, "keys": one["keys"][:1]} for one in record["signals"]]
+    room = min(RECORD_BYTES, most) - _size(record)
+    if event.kind == "opened":
+        alarms = [(one.signal, one.version, one.variant) for one in event.incident.alarms]
+        return record | _grounds(monitor, alarms, event.incident.attribution, room)
     return record
 
 
-def _evidence(incident: Incident, versions: Mapping[str, Watching]) -> Iterator[dict[str, Any]]:
-    """Of each series in an incident: its last window in counts and distances, and its last cohort with labels."""
-    for version, variant in dict.fromkeys(alarm.series for alarm in incident.alarms):
-        watching = versions.get(version)
-        if watching is None:
-            continue
-        named = {key for alarm in incident.alarms if alarm.series == (version, variant) for key in alarm.keys}
-        found: dict[str, Any] = {"version": version, "variant": variant, "reference": watching.reference.id}
-        history = watching.engine.history(variant)
-        if history:
-            found["window"] = _window(history[-1], named)
-        judged = watching.judged.get(variant)
-        if judged is not None:
-            found["cohort"] = {"start_s": judged.start_s, "rows": judged.performance.rows,
-                               "coverage": judged.coverage, "values": judged.performance.values}  # fmt: skip
-        yield found
+def _size(value: object) -> int:
+    return len(msgspec.json.encode(value))
 
 
-def _window(result: WindowResult, named: set[str]) -> dict[str, Any]:
-    features = [
-        {"name": one.name, "rows": one.rows, "psi": one.psi, "p_value": one.p_value, "quality": one.quality}
-        for one in result.features
-        if one.name in named
-    ]
-    families = [{"family": one.family, "state": one.state, "p_value": one.p_value, "alpha": one.alpha}
-                for one in result.families]  # fmt: skip
-    return {"opened_ms": result.opened_ms, "closed_ms": result.closed_ms, "rows": result.rows,
-            "reference_rows": result.reference_rows, "families": families, "features": features}  # fmt: skip
+def _grounds(monitor: ModelMonitor, alarms: Sequence[Signalled], verdict: Attribution, room: int) -> dict[str, Any]:
+    """What alarms and a verdict of this turn follow from, as far as there is room: see `gateway.monitor.grounds`."""
+    asked = monitor.asked
+    wanted = [*alarms, *(arms_of(asked) if asked is not None else ())]
+    found: dict[str, Any] = {
+        "method": METHOD,
+        "arithmetic": arithmetic(),
+        "asked": msgspec.to_builtins(asked),
+        "attribution": msgspec.to_builtins(verdict),
+        "grounds": [],
+        "grounds_left_out": 0,
+    }
+    room -= _size(found)
+    for ground in grounds_of(monitor, wanted):
+        sizes = ((one, _size(one)) for one in map(ground, FEWER))
+        fits = next((pair for pair in sizes if pair[1] < room), None)
+        if fits is None or len(found["grounds"]) >= SIGNALS:
+            found["grounds_left_out"] += 1
+        else:
+            found["grounds"].append(fits[0])
+            room -= fits[1] + 1
+    return found

@@ -324,7 +324,7 @@ class Monitors:
         held.moved = held.monitor.begin(now_ms) or held.moved or bool(deltas) or bool(outcome.findings)
         if deltas or (held.monitor.versions and not held.fresh_ms):
             held.fresh_ms = now_ms  # the clock runs from the first look on: counts that never come are late, too
-        held.notes.take(outcome.events, held.monitor.versions)
+        held.notes.take(outcome.events, held.monitor)
         granted = outcome.lease if outcome.lease is not None and outcome.lease.granted_s == now_ms / 1000 else None
         due = bool(outcome.closed or outcome.events or granted or held.notes.unwritten)
         due = due or (held.moved and now_ms - held.saved_ms >= SAVE_MS)
@@ -385,7 +385,7 @@ class Monitors:
 
     async def _save(self, name: str, held: Held, granted: Granted | None, lease: Lease | None) -> bool:
         """Write everything in one step; False = another node leads by now. Args: granted: in this turn."""
-        audit, notes = held.notes.written(granted)
+        audit, notes = held.notes.written(granted, held.monitor)
         try:
             document = await self._store.put(
                 STATE, name, encoded_state(held, notes), expected=held.state_revision, audit=audit, fence=lease

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.control.checks import CLOSE, Check, same
 from gateway.control.fallbacks import detectable as detectable_fallbacks
+from gateway.control.monitorreplay import monitor_checks
 from gateway.control.shift import detectable, totals
 from gateway.control.units import BITMAP_BITS
 from gateway.monitor.settings import Monitor
@@ -29,21 +31,11 @@ from router.evidence.special import log_add, log_sum
 from router.hashing import SLOTS
 from router.policy import TrafficPolicy, parse
 
-_CLOSE: Final = 1e-6
 _LEAVES_ALONE: Final = frozenset({"fallback", "hold", "go on", "approve", "pause", "resume"})
-_FAILED: Final = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+_FAILED: Final = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, AssertionError)
 """What edited evidence can raise when it is computed with."""
 _READERS: Final[Mapping[str, Callable[[object], Monitor | TrafficPolicy]]] = {"monitor": parse_monitor, "policy": parse}
 """Kind of what was written in the store -> reads its documents."""
-
-
-class Check(Struct, frozen=True):
-    """One number or fact: as it was recorded, and as it is."""
-
-    what: str
-    recorded: Any
-    recomputed: Any
-    ok: bool
 
 
 class Replay(Struct, frozen=True, kw_only=True):
@@ -74,6 +66,8 @@ def replay(record: AuditRecord, previous: AuditRecord | None) -> Replay:
             checks += _rollout(record.record, partly)
         elif "document" in record.record:
             checks += _document(record)
+        elif "grounds" in record.record:
+            checks += monitor_checks(record.record, partly)
         else:
             partly.append("no verdict is recomputed: only the record's bytes and its place in the chain are checked")
         checks += _order(record, previous)
@@ -91,24 +85,15 @@ def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:120]
 
 
-def _same(what: str, recorded: object, recomputed: object) -> Check:
-    numbers = isinstance(recorded, float | int) and isinstance(recomputed, float | int)
-    if numbers and not isinstance(recorded, bool) and not isinstance(recomputed, bool):
-        ok = math.isclose(float(recorded), float(recomputed), rel_tol=_CLOSE, abs_tol=_CLOSE)  # type: ignore[arg-type]
-    else:
-        ok = recorded == recomputed
-    return Check(what, recorded, recomputed, ok)
-
-
 # ---- any record ----
 
 
 def _bytes(record: AuditRecord) -> Iterator[Check]:
     """The bytes that the chain holds are what is shown, and have the hash that stands beside them."""
     body = json.loads(record.body)
-    yield _same("the fields that are shown", record.record, body["record"])
+    yield same("the fields that are shown", record.record, body["record"])
     hashed = hashlib.sha256(bytes.fromhex(body["prev"]) + record.body).hexdigest()
-    yield _same("hash of the record", record.hash, hashed)
+    yield same("hash of the record", record.hash, hashed)
 
 
 def _order(record: AuditRecord, previous: AuditRecord | None) -> Iterator[Check]:
@@ -120,16 +105,16 @@ def _order(record: AuditRecord, previous: AuditRecord | None) -> Iterator[Check]
     # A policy that is made anew goes on from the revision of the deleted one, which its record does not say.
     anew = before == 0 and what in ("apply", "rollback")
     grown = 0 if what == "delete" else after if anew else before + int(said.get("routed", True))
-    yield _same("revision after, by what was done", after, grown)
+    yield same("revision after, by what was done", after, grown)
     if what in _LEAVES_ALONE and (what == "fallback" or not said.get("routed")):
-        yield _same(f"shares, which {what} leaves alone", said.get("shares_after"), said.get("shares_before"))
+        yield same(f"shares, which {what} leaves alone", said.get("shares_after"), said.get("shares_before"))
     if previous is None:
         return
     gone = previous.record.get("what") == "delete"
     last = 0 if gone else previous.record.get("revision_after")
     if isinstance(last, int):
-        yield _same("revision before, by the record before", before, last)
-    yield _same("stored later than the record before", True, gone or record.before >= previous.after)
+        yield same("revision before, by the record before", before, last)
+    yield same("stored later than the record before", True, gone or record.before >= previous.after)
 
 
 def _document(record: AuditRecord) -> Iterator[Check]:
@@ -140,9 +125,9 @@ def _document(record: AuditRecord) -> Iterator[Check]:
     except PolicyError as error:
         yield Check("the document can be read", True, str(error)[:200], False)
         return
-    yield _same("name of the document", record.name, found.metadata.name)
+    yield same("name of the document", record.name, found.metadata.name)
     if isinstance(found, TrafficPolicy):
-        yield _same("variants of the document", sorted(said["variants"]), sorted(found.names))
+        yield same("variants of the document", sorted(said["variants"]), sorted(found.names))
 
 
 # ---- decisions of a rollout ----
@@ -175,9 +160,9 @@ def _rollout(said: Mapping[str, Any], partly: list[str]) -> Iterator[Check]:
 def _shares(said: Mapping[str, Any]) -> Iterator[Check]:
     """The canary's slots as a number and among the shares; no slot is without an owner."""
     after = said["shares_after"]
-    yield _same("slots that are owned", SLOTS, sum(after.values()))
+    yield same("slots that are owned", SLOTS, sum(after.values()))
     if said["what"] in ("step", "abort", "superseded", "promoting"):
-        yield _same("slots of the canary among the shares", said["slots_after"], after.get(said["canary"], 0))
+        yield same("slots of the canary among the shares", said["slots_after"], after.get(said["canary"], 0))
 
 
 def _decided(said: Mapping[str, Any], states: Mapping[str, str]) -> Iterator[Check]:
@@ -185,12 +170,12 @@ def _decided(said: Mapping[str, Any], states: Mapping[str, str]) -> Iterator[Che
     actor, what = str(said["actor"]), said["what"]
     label = actor.removeprefix("auto:guardrail:")
     if what == "abort" and label != actor:
-        yield _same(f"guardrail {label}, for which it was rolled back", "tripped", states.get(label, "no verdict"))
+        yield same(f"guardrail {label}, for which it was rolled back", "tripped", states.get(label, "no verdict"))
     if _leaves_analysis(said) and actor == "auto:rollout":
         for name, state in states.items():
-            yield _same(f"guardrail {name}, which promotion asks for", "passes", state)
+            yield same(f"guardrail {name}, which promotion asks for", "passes", state)
     if what in ("promoting", "step") and actor == "auto:rollout":
-        yield _same("guardrails that had tripped", [], [name for name, state in states.items() if state == "tripped"])
+        yield same("guardrails that had tripped", [], [name for name, state in states.items() if state == "tripped"])
 
 
 def _held(said: Mapping[str, Any], signals: Mapping[str, Any], alpha: float) -> Iterator[Check]:
@@ -198,7 +183,7 @@ def _held(said: Mapping[str, Any], signals: Mapping[str, Any], alpha: float) -> 
     for label, signal in signals.items():
         named = said["what"] == "hold" and re.search(rf"\bsignal {re.escape(label)}(?=[:, ]|$)", said["reason"])
         if named or said["actor"] == f"auto:signal:{label}":
-            yield _same(f"signal {label}, for which it was {said['what']}", True, _speaks(signal["harm"], alpha))
+            yield same(f"signal {label}, for which it was {said['what']}", True, _speaks(signal["harm"], alpha))
 
 
 def _leaves_analysis(said: Mapping[str, Any]) -> bool:
@@ -215,21 +200,21 @@ def _guardrail(label: str, mark: Mapping[str, Any], evidence: Mapping[str, Any],
         shift = evidence["shifts"][label]
         yield from _shift(name, shift, partly)
         ratio = _seen_shift(shift, evidence)
-        yield _same(f"{name}: log e that was decided on", mark["log_e"], shift["bins"]["peak_log_e"])
-        yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
+        yield same(f"{name}: log e that was decided on", mark["log_e"], shift["bins"]["peak_log_e"])
+        yield same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
     if label in evidence.get("fallbacks", {}):
         kept = evidence["fallbacks"][label]
-        yield _same(f"{name}: largest log e", kept["peak_log_e"], _peak(kept))
-        yield _same(f"{name}: log e that was decided on", mark["log_e"], kept["peak_log_e"])
+        yield same(f"{name}: largest log e", kept["peak_log_e"], _peak(kept))
+        yield same(f"{name}: log e that was decided on", mark["log_e"], kept["peak_log_e"])
         ratio = _seen_fallbacks(kept, evidence)
-        yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
+        yield same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], ratio)
     if label in evidence["rails"]:
         rail = evidence["rails"][label]
         yield from _harm(name, rail, partly)
         yield from _safety(name, rail)
-        yield _same(f"{name}: log e that was decided on", mark["log_e"], rail["harm"]["peak_log_e"])
-        yield _same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], _detectable(rail, evidence))
-    yield _same(f"{name}: verdict", mark["state"], _state_of(label, evidence))
+        yield same(f"{name}: log e that was decided on", mark["log_e"], rail["harm"]["peak_log_e"])
+        yield same(f"{name}: smallest ratio that could be seen", mark["detectable_ratio"], _detectable(rail, evidence))
+    yield same(f"{name}: verdict", mark["state"], _state_of(label, evidence))
 
 
 def _log_likelihoods(events: Mapping[str, Sequence[int]], null: float, ratios: Sequence[float]) -> list[float]:
@@ -276,27 +261,27 @@ def _harm(name: str, rail: Mapping[str, Any], partly: list[str]) -> Iterator[Che
     harm, trail = rail["harm"], rail["trail"]
     likely = _log_likelihoods(rail["events"], harm["null_ratio"], harm["ratios"])
     yield from _events(name, rail, likely)
-    yield _same(f"{name}: starts", harm["starts"], trail["cut"] + len(trail["spans"]) + 1)
+    yield same(f"{name}: starts", harm["starts"], trail["cut"] + len(trail["spans"]) + 1)
     if trail["cut"]:
         partly.append(f"{name}: {trail['cut']} starts of the mixture are not in the record, their sums are")
-        yield _same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
+        yield same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
         return
     spans, (peak_spans, peak_rest) = trail["spans"], trail["peak"]
-    yield _same(f"{name}: events by span", rail["events"], _added([*spans, trail["open"]]))
-    yield _same(f"{name}: spans before the largest log e", True, 0 <= peak_spans <= len(spans))
+    yield same(f"{name}: events by span", rail["events"], _added([*spans, trail["open"]]))
+    yield same(f"{name}: spans before the largest log e", True, 0 <= peak_spans <= len(spans))
     begun = [log_sum(parts) - now for parts, now in zip(_starts(spans, likely, harm), likely, strict=True)]
     for ratio, recorded, recomputed in zip(harm["ratios"], harm["log_starts"], begun, strict=True):
-        yield _same(f"{name}: log weight of the starts for {ratio:g} times", recorded, recomputed)
-    yield _same(f"{name}: log e", harm["log_e"], _mixture(spans, trail["open"], harm))
-    yield _same(f"{name}: largest log e", harm["peak_log_e"], _mixture(spans[:peak_spans], peak_rest, harm))
+        yield same(f"{name}: log weight of the starts for {ratio:g} times", recorded, recomputed)
+    yield same(f"{name}: log e", harm["log_e"], _mixture(spans, trail["open"], harm))
+    yield same(f"{name}: largest log e", harm["peak_log_e"], _mixture(spans[:peak_spans], peak_rest, harm))
 
 
 def _events(name: str, kept: Mapping[str, Any], likely: Sequence[float]) -> Iterator[Check]:
     harm = kept["harm"]
     for ratio, recorded, recomputed in zip(harm["ratios"], harm["log_likelihoods"], likely, strict=True):
-        yield _same(f"{name}: log likelihood ratio of {ratio:g} times", recorded, recomputed)
+        yield same(f"{name}: log likelihood ratio of {ratio:g} times", recorded, recomputed)
     sums = [sum(counts[column] for counts in kept["events"].values()) for column in (0, 1)]
-    yield _same(f"{name}: events", [harm["canary_events"], harm["all_events"]], sums)
+    yield same(f"{name}: events", [harm["canary_events"], harm["all_events"]], sums)
 
 
 def _from_sums(likely: Sequence[float], harm: Mapping[str, Any]) -> float:
@@ -310,10 +295,10 @@ def _signal(name: str, signal: Mapping[str, Any], alpha: float, partly: list[str
     harm = signal["harm"]
     likely = _log_likelihoods(signal["events"], harm["null_ratio"], harm["ratios"])
     yield from _events(name, signal, likely)
-    yield _same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
-    yield _same(f"{name}: speaks", signal["speaks"], _speaks(harm, alpha))
+    yield same(f"{name}: log e", harm["log_e"], _from_sums(likely, harm))
+    yield same(f"{name}: speaks", signal["speaks"], _speaks(harm, alpha))
     if harm["starts"] == 1:
-        yield _same(
+        yield same(
             f"{name}: log weight of the only start", True, _close(harm["log_starts"], [-math.log(2.0)] * len(likely))
         )
     else:
@@ -332,16 +317,16 @@ def _shift(name: str, shift: Mapping[str, Any], partly: list[str]) -> Iterator[C
         events = {weight: [canary[at], every[at]] for weight, (canary, every) in shift["events"].items()}
         for side in pair:
             likely = _log_likelihoods(events, side["null_ratio"], side["ratios"])
-            yield _same(f"{name}: log likelihood ratios of bin {at}", True, _close(side["log_likelihoods"], likely))
+            yield same(f"{name}: log likelihood ratios of bin {at}", True, _close(side["log_likelihoods"], likely))
             sides.append(_from_sums(likely, side))
-    yield _same(f"{name}: log e", bins["log_e"], log_sum(sides) - math.log(len(sides)))
-    yield _same(f"{name}: largest log e is no smaller", True, bins["peak_log_e"] >= bins["log_e"] - _CLOSE)
+    yield same(f"{name}: log e", bins["log_e"], log_sum(sides) - math.log(len(sides)))
+    yield same(f"{name}: largest log e is no smaller", True, bins["peak_log_e"] >= bins["log_e"] - CLOSE)
     partly.append(f"{name}: the starts of the mixture are not in the record, their sums are")
 
 
 def _close(recorded: Sequence[float], recomputed: Sequence[float]) -> bool:
     pairs = zip(recorded, recomputed, strict=True)
-    return all(math.isclose(a, b, rel_tol=_CLOSE, abs_tol=_CLOSE) for a, b in pairs)
+    return all(math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE) for a, b in pairs)
 
 
 def _seen_shift(shift: Mapping[str, Any], evidence: Mapping[str, Any]) -> float | None:
@@ -398,22 +383,22 @@ def _safety(name: str, rail: Mapping[str, Any]) -> Iterator[Check]:
         counted = [safety["canary_bad"], safety["canary_total"]]
         taken = [trail["seen"]["bad"], trail["seen"]["total"]]
         kept = [safety["units_log_e"] if safety["sticky"] else safety["ratio"]["log_e"], safety["absolute_log_e"]]
-        yield _same(f"{name}: canary's failures and requests", counted, taken)
+        yield same(f"{name}: canary's failures and requests", counted, taken)
         if not safety["sticky"]:
             yield from _ratio(name, safety, trail["step"])
         for what, recorded, recomputed in zip(("ratio", "bad rate"), kept, now, strict=True):
-            yield _same(f"{name}: log e of a {what} below the margin", recorded, recomputed)
+            yield same(f"{name}: log e of a {what} below the margin", recorded, recomputed)
     largest = _mixed(_safe_log_e(trail["safest"], safety), safety) if trail["safest"] else 0.0
-    yield _same(f"{name}: largest log e of being no worse", safety["peak_log_e"], largest)
+    yield same(f"{name}: largest log e of being no worse", safety["peak_log_e"], largest)
 
 
 def _ratio(name: str, safety: Mapping[str, Any], step: Mapping[str, Any]) -> Iterator[Check]:
     ratio = safety["ratio"]
     likely = _log_likelihoods(step, safety["margin_ratio"], ratio["ratios"])
     for one, recorded, recomputed in zip(ratio["ratios"], ratio["log_likelihoods"], likely, strict=True):
-        yield _same(f"{name}: log likelihood ratio of {one:g} times in this step", recorded, recomputed)
+        yield same(f"{name}: log likelihood ratio of {one:g} times in this step", recorded, recomputed)
     sums = [sum(counts[column] for counts in step.values()) for column in (0, 1)]
-    yield _same(f"{name}: events of this step", [ratio["canary_events"], ratio["all_events"]], sums)
+    yield same(f"{name}: events of this step", [ratio["canary_events"], ratio["all_events"]], sums)
 
 
 def _safe_log_e(seen: Mapping[str, Any], safety: Mapping[str, Any]) -> list[float]:

@@ -88,6 +88,25 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     retrain: bool = False
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verdict is made of, as it can be kept: see `attribute`.
+
+    Attributes:
+        series: (version, variant) of champion and canary.
+    """
+
+    champion: Arm
+    canary: Arm | None = None
+    compared: Compared | None = None
+    hosts: dict[str, State] = {}
+    others: tuple[Arm, ...] = ()
+    series: tuple[tuple[str, str], ...] = ()
+
+    def answered(self) -> Attribution:
+        """The verdict."""
+        return attribute(self.champion, self.canary, self.compared, hosts=self.hosts, others=self.others)
+
+
 def attribute(
     champion: Arm,
     canary: Arm | None = None,

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.monitor import incidents, leases, retrain
 from gateway.monitor.apart import Apart
-from gateway.monitor.attribution import Arm, Attribution, Compared, attribute
+from gateway.monitor.attribution import Arm, Asked, Attribution, Compared
 from gateway.monitor.board import Board
 from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed
@@ -77,7 +77,7 @@ class ModelMonitor:
     Attributes:
         versions: those with a reference, by their digits.
         ledger, leases, requests: see the modules of these names.
-        attribution: of the last turn that said something.
+        attribution: of the last turn that said something; asked: what that of the last turn was made of.
         held: findings that fired and were not told, with the reason.
         hosts: on which host the champion's rows are off.
         silent_s: for how long a node that lives has told nothing; 0 = all rows have come.
@@ -93,6 +93,7 @@ class ModelMonitor:
         self.leases = Leases()
         self.requests = Requests()
         self.attribution = Attribution(verdict="none", action="none", sentence="No signal fires.")
+        self.asked: Asked | None = None
         self.held: list[tuple[Finding, str]] = []
         self.hosts = Hosts()
         self._pair = self._paired()
@@ -297,7 +298,16 @@ class ModelMonitor:
                 latency=self._pair.latency.state(int(now_s * 1000)) if self._compares_latency else "unknown",
             )
         others = self.board.others({roles.champion, roles.canary or roles.champion}, now_s, self.silent_s)
-        return attribute(champion, canary, compared, hosts=self.hosts.states, others=others)
+        series = tuple(filter(None, (roles.champion, roles.canary)))
+        self.asked = Asked(
+            champion=champion,
+            canary=canary,
+            compared=compared,
+            hosts=dict(self.hosts.states),
+            others=tuple(others),
+            series=series,
+        )
+        return self.asked.answered()
 
     def _compared_labels(self, canary: Arm, series: tuple[str, str], now_s: float) -> State:
         """Whether the canary is wrong more often; that it is not says nothing of metrics that were not compared."""

@@ -37,11 +37,24 @@ FAMILIES: Final = ("input", "prediction", "quality")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closed:
-    """A closed window: what it says, the counts it says it of, and those of the rows it was compared with."""
+    """A closed window: what it says, the counts it says it of, and what these were compared with.
+
+    Attributes:
+        reference: the rows that they were compared with.
+        before: each family, and what is estimated, as they stood before the window (`plain`).
+        sharing: series that shared the allowed false alarms.
+    """
 
     result: WindowResult
     counts: Counts
-    compared: Counts
+    reference: Reference
+    before: Mapping[str, Any]
+    sharing: int
+
+    @property
+    def compared(self) -> Counts:
+        """Counts of the rows that they were compared with."""
+        return self.reference.counts
 
 
 def rule_of(reference: Reference, spec: Spec) -> Rule:
@@ -67,6 +80,10 @@ class _Series:
         """What the champion was asked since this window began."""
         self.previous: deque[tuple[int, Counts]] = deque(maxlen=MAX_PREVIOUS)
         """When windows before were opened, and their counts."""
+
+    def before(self) -> dict[str, Any]:
+        """What the next window is judged after."""
+        return {name: family.plain() for name, family in self.families.items()} | {"estimated": self.estimated.plain()}
 
     def plain(self, history: bool) -> dict[str, Any]:
         return {
@@ -178,9 +195,8 @@ class Engine:
 
     def alphas(self, duration_ms: int) -> dict[str, float]:
         """The level of each family in a window that lasted so long."""
-        distance = self.spec.false_alarms.at_most_one_per_ms / DAY_MS
-        shares = {name: SHARES[name] / self.sharing for name in FAMILIES}
-        return {name: window_alpha(share, duration_ms / DAY_MS, distance) for name, share in shares.items()}
+        distance_ms = self.spec.false_alarms.at_most_one_per_ms
+        return {name: alpha_of(name, self.sharing, duration_ms, distance_ms) for name in FAMILIES}
 
     def _at(self, variant: str, now_ms: int) -> _Series | None:
         series = self._series.get(variant)
@@ -197,6 +213,7 @@ class Engine:
         lacks = "other_edges" if foreign else "no_reference"
         reason = "few_rows" if span.rows < self.spec.min_rows else lacks if reference is None else ""
         reference = reference or self.reference
+        before, sharing = series.before(), self.sharing
         result = WindowResult(
             variant,
             series.count,
@@ -222,7 +239,7 @@ class Engine:
             since_ms = span.closed_ms - (self.spec.reference.previous_ms or 0)
             while series.previous and series.previous[0][0] < since_ms:
                 series.previous.popleft()
-        return Closed(result, span.counts, reference.counts)
+        return Closed(result, span.counts, reference, before, sharing)
 
     def _reference(self, variant: str, series: _Series, span: Span) -> Reference | None:
         """What a window is compared with; None = there is nothing yet."""
@@ -297,6 +314,11 @@ class Engine:
             assert series is not None, "as many series as there were"
             series.restore(plain)
         return engine
+
+
+def alpha_of(family: str, sharing: int, duration_ms: int, distance_ms: int) -> float:
+    """The level of a family in a window of a series. Args: as `Closed.sharing`, and the settings have them."""
+    return window_alpha(SHARES[family] / sharing, duration_ms / DAY_MS, distance_ms / DAY_MS)
 
 
 def estimated(reference: Reference, counts: Counts, min_rows: int) -> Performance:

@@ -38,7 +38,7 @@ def alarmed(name: str, alerts: Alerts) -> Held:
     held = held_of(name, alerts)
     found = turn(held.monitor.ledger, [OF_INPUTS], WORLD, NOW_S - 60)
     held.monitor.ledger = found.ledger
-    held.notes.take(found.events, {})
+    held.notes.take(found.events, held.monitor)
     return held
 
 
@@ -265,7 +265,7 @@ def test_without_a_webhook_nothing_waits_and_with_one_not_without_bound() -> Non
         held = held_of("credit", Alerts())
         for at in range(UNTOLD + 5):
             found = turn(held.monitor.ledger, [OF_INPUTS], WORLD, NOW_S + at)
-            held.notes.take(found.events, {})
+            held.notes.take(found.events, held.monitor)
         assert len(untold(held)) == UNTOLD
         assert untold(held)[-1] == f"credit/{NOW_S + UNTOLD + 4:.0f}/1"
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from gateway.control.auditor import id_of
 from gateway.control.monitorheld import Held, encoded_state, restore_state
 from gateway.control.monitornotes import UNWRITTEN
@@ -47,7 +49,7 @@ def said(held: Held, state: Any, at_s: float) -> None:
     finding = Finding(signal="input_drift", state=state, version="1", variant="-", keys=("a",), text="PSI 0.3")
     found = turn(held.monitor.ledger, [finding], WORLD, at_s)
     held.monitor.ledger = found.ledger
-    held.notes.take(found.events, held.monitor.versions)
+    held.notes.take(found.events, held.monitor)
 
 
 async def saved(monitors: Monitors, held: Held, lease: Lease | None = None) -> None:
@@ -110,15 +112,15 @@ def test_the_numbers_of_the_window_are_in_the_record() -> None:
     plan = held.monitor.versions["1"].reference.plan
     roles = Roles(champion=("1", "-"), live=frozenset({("1", "-")}))
     outcome = held.monitor.turn([("1", "-", counts(plan, 500, shift=0.9))], roles, NOW_MS + 180_000)
-    held.notes.take(outcome.events, held.monitor.versions)
-    record, _ = held.notes.written(None)
+    held.notes.take(outcome.events, held.monitor)
+    record, _ = held.notes.written(None, held.monitor)
     assert record is not None
-    (evidence,) = record["evidence"]
-    window = evidence["window"]
-    assert (evidence["version"], evidence["variant"], window["rows"]) == ("1", "-", 500)
-    assert {one["name"] for one in window["features"]} == {key for one in record["signals"] for key in one["keys"]}
-    assert all(one["psi"] > 0.1 and one["p_value"] < 1e-6 for one in window["features"])
-    assert {one["family"]: one["state"] for one in window["families"]}["input"] == "firing"
+    inputs = next(one for one in record["grounds"] if one["test"] == "input")
+    found = inputs["found"]
+    assert (inputs["version"], inputs["variant"], inputs["rows"], found["state"]) == ("1", "-", 500, "firing")
+    assert set(found["compared"]) == {key for one in record["signals"] for key in one["keys"]}
+    assert all(one["psi"] > 0.1 and one["p_value"] < 1e-6 for one in found["compared"].values())
+    assert all(sum(one["window"]) == 500 for one in inputs["bins"])
     again = Held(spec, ModelMonitor("loans", spec))
     assert restore_state(again, encoded_state(held)) == ""
-    assert again.notes == held.notes
+    assert again.notes.written(None, again.monitor)[0] == msgspec.json.decode(msgspec.json.encode(record))
