@@ -21,6 +21,9 @@ CLOSE: Final = 1e-9
 _UNSURE: Final = frozenset({"unknown", "insufficient"})
 """A word that holds no more says neither yes nor no."""
 
+_OF_SEVERAL: Final = frozenset({"fairness", "concept_drift", "latency"})
+"""Signals that fire by any of several grounds, of which a restart may have left some."""
+
 Said = dict[tuple[str, str, str], list[dict[str, Any]]]
 """(Signal, version, variant) -> what was found for it, computed again."""
 
@@ -64,6 +67,12 @@ def _state(found: Mapping[str, Any]) -> str:
     return str(found["state"] if "state" in found else found["verdict"]["state"])
 
 
+def _states(found: Said, place: tuple[str, str, str]) -> set[str]:
+    """Of a signal. Speed has a word of the canary's own, and one of both beside each other: either may fire."""
+    beside = (f"{place[0]} beside", *place[1:]) if place[0] == "latency" else place
+    return {_state(one) for at in (place, beside) for one in found.get(at, ())}
+
+
 def _signals(said: Mapping[str, Any], found: Said, close: float, partly: list[str]) -> Iterator[Check]:
     """What an incident names fires, and is told in these words."""
     for signal in said.get("signals", ()):
@@ -72,8 +81,11 @@ def _signals(said: Mapping[str, Any], found: Said, close: float, partly: list[st
         if grounds is None:
             partly.append(f"{name}: its counts are not in the record")
             continue
-        states = [_state(one) for one in grounds]
-        yield same(f"{name}, which is told", "firing", "firing" if "firing" in states else states[0])
+        states = _states(found, (signal["signal"], signal["version"], signal["variant"]))
+        if "firing" in states or signal["signal"] not in _OF_SEVERAL:
+            yield same(f"{name}, which is told", "firing", "firing" if "firing" in states else min(states))
+        else:
+            partly.append(f"{name}: not all of its counts are in the record")
         told = [one["told"] for one in grounds if "told" in one]
         if len(told) == len(grounds) == 1:
             yield same(f"{name}: in words", signal["text"], told[0]["text"][:500])
@@ -87,12 +99,11 @@ def _attributed(said: Mapping[str, Any], found: Said) -> Iterator[Check]:
     arms = [asked.champion, *([asked.canary] if asked.canary is not None else [])]
     for series, arm in zip(asked.series, arms, strict=True):
         for signal, state in arm.states.items():
-            states = {_state(one) for one in found.get((signal, *series), ())}
-            if states and state not in _UNSURE:
-                fires = "firing" if "firing" in states else "not firing"
-                yield same(
-                    f"{signal} of {arm.variant}, by its counts", "firing" if state == "firing" else "not firing", fires
-                )
+            states = _states(found, (signal, *series))
+            sure = "firing" in states or (states and signal not in _OF_SEVERAL)
+            if sure and state not in _UNSURE:
+                yield _fires(f"{signal} of {arm.variant}, by its counts", state, states)
+    yield from _beside(asked, found)
     again = json.loads(msgspec.json.encode(asked.answered()))
     yield from alike("attribution", said["attribution"], again, 0.0)
     if "allowed" in said:
@@ -101,3 +112,17 @@ def _attributed(said: Mapping[str, Any], found: Said) -> Iterator[Check]:
     else:
         yield same("verdict", said["verdict"], again["verdict"])
         yield same("what is recommended", said["recommended"], again["action"])
+
+
+def _beside(asked: Asked, found: Said) -> Iterator[Check]:
+    """Champion and canary were compared, and it came to this."""
+    if asked.compared is None or len(asked.series) < 2:
+        return
+    for aspect, state in msgspec.structs.asdict(asked.compared).items():
+        states = {_state(one) for one in found.get((f"{aspect} beside", *asked.series[1]), ())}
+        if states and state not in _UNSURE:
+            yield _fires(f"{aspect} of both beside each other, by their counts", state, states)
+
+
+def _fires(what: str, state: str, found: set[str]) -> Check:
+    return same(what, state == "firing", "firing" in found)

@@ -37,10 +37,11 @@ class Apart(msgspec.Struct, frozen=True):
 
     def close_all(self, pairs: Sequence[tuple[Sequence[float], Sequence[float]]], alpha: float = ALPHA) -> "Apart":
         """The same for several things counted in one window: Simes' test over all of them."""
-        tested = [p_value(*pair) for pair in pairs if min(sum(pair[0]), sum(pair[1])) >= LEAST_ROWS]
-        return self._with(int(simes(tested) <= alpha) if tested else -1)
+        return self.judged([p_value(*pair) for pair in pairs if enough(*pair)], alpha)
 
-    def _with(self, verdict: int) -> "Apart":
+    def judged(self, p_values: Sequence[float], alpha: float = ALPHA) -> "Apart":
+        """The same of p-values of what had enough rows; none = too few rows."""
+        verdict = int(simes(p_values) <= alpha) if p_values else -1
         return Apart((*self.windows, verdict)[-OF:])
 
     @property
@@ -50,6 +51,11 @@ class Apart(msgspec.Struct, frozen=True):
             return "insufficient"
         differ = sum(verdict == 1 for verdict in self.windows)
         return "firing" if differ >= NEEDED else "pending" if differ else "ok"
+
+
+def enough(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether both have enough rows to be compared."""
+    return min(sum(first), sum(second)) >= LEAST_ROWS
 
 
 def p_value(first: Sequence[float], second: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from gateway.monitor.latencies import Judged as ComparedLatency
 from gateway.monitor.latencies import Latencies
 from gateway.monitor.leases import Ask, Lease, Leases
 from gateway.monitor.mistakes import TESTED, Mistakes
-from gateway.monitor.pair import OUTPUTS, Pair, parts, same_bins
+from gateway.monitor.pair import OUTPUTS, Pair, parts_of, same_bins
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Reference
 from gateway.monitor.retrain import Requests
@@ -239,7 +239,7 @@ class ModelMonitor:
         if other is None:
             return
         same = other.reference.plan.features == reference.plan.features
-        for name, counts in parts(reference, delta):
+        for name, counts in parts_of(reference, delta):
             if same or name == OUTPUTS:
                 self._pair.take(name, counts)
 
@@ -251,7 +251,7 @@ class ModelMonitor:
             if self._canary is not None and version == self._canary[0]:
                 for one in mine:
                     if one.result.variant == self._canary[1]:
-                        self._pair.close(dict(parts(watching.reference, one.counts)))
+                        self._pair.close(dict(parts_of(watching.reference, one.counts)))
         self._compare_labels(found, roles.champion, now_ms / 1000)
         return found
 
@@ -344,6 +344,11 @@ class ModelMonitor:
     @property
     def _cooldown_s(self) -> float:
         return self.spec.actions.cooldown_ms / 1000
+
+    @property
+    def pair(self) -> Pair:
+        """Champion and canary beside each other."""
+        return self._pair
 
     def lease(self, roles: Roles, now_s: float) -> Lease | None:
         """What the rollout's controller has to obey now."""

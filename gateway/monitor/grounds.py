@@ -14,17 +14,22 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from gateway.monitor.apart import ALPHA, Apart, enough, p_value
 from gateway.monitor.attribution import Asked
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.cbpe import outside_reference, scores_of
 from gateway.monitor.comparing import Binned, input_bins, quality_counts, score_bins
 from gateway.monitor.counting import Counts
 from gateway.monitor.engine import Closed, estimated
+from gateway.monitor.fairness import realised_fairness
+from gateway.monitor.families import FamilyVerdict
+from gateway.monitor.pair import Beside
 from gateway.monitor.plan import CountPlan
+from gateway.monitor.realised import in_label_bins, performance
 from gateway.monitor.results import FamilyResult
 from gateway.monitor.settings import Spec
 from gateway.monitor.significance import POWER
-from gateway.monitor.telling import SIGNALS, findings
+from gateway.monitor.telling import SIGNALS, findings, of_budget, of_realised
 from gateway.monitor.watching import Watching
 from gateway.monitor.windows import sparse
 from gateway.monitor.words import Finding, Signal
@@ -35,6 +40,9 @@ ALL: Final = 20
 """Features whose bins are told of one ground."""
 FEWER: Final = (ALL, 5, 0)
 """So many are tried one after the other, until it fits."""
+
+SAID: Final = ("state", "fired", "p_value", "alpha", "selected", "named")
+"""Of a family's verdict."""
 
 Ground = Callable[[int], dict[str, Any]]
 """Features whose bins are told at most -> the ground."""
@@ -54,10 +62,15 @@ def arithmetic() -> str:
 
 def grounds_of(monitor: ModelMonitor, signals: Sequence[Signalled]) -> Iterator[Ground]:
     """Of each of these signals whose last word is still known: what was said before a restart is not."""
-    for signal, version, variant in dict.fromkeys(signals):
+    wanted = dict.fromkeys(signals)
+    for at, (signal, version, variant) in enumerate(wanted):
         watching = monitor.versions.get(version)
         if watching is not None:
             yield from _of_series(watching, signal, variant)
+        if not at:
+            yield from beside_of(monitor)
+    if not wanted:
+        yield from beside_of(monitor)
 
 
 def arms_of(asked: Asked) -> Iterator[Signalled]:
@@ -76,14 +89,17 @@ def arms_of(asked: Asked) -> Iterator[Signalled]:
 
 def _of_series(watching: Watching, signal: Signal, variant: str) -> Iterator[Ground]:
     closed = watching.last.get(variant)
-    if closed is None:
-        return
-    family = next((name for name, one in SIGNALS.items() if one == signal), "")
-    found = closed.result.family(family)
-    if found is not None and found.keys:
-        yield functools.partial(_family, watching, closed, found)
-    if signal == "performance_estimated" and closed.result.performance is not None:
-        yield functools.partial(_estimated, watching, closed)
+    if closed is not None:
+        family = next((name for name, one in SIGNALS.items() if one == signal), "")
+        found = closed.result.family(family)
+        if found is not None and found.keys:
+            yield functools.partial(_family, watching, closed, found)
+        if signal == "performance_estimated" and closed.result.performance is not None:
+            yield functools.partial(_estimated, watching, closed)
+    for kind, make in _KEPT.get(signal, {}).items():
+        places = [f"{variant}/{decision}" for decision in (0, 1)] if kind == "concept" else [variant]
+        for kept in [watching.grounds[kind][place] for place in places if place in watching.grounds[kind]]:
+            yield functools.partial(make, watching, variant, kept)
 
 
 def told(finding: Finding) -> dict[str, Any]:
@@ -118,7 +134,7 @@ def _family(watching: Watching, closed: Closed, found: FamilyResult, most: int) 
     keys = [key for key in found.keys if found.alpha >= 1.0 or key.name not in silent]
     least = min(found.keys, key=lambda key: key.p_value)
     names = list(dict.fromkeys((*found.named, *found.selected, least.name)))[:most]
-    said = {name: getattr(found, name) for name in ("state", "fired", "p_value", "alpha", "selected", "named")}
+    said = {name: getattr(found, name) for name in SAID}
     said["keys"] = [[key.name, key.p_value, key.effect] for key in keys]
     inputs: dict[str, Any]
     if found.family == "quality":
@@ -204,3 +220,154 @@ def _scores(plan: CountPlan, of: dict[str, Counts], spec: Spec, *, whole: bool) 
             name: [sparse(one.sum(axis=0).ravel()) for one in scores_of(plan, counts)] for name, counts in of.items()
         }
     return found
+
+
+# ---- labels, groups, speed ----
+
+
+def _settings(watching: Watching, kept: dict[str, Any]) -> dict[str, Any]:
+    """Of a family of groups."""
+    distance_ms = watching.spec.false_alarms.at_most_one_per_ms
+    return {"before": kept["before"], "span_ms": kept["span_ms"], "sharing": kept["sharing"],
+            "distance_ms": distance_ms, "found": _verdict(kept["verdict"])}  # fmt: skip
+
+
+def _verdict(verdict: FamilyVerdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in SAID}
+
+
+def _of(watching: Watching, signal: Signal, variant: str) -> dict[str, Any]:
+    return {"signal": signal, "version": watching.version, "variant": variant}
+
+
+def _realised(watching: Watching, variant: str, kept: dict[str, Any], most: int) -> dict[str, Any]:
+    """Performance by labels; the labels are in it unless late ones have come since."""
+    judged, verdict, version = kept["judged"], kept["verdict"], watching.version
+    span = judged.start_s, kept["end_s"]
+    said = {"cohort": msgspec.to_builtins(judged.performance), "verdict": msgspec.to_builtins(verdict)}
+    said["reference"] = msgspec.to_builtins(watching.realised_reference())
+    if verdict.state == "firing":
+        said["told"] = told(of_realised(verdict, version, variant, *span))
+    ground = {"test": "realised", **_of(watching, "performance_realised", variant), "span": span,
+              "before": kept["before"], "drop": watching.spec.floors.performance_drop,
+              "min_coverage": watching.spec.labels.min_coverage, "found": said}  # fmt: skip
+    cohort = watching.cohorts.find(judged.start_s, variant)
+    same = cohort is not None and performance(cohort, min_coverage=ground["min_coverage"]) == judged.performance
+    if cohort is not None and same and most == ALL:
+        labels = watching.reference.labels
+        counted = np.zeros(0, np.int64) if labels is None else in_label_bins(labels).sum(axis=0).ravel()
+        ground["predicted"] = cohort.predicted.sum(axis=0).tolist()
+        ground["labels"] = {"cohort": sparse(cohort.labels.sum(axis=0).ravel()), "reference": sparse(counted)}
+    return ground
+
+
+def _fairness(watching: Watching, variant: str, kept: dict[str, Any], most: int) -> dict[str, Any]:
+    """Decisions of groups."""
+    plan, groups, closed = watching.reference.plan, watching.spec.groups, watching.last[variant]
+    decided = scores_of(plan, closed.counts)[0].sum(axis=2).tolist()
+    return {
+        "test": "fairness",
+        **_of(watching, "fairness", variant),
+        **_settings(watching, kept),
+        "groups": plan.groups,
+        "min_size": groups.min_size if groups is not None else 0,
+        "floor": watching.spec.floors.disparate_impact,
+        "decided": decided,
+    }
+
+
+def _gaps(watching: Watching, variant: str, kept: dict[str, Any], most: int) -> dict[str, Any]:
+    """Groups by labels; the labels are in it unless late ones have come since."""
+    plan, groups, coverage = watching.reference.plan, watching.spec.groups, watching.spec.labels.min_coverage
+    ground = {
+        "test": "gaps",
+        **_of(watching, "fairness", variant),
+        **_settings(watching, kept),
+        "groups": plan.groups,
+        "min_size": groups.min_size if groups is not None else 0,
+        "min_coverage": coverage,
+    }
+    cohort = watching.cohorts.find(kept["start_s"], variant)
+    if cohort is not None and most == ALL:
+        now = realised_fairness(cohort, plan.groups, min_coverage=coverage, min_size=ground["min_size"])
+        if msgspec.json.encode(now) == msgspec.json.encode(watching.gaps[variant]):
+            ground["predicted"], ground["labels"] = cohort.predicted.tolist(), sparse(cohort.labels.ravel())
+    return ground
+
+
+def _concept(watching: Watching, variant: str, kept: dict[str, Any], most: int) -> dict[str, Any]:
+    """Errors of one decision: ADWIN as it was before the cohort, and the cohort."""
+    run, text = kept["run"], kept["text"]
+    return {
+        "test": "concept",
+        **_of(watching, "concept_drift", variant),
+        "decision": run.decision,
+        "floor": watching.spec.floors.performance_drop,
+        "before": kept["before"],
+        "wrong": run.wrong,
+        "rows": run.rows,
+        "found": {"state": "firing" if text else "ok", "text": text},
+    }
+
+
+def _budget(watching: Watching, variant: str, kept: dict[str, Any], most: int) -> dict[str, Any]:
+    """Slow answers, by window in seconds."""
+    found = of_budget(kept["events"], kept["objective"], watching.version, variant, kept["now_s"])
+    return {
+        "test": "budget",
+        **_of(watching, "latency", variant),
+        "objective": kept["objective"],
+        "now_s": kept["now_s"],
+        "events": [[window, *events] for window, events in kept["events"].items()],
+        "found": {"state": found.state, "severity": found.severity, "text": found.text},
+    }
+
+
+_Make = Callable[[Watching, str, dict[str, Any], int], dict[str, Any]]
+_KEPT: Final[dict[Signal, dict[str, _Make]]] = {
+    "performance_realised": {"realised": _realised},
+    "concept_drift": {"concept": _concept},
+    "fairness": {"fairness": _fairness, "gaps": _gaps},
+    "latency": {"budget": _budget},
+}
+"""What is kept for a signal, by kind."""
+
+
+# ---- champion and canary beside each other ----
+
+
+def beside_of(monitor: ModelMonitor) -> Iterator[Ground]:
+    """Every comparison of the two that has been made since a restart."""
+    asked, pair = monitor.asked, monitor.pair
+    if asked is None or asked.canary is None:
+        return
+    place = {"version": asked.series[1][0], "variant": asked.series[1][1]}
+    for aspect, last in pair.last.items():
+        after = pair.outputs if aspect == "outputs" else pair.inputs
+        yield functools.partial(_apart, {"signal": f"{aspect} beside", **place}, last, after)
+    latency, mistakes = pair.latency, pair.mistakes
+    if latency.ground is not None:
+        said = {"test": "latency", "signal": "latency beside", **place, **msgspec.to_builtins(latency.ground)}
+        yield _whole({**said, "found": msgspec.to_builtins(latency.last)})
+    if mistakes.ground is not None and mistakes.verdict is not None:
+        said = {"test": "mistakes", "signal": "performance beside", **place, **msgspec.to_builtins(mistakes.ground)}
+        yield _whole({**said, "found": _verdict(mistakes.verdict)})
+
+
+def _whole(ground: dict[str, Any]) -> Ground:
+    return lambda _: ground
+
+
+def _apart(place: dict[str, Any], last: Beside, after: Apart, most: int) -> dict[str, Any]:
+    """Rows of both in the bins of each feature, or of the score."""
+    pairs = {name: (a.tolist(), b.tolist()) for name, (a, b) in last.pairs.items()}
+    p_values = {name: p_value(*pair) for name, pair in pairs.items() if enough(*pair)}
+    names = sorted(p_values, key=lambda name: p_values[name])[:most]
+    return {
+        "test": "apart",
+        **place,
+        "alpha": ALPHA,
+        "before": last.before.windows,
+        "pairs": [{"name": name, "champion": pairs[name][0], "canary": pairs[name][1]} for name in names],
+        "found": {"p_values": p_values, "windows": after.windows, "state": after.state},
+    }

@@ -100,6 +100,26 @@ class Judged(msgspec.Struct, frozen=True):
         return f"{worst.canary:.2%} of answers are slower than {worst.name}, of the champion's {worst.champion:.2%}"
 
 
+class Ground(msgspec.Struct, frozen=True):
+    """What a window was judged by.
+
+    Attributes:
+        before: the family as it stood before (`FamilyState.plain`).
+        sums: of the window (`_Window.sums`).
+    """
+
+    before: dict[str, Any]
+    sums: dict[str, Any]
+    closed_ms: int
+    distance_ms: int
+    floor: float
+
+    def judged(self) -> Judged:
+        """The verdict."""
+        window, family = _Window.of(self.sums), FamilyState.from_plain(self.before)
+        return judged(window, family, self.closed_ms, self.distance_ms, self.floor)
+
+
 class Latencies:
     """Canary and champion beside each other. Feed it what each has answered, as it comes.
 
@@ -110,10 +130,12 @@ class Latencies:
 
     Attributes:
         last: the window that closed last.
+        ground: what that was judged by. It is not kept across restarts.
     """
 
     def __init__(self, *, least: int, distance_ms: int, floor: float = FLOOR) -> None:
         self.last: Judged | None = None
+        self.ground: Ground | None = None
         self._least, self._distance_ms, self._floor = least, distance_ms, floor
         self._family = FamilyState()
         self._slot = -1
@@ -141,22 +163,8 @@ class Latencies:
 
     def _close(self, now_ms: int) -> None:
         window, self._window = self._window, _Window()
-        edges = window.edges()
-        alpha = window_alpha(1.0, (now_ms - window.opened_ms) / DAY_MS, self._distance_ms / DAY_MS)
-        keys = [Key(one.name, one.p_value, one.effect, self._floor) for one in edges]
-        verdict = self._family.close(keys, alpha)
-        self.last = Judged(
-            window.opened_ms,
-            now_ms,
-            window.slots,
-            int(window.counts["champion"]),
-            int(window.counts["canary"]),
-            verdict.state,
-            verdict.p_value,
-            alpha,
-            verdict.named,
-            tuple(edges),
-        )
+        self.ground = Ground(self._family.plain(), window.sums(), now_ms, self._distance_ms, self._floor)
+        self.last = judged(window, self._family, now_ms, self._distance_ms, self._floor)
 
     def state(self, now_ms: int) -> State:
         """Firing = the canary is slower; insufficient = nothing was judged, or not for long."""
@@ -191,6 +199,28 @@ class Latencies:
         self.last = msgspec.convert(plain["last"], Judged | None)
 
 
+def judged(window: "_Window", family: FamilyState, closed_ms: int, distance_ms: int, floor: float) -> Judged:
+    """The verdict on a window, which goes into the family. Args: distance_ms, floor: as of `Latencies`."""
+    edges = window.edges()
+    alpha = window_alpha(1.0, (closed_ms - window.opened_ms) / DAY_MS, distance_ms / DAY_MS)
+    verdict = family.close([Key(one.name, one.p_value, one.effect, floor) for one in edges], alpha)
+    return Judged(
+        window.opened_ms,
+        closed_ms,
+        window.slots,
+        int(window.counts["champion"]),
+        int(window.counts["canary"]),
+        verdict.state,
+        verdict.p_value,
+        alpha,
+        verdict.named,
+        tuple(edges),
+    )
+
+
+_SUMS: Final = ("sum", "squares", "moves")
+
+
 class _Window:
     """Sums over the slots of the window that is open; arrays are by edge."""
 
@@ -200,7 +230,7 @@ class _Window:
         self.counts: dict[Role, float] = {"champion": 0.0, "canary": 0.0}
         self._weight = 0.0
         self._shares: dict[Role, Shares] = {"champion": np.zeros(_EDGES), "canary": np.zeros(_EDGES)}
-        self._sum, self._squares, self._moves = np.zeros(_EDGES), np.zeros(_EDGES), np.zeros(_EDGES)
+        self.sum, self.squares, self.moves = np.zeros(_EDGES), np.zeros(_EDGES), np.zeros(_EDGES)
         self._before: tuple[float, Shares] | None = None
 
     def add(self, nodes: Sequence[Mapping[Role, Shares]], at_ms: int) -> None:
@@ -223,17 +253,36 @@ class _Window:
             return
         self.opened_ms = self.opened_ms if self.slots else at_ms
         self.slots += 1
-        self._sum += difference
-        self._squares += difference**2
+        self.sum += difference
+        self.squares += difference**2
         share = slow / answers
         if self._before is not None:
             was, before = self._before
-            self._moves += (share - before) ** 2 * was * answers / (was + answers)
+            self.moves += (share - before) ** 2 * was * answers / (was + answers)
         self._before = answers, share
+
+    def sums(self) -> dict[str, Any]:
+        """What it is judged by, in plain values."""
+        arrays = {name: getattr(self, name).tolist() for name in _SUMS}
+        shares = {role: share.tolist() for role, share in self._shares.items()}
+        return {"slots": self.slots, "opened_ms": self.opened_ms, "counts": dict(self.counts),
+                "weight": self._weight, "shares": shares, **arrays}  # fmt: skip
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> "_Window":
+        """What `sums` was taken of, to be judged."""
+        found = cls()
+        found.slots, found.opened_ms, found._weight = sums["slots"], sums["opened_ms"], sums["weight"]
+        for role in found._shares:
+            found.counts[role] = sums["counts"][role]
+            found._shares[role] = np.array(sums["shares"][role], np.float64)
+        for name in _SUMS:
+            setattr(found, name, np.array(sums[name], np.float64))
+        return found
 
     def edges(self) -> list[SlowerThan]:
         """The edges that some answers were slower than, each tested."""
-        variance = np.maximum(self._squares, self._weight * self._moves / (self.slots - 1))
+        variance = np.maximum(self.squares, self._weight * self.moves / (self.slots - 1))
         found = []
         for at, bound_ns in enumerate(DURATION_BOUNDS_NS):
             champion, canary = (float(min(1.0, one[at] / self._weight)) for one in self._shares.values())
@@ -241,7 +290,7 @@ class _Window:
                 break
             p_value = 1.0
             if variance[at]:
-                p_value = min(1.0, math.exp(log_normal_below(-float(self._sum[at]) / math.sqrt(variance[at]))))
+                p_value = min(1.0, math.exp(log_normal_below(-float(self.sum[at]) / math.sqrt(variance[at]))))
             effect = 2.0 * (math.asin(math.sqrt(canary)) - math.asin(math.sqrt(champion)))
             found.append(SlowerThan(f"{bound_ns / 1e6:g} ms", champion, canary, p_value, effect))
         return found

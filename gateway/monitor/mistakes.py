@@ -20,11 +20,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from gateway.monitor.apart import ALPHA
-from gateway.monitor.confusion import Floats
-from gateway.monitor.families import SHARES, FamilyState, Key, window_alpha
+from gateway.monitor.confusion import Counts, Floats
+from gateway.monitor.families import SHARES, FamilyState, FamilyVerdict, Key, window_alpha
 from gateway.monitor.realised import LEAST_CLASS, Cohort, class_weights
 from gateway.monitor.windows import DAY_MS
 from gateway.monitor.words import State
@@ -38,16 +39,61 @@ TESTED: Final = frozenset({"accuracy", "precision"})
 """Metrics that are compared here, of those that alarm."""
 
 
+class Errors(msgspec.Struct, frozen=True):
+    """Of one arm in a cohort.
+
+    Attributes:
+        errors: [slice, decision, right or wrong], as `Cohort.errors`.
+        predicted: by decision.
+    """
+
+    errors: list[list[list[int]]]
+    predicted: list[int]
+
+
+def errors_of(cohort: Cohort) -> Errors:
+    """As they are now: labels may come that are late."""
+    return Errors(cohort.errors.tolist(), cohort.predicted.sum(axis=0).tolist())
+
+
+class Ground(msgspec.Struct, frozen=True):
+    """What a cohort of both was judged by.
+
+    Attributes:
+        before: the family as it stood before (`FamilyState.plain`).
+        span: start and end, Unix time.
+    """
+
+    before: dict[str, Any]
+    champion: Errors
+    canary: Errors
+    span: tuple[int, int]
+    distance_ms: int
+    floor: float
+
+    def judged(self, family: FamilyState | None = None) -> FamilyVerdict:
+        """The verdict. Args: family: which it goes into; None = as it stood before."""
+        days = (self.span[1] - self.span[0]) * 1000 / DAY_MS
+        alpha = min(ALPHA, window_alpha(SHARES["performance"], days, self.distance_ms / DAY_MS))
+        family = FamilyState.from_plain(self.before) if family is None else family
+        return family.close(keys_of(self.champion, self.canary, self.floor), alpha)
+
+
 class Mistakes:
     """Canary and champion beside each other. Feed it each cohort that both were judged in, once, oldest first.
 
     Args:
         floor: a larger share of mistakes of at least this matters.
         distance_ms: at most one false alarm in such a time; a cohort's level is never above that of `apart`.
+
+    Attributes:
+        ground, verdict: of the last cohort. They are not kept across restarts.
     """
 
     def __init__(self, *, floor: float, distance_ms: int) -> None:
         self._floor, self._distance_ms = floor, distance_ms
+        self.ground: Ground | None = None
+        self.verdict: FamilyVerdict | None = None
         self._family = FamilyState()
         self._state: State = "unknown"
         self._from_s, self._until_s = -1, 0.0
@@ -57,12 +103,11 @@ class Mistakes:
         if span[0] <= self._from_s:
             return
         self._from_s = span[0]
-        span_s = span[1] - span[0]
-        days = span_s * 1000 / DAY_MS
-        alpha = min(ALPHA, window_alpha(SHARES["performance"], days, self._distance_ms / DAY_MS))
-        verdict = self._family.close(keys_of(champion, canary, self._floor), alpha)
-        self._state = verdict.state
-        self._until_s = now_s + HOLDS_COHORTS * span_s
+        arms = errors_of(champion), errors_of(canary)
+        self.ground = Ground(self._family.plain(), arms[0], arms[1], span, self._distance_ms, self._floor)
+        self.verdict = self.ground.judged(self._family)
+        self._state = self.verdict.state
+        self._until_s = now_s + HOLDS_COHORTS * (span[1] - span[0])
 
     def state(self, now_s: float) -> State:
         """Firing = the canary is wrong more often; unknown = nobody could tell, or not for long."""
@@ -79,23 +124,24 @@ class Mistakes:
         self._state, self._from_s, self._until_s = plain["state"], plain["from_s"], plain["until_s"]
 
 
-def keys_of(champion: Cohort, canary: Cohort, floor: float) -> list[Key]:
+def keys_of(champion: Errors, canary: Errors, floor: float) -> list[Key]:
     """What can be compared: nothing with too few labels. Effect: by how much the share of mistakes is larger."""
-    arms = [champion.errors, canary.errors]
+    arms = [np.array(one.errors, np.int64) for one in (champion, canary)]
     if min(int(errors.min()) for errors in arms) < 0:
         return []  # labels that are being replaced
     found = []
     for name, decision in (("negative_precision", 0), ("precision", 1)):
         ours, theirs = (errors[:, decision].astype(np.float64) for errors in arms)
         found += _key(name, ours, theirs, floor, 1.0)
-    weights = [_weights(champion), _weights(canary)]
+    predicted = (champion.predicted, canary.predicted)
+    weights = [_weights(*one) for one in zip(arms, predicted, strict=True)]
     ours, theirs = (np.tensordot(errors, weight, (1, 0)) for errors, weight in zip(arms, weights, strict=True))
     return found + _key("accuracy", ours, theirs, floor, float(np.max(weights)))
 
 
-def _weights(cohort: Cohort) -> Floats:
-    labels, predicted = cohort.errors.sum(axis=(0, 2)), cohort.predicted.sum(axis=0)
-    return np.array(class_weights(labels.tolist(), predicted.tolist()) if labels.any() else (1.0, 1.0))
+def _weights(errors: Counts, predicted: list[int]) -> Floats:
+    labels = errors.sum(axis=(0, 2))
+    return np.array(class_weights(labels.tolist(), predicted) if labels.any() else (1.0, 1.0))
 
 
 def _key(name: str, champion: Floats, canary: Floats, floor: float, most: float) -> list[Key]:

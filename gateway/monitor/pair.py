@@ -1,4 +1,4 @@
-"""Champion and canary beside each other, and what of their counts can be compared. Pure."""
+"""Champion and canary beside each other: rows in the canary's windows, latencies in windows of time, labels. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,15 +17,34 @@ from gateway.monitor.scorebins import score_counts
 OUTPUTS: Final = "outputs"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """A window of both.
+
+    Attributes:
+        before: what windows before it said.
+        pairs: rows of champion and canary in the bins of each feature, or of the score.
+    """
+
+    before: Apart
+    pairs: dict[str, tuple[Counts, Counts]]
+
+
 @dataclass(slots=True)
 class Pair:
-    """Champion and canary beside each other: rows in the canary's windows, latencies in windows of time, labels."""
+    """Both.
+
+    Attributes:
+        champion: rows of it since the canary's window began.
+        last: the last window by aspect. It is not kept across restarts.
+    """
 
     latency: Latencies
     mistakes: Mistakes
     champion: dict[str, Counts] = field(default_factory=dict)
     inputs: Apart = field(default_factory=Apart)
     outputs: Apart = field(default_factory=Apart)
+    last: dict[str, Beside] = field(default_factory=dict)
 
     def take(self, aspect: str, counts: Counts) -> None:
         """Add what the champion was asked or answered."""
@@ -37,12 +56,17 @@ class Pair:
         ours, self.champion = self.champion, {}
         pairs = {name: (ours[name], theirs) for name, theirs in canary.items() if name in ours}
         pairs = {name: pair for name, pair in pairs.items() if pair[0].shape == pair[1].shape}
-        inputs = [(a.tolist(), b.tolist()) for name, (a, b) in pairs.items() if name != OUTPUTS]
+        inputs = {name: pair for name, pair in pairs.items() if name != OUTPUTS}
         if OUTPUTS in pairs:
-            a, b = pairs[OUTPUTS]
-            self.outputs = self.outputs.close(a.tolist(), b.tolist())
+            self.last["outputs"] = Beside(self.outputs, {OUTPUTS: pairs[OUTPUTS]})
+            self.outputs = self.outputs.close_all([_lists(pairs[OUTPUTS])])
         if inputs:
-            self.inputs = self.inputs.close_all(inputs)
+            self.last["inputs"] = Beside(self.inputs, inputs)
+            self.inputs = self.inputs.close_all([_lists(pair) for pair in inputs.values()])
+
+
+def _lists(pair: tuple[Counts, Counts]) -> tuple[list[int], list[int]]:
+    return pair[0].tolist(), pair[1].tolist()
 
 
 def same_bins(one: Reference, other: Reference) -> bool | None:
@@ -56,7 +80,7 @@ def _bins_of(plan: CountPlan) -> CountPlan:
     return msgspec.structs.replace(plan, id="", score=score)
 
 
-def parts(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:
+def parts_of(reference: Reference, counts: Counts) -> Iterator[tuple[str, Counts]]:
     """What two variants can be compared in: the data bins of each feature, and the scores."""
     for feature, data, _ in feature_counts(reference.plan, counts):
         yield f"inputs {feature.name}", data

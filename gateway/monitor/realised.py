@@ -407,10 +407,15 @@ def reference_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performan
 
     Shape [group, decision, score bin, label], with SCORE_BINS bins.
     """
+    return counted_performance(in_label_bins(labels), min_rows)
+
+
+def counted_performance(labels: Counts, min_rows: int = MIN_ROWS) -> Performance:
+    """What came true by labels that are all there. Shape [..., decision, label bin, label]."""
     rows = int(labels.sum())
     if rows < max(1, min_rows):
         return Performance("realised", "insufficient", "few_labels", rows)
-    table = counted(in_label_bins(labels))
+    table = counted(labels)
     return Performance("realised", "ok", "", rows, metrics(table), standard_errors(table))
 
 

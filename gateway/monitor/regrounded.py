@@ -9,20 +9,30 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from gateway.monitor.apart import Apart, p_value
 from gateway.monitor.cbpe import Performance, estimate
 from gateway.monitor.comparing import Binned, compared, drift_key, quality_key
+from gateway.monitor.concept import Concept
 from gateway.monitor.confusion import METRICS
+from gateway.monitor.counting import Counts
 from gateway.monitor.engine import alpha_of
+from gateway.monitor.fairness import FairnessWatch, fairness, realised_fairness
 from gateway.monitor.families import FamilyState, FamilyVerdict, Key
-from gateway.monitor.grounds import told
+from gateway.monitor.grounds import SAID, told
+from gateway.monitor.latencies import Ground as LatencyGround
+from gateway.monitor.mistakes import Ground as MistakesGround
 from gateway.monitor.performance import Watch
-from gateway.monitor.plan import SCORE_BINS
+from gateway.monitor.plan import LABEL_BINS, SCORE_BINS
+from gateway.monitor.realised import Cohort, ErrorRun, counted_performance, performance
 from gateway.monitor.results import FamilyResult, Tested, WindowResult
-from gateway.monitor.telling import findings
+from gateway.monitor.telling import findings, of_budget, of_realised
+from gateway.monitor.watching import fairness_alpha
 from gateway.monitor.windows import dense
 
 MOST: Final = 10_000
 """Keys of a family: more there cannot be, and each takes room."""
+MOST_ERRORS: Final = 1_000_000
+"""Labels of a cohort that are put through ADWIN once more: some seconds."""
 _CALIBRATED: Final = ((0.0, 0.0), (1.0, 1.0))
 """Any: that there is one decides."""
 
@@ -74,8 +84,7 @@ def _family(ground: Mapping[str, Any], known: Mapping[str, Key], **more: Any) ->
 
 
 def _said(verdict: FamilyVerdict) -> dict[str, Any]:
-    names = ("state", "fired", "p_value", "alpha", "selected", "named")
-    return {name: getattr(verdict, name) for name in names}
+    return {name: getattr(verdict, name) for name in SAID}
 
 
 def _family_result(family: str, verdict: FamilyVerdict, keys: Sequence[Key]) -> FamilyResult:
@@ -126,9 +135,101 @@ def _estimate(ground: Mapping[str, Any], name: str) -> Performance:
     return estimate(rows, sums, calibration=calibration, outside=ground["outside"][name], min_rows=ground["min_rows"])
 
 
+def _realised(ground: Mapping[str, Any]) -> Found:
+    found = ground["found"]
+    parts = {name: msgspec.convert(found[name], Performance) for name in ("cohort", "reference")}
+    taken = ["performance is taken from the record, without the labels"]
+    if "labels" in ground:
+        cohort = Cohort.empty(1)
+        cohort.predicted[0], labels = ground["predicted"], ground["labels"]
+        cohort.labels[0] = _labels(labels["cohort"], 1)[0]
+        of_reference = counted_performance(_labels(labels["reference"], 1))
+        parts = {"cohort": performance(cohort, min_coverage=ground["min_coverage"]), "reference": of_reference}
+        taken = []
+    verdict = _watch(ground).close(parts["cohort"], parts["reference"])
+    again: dict[str, Any] = {**parts, "verdict": verdict}
+    if verdict.state == "firing":
+        again["told"] = told(of_realised(verdict, ground["version"], ground["variant"], *ground["span"]))
+    return again, taken
+
+
+def _labels(pairs: Any, groups: int) -> Counts:
+    return dense(pairs, groups * 4 * LABEL_BINS).reshape(groups, 2, LABEL_BINS, 2)
+
+
+# ---- groups, errors, speed ----
+
+
+def _groups_alpha(ground: Mapping[str, Any]) -> float:
+    return fairness_alpha(ground["span_ms"], ground["sharing"], ground["distance_ms"])
+
+
+def _fairness(ground: Mapping[str, Any]) -> Found:
+    decided = np.array(ground["decided"], np.int64)[:, :, None]
+    watch = FairnessWatch.from_plain({"family": ground["before"]}, ground["floor"])
+    fair = fairness(decided, ground["groups"], min_size=ground["min_size"])
+    return _said(watch.close(fair, _groups_alpha(ground))), []
+
+
+def _gaps(ground: Mapping[str, Any]) -> Found:
+    if "labels" not in ground:
+        return dict(ground["found"]), ["gaps of groups are taken from the record, without the labels"]
+    groups, size = ground["groups"], len(ground["predicted"])
+    cohort = Cohort.empty(min(size, MOST))
+    cohort.predicted[:], cohort.labels[:] = ground["predicted"], _labels(ground["labels"], size)
+    fair = realised_fairness(cohort, groups, min_coverage=ground["min_coverage"], min_size=ground["min_size"])
+    return _said(FairnessWatch.from_plain({"family": ground["before"]}).close(fair, _groups_alpha(ground))), []
+
+
+def _concept(ground: Mapping[str, Any]) -> Found:
+    if sum(ground["rows"]) > MOST_ERRORS:
+        taken = f"errors of decision {ground['decision']}: {MOST_ERRORS:,} at most are computed again"
+        return dict(ground["found"]), [taken]
+    concept = Concept()
+    concept.restore(ground["before"])
+    run = ErrorRun(0, ground["variant"], ground["decision"], tuple(ground["wrong"]), tuple(ground["rows"]))
+    concept.take(run, ground["floor"])
+    return {"state": "firing" if concept.text else "ok", "text": concept.text}, []
+
+
+def _budget(ground: Mapping[str, Any]) -> Found:
+    events = {window: (slow, every) for window, slow, every in ground["events"]}
+    found = of_budget(events, ground["objective"], ground["version"], ground["variant"], ground["now_s"])
+    return {"state": found.state, "severity": found.severity, "text": found.text}, []
+
+
+# ---- champion and canary beside each other ----
+
+
+def _apart(ground: Mapping[str, Any]) -> Found:
+    p_values = dict(ground["found"]["p_values"])
+    taken = len(p_values) - len(ground["pairs"])
+    p_values |= {one["name"]: p_value(one["champion"], one["canary"]) for one in ground["pairs"]}
+    after = Apart(tuple(ground["before"])).judged(list(p_values.values()), ground["alpha"])
+    found = {"p_values": p_values, "windows": after.windows, "state": after.state}
+    return found, [f"p-values of {taken:,} of {len(p_values):,} features are taken from the record"] if taken else []
+
+
+def _latency(ground: Mapping[str, Any]) -> Found:
+    found: dict[str, Any] = msgspec.to_builtins(msgspec.convert(dict(ground), LatencyGround).judged())
+    return found, ["sums over slots of ten seconds are taken from the record"]
+
+
+def _mistakes(ground: Mapping[str, Any]) -> Found:
+    return _said(msgspec.convert(dict(ground), MistakesGround).judged()), []
+
+
 _AGAIN: Final[Mapping[str, Callable[[Mapping[str, Any]], Found]]] = {
     "input": _drift,
     "prediction": _drift,
     "quality": _quality,
     "estimated": _estimated,
+    "realised": _realised,
+    "fairness": _fairness,
+    "gaps": _gaps,
+    "concept": _concept,
+    "budget": _budget,
+    "apart": _apart,
+    "latency": _latency,
+    "mistakes": _mistakes,
 }

@@ -1,8 +1,9 @@
 """What a closed window says, as findings: one for each signal, in the words of incidents and alerts. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from gateway.monitor.burnrate import Events, burning
 from gateway.monitor.performance import Verdict
 from gateway.monitor.results import FamilyResult, Tested, WindowResult
 from gateway.monitor.words import Finding, Severity, Signal, State
@@ -66,6 +67,43 @@ def _text(result: WindowResult, family: FamilyResult, named: Sequence[Tested]) -
     keys = ", ".join(f"{key.name} {unit} {key.effect:.3g} (floor {key.floor:g})" for key in named)
     p_value = f"p {family.p_value:.2g}, level {family.alpha:.2g}"
     return f"{keys + '; ' if keys else ''}{p_value}; {result.rows:,} rows against {result.reference_rows:,}"
+
+
+def of_budget(events: Mapping[int, Events], objective: float, version: str, variant: str, now_s: float) -> Finding:
+    """What answers say of the budget for slow ones. Args: events: as of `burnrate.burning`; variant: of the version."""
+    burns = burning(events, objective)
+    silent = not events[min(events)][1]
+    worst: Severity = "critical" if any(burn.rule.severity == "critical" for burn in burns) else "warning"
+    text = "; ".join(
+        f"burns its budget {burn.long_rate:.1f} times too fast over {burn.rule.long_s // 60} min" for burn in burns
+    )
+    return Finding(
+        signal="latency",
+        state="firing" if burns else "insufficient" if silent else "ok",
+        version=version,
+        variant=variant,
+        severity=worst,
+        text=text,
+        window_from_s=now_s - 3600,
+        window_to_s=now_s,
+    )
+
+
+def of_realised(verdict: Verdict, version: str, variant: str, start_s: int, end_s: int) -> Finding:
+    """What came true in a cohort. Args: its start and end, Unix time."""
+    words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
+    return Finding(
+        signal="performance_realised",
+        state=verdict.state,
+        version=version,
+        variant=variant,
+        severity=verdict.severity,
+        keys=verdict.firing,
+        level=max((drop.drop / drop.limit for drop in verdict.drops if drop.limit > 0), default=None),
+        text=f"by labels: {words}" if words else "",
+        window_from_s=float(start_s),
+        window_to_s=float(end_s),
+    )
 
 
 def _of_performance(result: WindowResult, verdict: Verdict, version: str) -> Finding:

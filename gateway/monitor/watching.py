@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.monitor.burnrate import burn_rate, burning
+from gateway.monitor.burnrate import burn_rate
 from gateway.monitor.bygroup import by_group
 from gateway.monitor.cbpe import Performance, scores_of
 from gateway.monitor.concept import Concept
@@ -19,7 +19,7 @@ from gateway.monitor.engine import Closed, Engine
 from gateway.monitor.fairness import LEAST_SHOWN, Fairness, FairnessWatch, exported, fairness, realised_fairness
 from gateway.monitor.families import FamilyVerdict, window_alpha
 from gateway.monitor.losses import LOOKS, Look, loss_of
-from gateway.monitor.performance import Verdict, Watch
+from gateway.monitor.performance import Watch
 from gateway.monitor.realised import (
     ERRORS_TOLD,
     JUDGED,
@@ -34,15 +34,16 @@ from gateway.monitor.realised import (
 from gateway.monitor.reference import Reference
 from gateway.monitor.settings import Spec
 from gateway.monitor.stages import Speed
-from gateway.monitor.telling import findings
+from gateway.monitor.telling import findings, of_budget, of_realised
 from gateway.monitor.windows import BLIND_AFTER, DAY_MS
-from gateway.monitor.words import NOT_KNOWN, Finding, Severity, Signal, State, worst_of
+from gateway.monitor.words import NOT_KNOWN, Finding, Signal, State, worst_of
 
 SPANS_OF_MATURITY: Final = 4
 """A cohort lasts a quarter of the time that labels take; 200 of them are kept, 50 times as long."""
 BLIND_SPANS: Final = 2
 """So many cohorts without enough labels, and what was said before holds no more: as for windows without rows."""
 LATENCY_EVERY_MS: Final = 60_000
+_GROUNDS: Final = ("budget", "realised", "fairness", "gaps", "concept")
 
 
 class Unfair(msgspec.Struct, frozen=True):
@@ -65,8 +66,9 @@ class Watching:
         judged: last matured performance by variant.
         since_ms: when it began to be watched; None = nobody has said yet.
         looks: last verdicts on it by variant, oldest first: as many as an alarm is made of.
-        last: last judged window by variant, with its counts, to be drawn: one for each series of the engine. It is not
-            kept across restarts.
+        last: last judged window by variant, with its counts, to be drawn: one for each series of the engine.
+        grounds: what other last words were made of, of each kind by variant (of concepts, by place), for
+            `gateway.monitor.grounds`. Neither is kept across restarts.
     """
 
     def __init__(self, version: str, reference: Reference, spec: Spec, champion: str = "", others: int = 0) -> None:
@@ -77,6 +79,7 @@ class Watching:
         self.cohorts = Cohorts(groups=groups, span_s=max(1, int(mature_s / SPANS_OF_MATURITY)))
         self.since_ms: int | None = None
         self.last: dict[str, Closed] = {}
+        self.grounds: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in _GROUNDS}
         self.fair: dict[str, Fairness] = {}
         self.gaps: dict[str, Fairness] = {}
         self.judged: dict[str, Judged] = {}
@@ -197,15 +200,17 @@ class Watching:
         fair = fairness(counts, plan.groups, sums=sums if trusted else None, min_size=groups.min_size)
         self.fair[result.variant] = fair
         watch = self._fairness.setdefault(result.variant, FairnessWatch(self.spec.floors.disparate_impact))
-        verdict = watch.close(fair, self._fairness_alpha(result.closed_ms - result.opened_ms))
+        span_ms = result.closed_ms - result.opened_ms
+        ground = {"before": watch.plain()["family"], "span_ms": span_ms, "sharing": self.engine.sharing}
+        verdict = watch.close(fair, self._fairness_alpha(span_ms))
+        self.grounds["fairness"][result.variant] = ground | {"verdict": verdict}
         self._unfair.setdefault(result.variant, {})["decisions"] = _unfair(verdict, fair)
         span = {"window_from_s": result.opened_ms / 1000, "window_to_s": result.closed_ms / 1000}
         return self._of_fairness(result.variant, span)
 
     def _fairness_alpha(self, span_ms: int) -> float:
-        """Level of a window or a cohort: decisions and labels of all series share the distance that fairness has."""
-        distance = self.spec.false_alarms.at_most_one_per_ms / DAY_MS
-        return window_alpha(0.5 / self.engine.sharing, max(1, span_ms) / DAY_MS, distance)
+        """Level of a window or a cohort."""
+        return fairness_alpha(span_ms, self.engine.sharing, self.spec.false_alarms.at_most_one_per_ms)
 
     def _of_fairness(self, variant: str, span: Mapping[str, Any]) -> Finding:
         """What decisions and labels say together: the worse of the two.
@@ -237,22 +242,13 @@ class Watching:
         variant = judged.variant
         self.judged[variant] = judged
         watch = self._realised.setdefault(variant, Watch("realised", self.spec.floors.performance_drop))
+        before = watch.plain()
         verdict = watch.close(judged.performance, self.realised_reference())
         if not verdict.reason:
             look = Look(verdict, judged.performance.rows, float(judged.start_s), float(end_s))
             self.looks[variant] = [*self.looks.get(variant, ()), look][-LOOKS:]
-        words = "; ".join(f"{d.metric} {d.reference:.4f} -> {d.value:.4f}" for d in verdict.drops if d.hit)
-        return Finding(
-            signal="performance_realised",
-            state=verdict.state,
-            version=self.version,
-            variant=variant,
-            severity=verdict.severity,
-            keys=verdict.firing,
-            level=_worst_drop(verdict),
-            text=f"by labels: {words}" if words else "",
-            **_span(judged.start_s, end_s),
-        )
+        self.grounds["realised"][variant] = {"before": before, "judged": judged, "end_s": end_s, "verdict": verdict}
+        return of_realised(verdict, self.version, variant, judged.start_s, end_s)
 
     def _of_gaps(self, judged: Judged, cohort: Cohort, end_s: int) -> Finding:
         """Whether the groups of a cohort are told apart by what came true of them."""
@@ -262,7 +258,10 @@ class Watching:
             cohort, plan.groups, min_coverage=self.spec.labels.min_coverage, min_size=groups.min_size
         )
         watch = self._gaps.setdefault(variant, FairnessWatch())
-        verdict = watch.close(fair, self._fairness_alpha((end_s - judged.start_s) * 1000))
+        span_ms = (end_s - judged.start_s) * 1000
+        ground = {"before": watch.plain()["family"], "span_ms": span_ms, "sharing": self.engine.sharing}
+        verdict = watch.close(fair, self._fairness_alpha(span_ms))
+        self.grounds["gaps"][variant] = ground | {"verdict": verdict, "start_s": judged.start_s}
         self._unfair.setdefault(variant, {})["labels"] = _apart(verdict, fair)
         return self._of_fairness(variant, _span(judged.start_s, end_s))
 
@@ -286,8 +285,11 @@ class Watching:
         """One finding for each cohort of a variant: the worse of its decisions. Args: runs, by cohort."""
         for (start_s, variant), both in groupby(runs, key=lambda run: (run.start_s, run.variant)):
             for run in both:
-                concept = self._concepts.setdefault(_place_of(variant, run.decision), Concept())
+                place = _place_of(variant, run.decision)
+                concept = self._concepts.setdefault(place, Concept())
+                before = concept.plain()
                 concept.take(run, self.spec.floors.performance_drop)
+                self.grounds["concept"][place] = {"before": before, "run": run, "text": concept.text}
             found = self._of_concepts(variant, start_s, end(start_s))
             # The classes of a cohort may be covered one after the other: it is one clean window all the same.
             if found.state == "firing" or start_s > self._concepts_told.get(variant, -1):
@@ -319,22 +321,8 @@ class Watching:
             return None
         self._told_latency_ms[variant] = now_ms
         events = speed.windows(now_ms / 1000)
-        burns = burning(events, latency.objective)
-        silent = not events[min(events)][1]
-        worst: Severity = "critical" if any(burn.rule.severity == "critical" for burn in burns) else "warning"
-        text = "; ".join(
-            f"burns its budget {burn.long_rate:.1f} times too fast over {burn.rule.long_s // 60} min" for burn in burns
-        )
-        return Finding(
-            signal="latency",
-            state="firing" if burns else "insufficient" if silent else "ok",
-            version=self.version,
-            variant=variant,
-            severity=worst,
-            text=text,
-            window_from_s=now_ms / 1000 - 3600,
-            window_to_s=now_ms / 1000,
-        )
+        self.grounds["budget"][variant] = {"objective": latency.objective, "events": events, "now_s": now_ms / 1000}
+        return of_budget(events, latency.objective, self.version, variant, now_ms / 1000)
 
     def burn_rates(self, variant: str, now_ms: int) -> dict[int, float]:
         """Per window in seconds, how fast the budget burns; empty without an objective."""
@@ -360,15 +348,18 @@ class Watching:
         """These variants have no windows any more; what labels say of them goes with their last cohort."""
         for variant in gone:
             self.engine.forget(variant)
-            for windows in (self.last, self.fair, self._fairness, self.speeds, self._told_latency_ms):
+            grounds = self.grounds["budget"], self.grounds["fairness"]
+            for windows in (self.last, self.fair, self._fairness, self.speeds, self._told_latency_ms, *grounds):
                 windows.pop(variant, None)
             self._unfair.get(variant, {}).pop("decisions", None)
         for variant in gone - self.cohorts.variants:
-            for labels in (self.judged, self.looks, self._realised, self.gaps, self._gaps, self._unfair):
+            grounds = self.grounds["realised"], self.grounds["gaps"]
+            for labels in (self.judged, self.looks, self._realised, self.gaps, self._gaps, self._unfair, *grounds):
                 labels.pop(variant, None)
             self._concepts_told.pop(variant, None)
         for place in [place for place in self._concepts if _variant_of(place) in gone - self.cohorts.variants]:
             del self._concepts[place]
+            self.grounds["concept"].pop(place, None)
 
     # ---- across restarts ----
 
@@ -449,6 +440,11 @@ class Watching:
         return [] if gaps is None else exported(gaps)
 
 
+def fairness_alpha(span_ms: int, sharing: int, distance_ms: int) -> float:
+    """Level of a window or a cohort: decisions and labels of all series share the distance that fairness has."""
+    return window_alpha(0.5 / sharing, max(1, span_ms) / DAY_MS, distance_ms / DAY_MS)
+
+
 def _span(start_s: int, end_s: int) -> dict[str, Any]:
     return {"window_from_s": float(start_s), "window_to_s": float(end_s)}
 
@@ -461,10 +457,6 @@ def _place_of(variant: str, decision: int) -> str:
 def _variant_of(place: str) -> str:
     """Of a place of `Watching._concepts`."""
     return place.rpartition("/")[0]
-
-
-def _worst_drop(verdict: Verdict) -> float | None:
-    return max((drop.drop / drop.limit for drop in verdict.drops if drop.limit > 0), default=None)
 
 
 def _unfair(verdict: FamilyVerdict, fair: Fairness) -> Unfair:

@@ -138,10 +138,10 @@ class Node:
 class World:
     """The day. Args: step_s: between two rounds of the monitors, which are a second apart in a gateway."""
 
-    def __init__(self, folder: Path, step_s: int) -> None:
+    def __init__(self, folder: Path, step_s: int, store: Memory | None = None) -> None:
         self.step_s = step_s
         self.now_s = BEGIN_S
-        self.store = Memory()
+        self.store = store or Memory()
         self.kept: dict[str, Any] = {}
         self.snapshot: Any = None
         self.source_problem = ""

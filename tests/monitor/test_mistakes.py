@@ -9,7 +9,7 @@ import pytest
 
 from gateway.monitor.book import ModelMonitor, Outcome, Roles
 from gateway.monitor.families import simes
-from gateway.monitor.mistakes import Mistakes, keys_of
+from gateway.monitor.mistakes import Mistakes, errors_of, keys_of
 from gateway.monitor.realised import Labelled
 from gateway.monitor.reference import Binding
 from gateway.monitor.settings import Actions
@@ -34,7 +34,7 @@ DAY_MS = 86_400_000
 def test_arms_that_are_alike_differ_no_more_often_than_their_level(world: Any) -> None:
     """A/A, 600 cohorts at 2 %: within the binomial's upper 99.9 %."""
     rng, level, rounds = np.random.default_rng(4), 0.02, 600
-    found = [keys_of(*cohorts(rng, **world), 0.0) for _ in range(rounds)]
+    found = [keys_of(*map(errors_of, cohorts(rng, **world)), 0.0) for _ in range(rounds)]
     hits = sum(simes([key.p_value for key in keys]) <= level for keys in found)
     assert all(found)
     assert hits <= rounds * level + 3.1 * (rounds * level * (1 - level)) ** 0.5
@@ -63,7 +63,7 @@ def test_a_canary_that_is_wrong_three_times_as_often_is_found_in_its_second_coho
 
 def test_few_labels_or_a_difference_under_the_floor_say_nothing() -> None:
     rng = np.random.default_rng(4)
-    assert keys_of(*cohorts(rng, rows=200), 0.02) == []
+    assert keys_of(*map(errors_of, cohorts(rng, rows=200)), 0.02) == []
     mistakes = Mistakes(floor=0.5, distance_ms=30 * DAY_MS)
     for hour in range(4):
         mistakes.close(*cohorts(rng, times=3.0), (hour * 3_600, (hour + 1) * 3_600), 0.0)
