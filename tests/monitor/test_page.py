@@ -231,7 +231,8 @@ def test_a_reference_of_another_time_is_what_the_bars_show() -> None:
     held = held_of(plan, [(ROWS_OF, 0.0)])
     watching = held.monitor.versions["1"]
     closed = watching.last["-"]
-    watching.last["-"] = replace(closed, compared=counts(plan, 1_000, shift=0.5))
+    before = closed.reference.with_counts(counts(plan, 1_000, shift=0.5), "previous")
+    watching.last["-"] = replace(closed, reference=before)
     _, shown = page(held)
     (one,) = drawn(held, shown)["1", "-"]["features"]
     assert one["bars"][0]["reference"] == pytest.approx(0.6, abs=0.01)

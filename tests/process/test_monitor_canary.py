@@ -129,6 +129,13 @@ def test_the_monitor_rolls_back_where_its_owner_allowed_that(tmp_path: Path) -> 
         assert leased["actor"] == "auto:monitor"
         status, whole = tree.get(f"/admin/v1/audit/{leased['id']}", admin=True)
         assert status == 200, whole
+        tree.until("it is written", lambda: [line for line in audit(tree) if line["what"] == "incident opened"])
+        for line in (leased, *(line for line in audit(tree) if line["what"] == "incident opened")):
+            status, body = tree.call("POST", f"/admin/v1/audit/replay/{line['id']}", {}, admin=True)
+            replayed = json.loads(body)
+            assert (status, replayed["text"]) == (200, "same verdict"), replayed
+            exact = {one["what"]: one["recomputed"] for one in replayed["checks"]}
+            assert exact["prediction_drift of canary: state"] == "firing"
         tree.until("it is over", lambda: seen(tree)["incidents"])
         (incident,) = seen(tree)["incidents"]
         assert incident["id"] in whole.decode(), "what it is based on"
