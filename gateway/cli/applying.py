@@ -120,7 +120,7 @@ def folder_of(admin: str | None) -> dict[str, Any]:
 
 
 def print_folder(folder: dict[str, Any], kind: str, told: Iterable[str]) -> None:
-    """What is wrong with the folder, and with files that may be of a kind.
+    """What is wrong with the folder, and with files that may be of a kind, and what is most likely a slip in them.
 
     Args:
         told: names whose problem has been printed.
@@ -130,3 +130,5 @@ def print_folder(folder: dict[str, Any], kind: str, told: Iterable[str]) -> None
     for file in folder["files"]:
         if file["problem"] and file["kind"] in (kind, "") and file["name"] not in told:
             print(f"{file['file']}: {file['problem']}")
+        for warning in file["warnings"] if file["kind"] == kind else ():
+            print(f"{file['file']}: warning: {warning}")

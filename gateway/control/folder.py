@@ -68,6 +68,7 @@ class Known:
         tried: the text was given to its keeper.
         again_s: when a text that was refused may be tried again; None = when it changes.
         unreadable, wrong, refused: what is wrong with the file, with what it says, with putting it in force.
+        warnings: what is most likely a slip in what is in force; None = nobody has looked yet.
         told: what was logged last.
     """
 
@@ -80,6 +81,7 @@ class Known:
     unreadable: str = ""
     wrong: str = ""
     refused: str = ""
+    warnings: list[str] | None = None
     told: str = ""
 
     @property
@@ -242,6 +244,8 @@ class DocumentFolder:
         for file in todo.apply:
             await self._apply(file)
         for file, one in self.known.items():
+            if one.tried and one.warnings is None and not one.problem:
+                await self._warn(file, one)
             if one.problem and one.problem != one.told:
                 _log.error("policy_file_refused", extra={"facts": {"file": file, "reason": one.problem[:2000]}})
             one.told = one.problem
@@ -264,7 +268,13 @@ class DocumentFolder:
     def shown(self) -> dict[str, Any]:
         """The folder for people and programs."""
         files = [
-            {"file": file, "kind": one.place[0], "name": one.place[1], "problem": one.problem}
+            {
+                "file": file,
+                "kind": one.place[0],
+                "name": one.place[1],
+                "problem": one.problem,
+                "warnings": one.warnings or [],
+            }
             for file, one in sorted(self.known.items())
         ]
         return {"problem": self.away, "files": files}
@@ -316,6 +326,7 @@ class DocumentFolder:
                 return  # at the next look
             read = keeper.read(seen.text)
         one.digest, one.read, one.place, one.again_s, one.refused = digest, read, (kind, read.name), None, ""
+        one.warnings = None
         one.tried = self._applied.get(file) == digest and self._owners().get(one.place) == f"file:{file}"
 
     async def _apply(self, file: str) -> None:
@@ -337,6 +348,15 @@ class DocumentFolder:
         if changed:
             facts = {"file": file, keeper.noun: name, "generation": generation}
             _log.info(f"{keeper.noun}_applied", extra={"facts": facts})
+
+    async def _warn(self, file: str, one: Known) -> None:
+        """Once for each text, and again after a start."""
+        keeper = self._keeper(one.place[0])
+        if keeper is None or one.read is None:
+            return
+        one.warnings = await keeper.warnings_of(one.read.document)
+        if one.warnings:
+            _log.warning(f"{keeper.noun}_file_warns", extra={"facts": {"file": file, "warnings": one.warnings}})
 
     async def _orphan(self, place: Place, owner: str) -> None:
         """The file is gone: the document stays, and belongs to nobody."""

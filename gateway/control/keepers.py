@@ -1,12 +1,13 @@
 """Who keeps documents of one kind in the store, as the watched folder needs it; and who keeps policies."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from gateway.control.documents import Kept
 from gateway.control.policies import Policies
-from gateway.control.reading import Read, read_policy
+from gateway.control.reading import Read, name_in, read_policy
 from gateway.control.resets import ResetNeeded
 from gateway.store.base import Stale
 from runtimes.errors import Conflict
@@ -41,6 +42,9 @@ class Keeper(Protocol):
             ServingError: why it is refused.
         """
 
+    async def warnings_of(self, document: object) -> list[str]:
+        """What is most likely a slip in a document that is in force."""
+
     async def orphan(self, name: str, owner: str) -> bool:
         """The owner is gone: the document stays, and belongs to nobody. False = somebody has just written it.
 
@@ -50,12 +54,17 @@ class Keeper(Protocol):
 
 
 class PolicyKeeper:
-    """Keeps policies."""
+    """Keeps policies.
+
+    Args:
+        warned: what is most likely a slip in a policy that is in force.
+    """
 
     noun = "policy"
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: Policies, warned: Callable[[Kept], Awaitable[list[str]]]) -> None:
         self._policies = policies
+        self._warned = warned
 
     @property
     def loaded(self) -> bool:
@@ -78,6 +87,11 @@ class PolicyKeeper:
         except ResetNeeded as error:
             raise Conflict(error.in_file) from error
         return kept.record.generation, changed
+
+    async def warnings_of(self, document: object) -> list[str]:
+        """As the answer to an apply has them."""
+        kept = self._policies.kept.get(name_in(document))
+        return await self._warned(kept) if kept is not None else []
 
     async def orphan(self, name: str, owner: str) -> bool:
         """Take the owner away; what a rollout does to the policy goes on."""

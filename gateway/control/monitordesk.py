@@ -1,5 +1,6 @@
 """What people and files do to monitors: apply and remove documents, approve retraining. Every change is audited."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -98,6 +99,10 @@ class MonitorDesk:
         except Stale as error:
             raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
         return record, True
+
+    async def warnings_of(self, document: object) -> list[str]:
+        """The same, in a thread."""
+        return await asyncio.to_thread(self.warnings, document)
 
     def warnings(self, document: object) -> list[str]:
         """What will not work on this node as things are; reads files. A secret may come later, so it is no error."""

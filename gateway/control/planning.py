@@ -116,6 +116,12 @@ async def _pinned(policy: TrafficPolicy, policies: Policies) -> tuple[dict[str, 
     return found, problems
 
 
+async def in_force_warnings(kept: Kept, policies: Policies, service: Service) -> list[str]:
+    """The same of a policy that is in force."""
+    digest = next(pin.digest for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
+    return await warnings(kept.policy, policies, service, digest)
+
+
 async def warnings(policy: TrafficPolicy, policies: Policies, service: Service, digest: str) -> list[str]:
     """What is most likely a slip in a policy, whatever is in force.
 

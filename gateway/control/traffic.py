@@ -25,6 +25,7 @@ from gateway.control.latency import StableLatency, shown_quantiles
 from gateway.control.messages import Status
 from gateway.control.outcomes import OutcomeCounts
 from gateway.control.pinning import Pinning
+from gateway.control.planning import in_force_warnings
 from gateway.control.policies import Policies
 from gateway.control.policyfacts import TrafficFacts, counted, facts_of
 from gateway.control.rates import TICK_S, RequestRates
@@ -87,7 +88,8 @@ class Traffic:
         service.policies = self.policies
         self._totals = totals
         self._rates, self._outcomes = RequestRates(totals), OutcomeCounts()
-        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: None}
+        warned = partial(in_force_warnings, policies=self.policies, service=service)
+        keepers = {POLICY: PolicyKeeper(self.policies, warned), MONITOR: None}
         self.folder = (
             DocumentFolder(folder, keepers, data_dir, in_thread=service.in_thread) if folder is not None else None
         )

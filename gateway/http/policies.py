@@ -16,7 +16,7 @@ from gateway.control.documents import Kept, Seen, StalePolicy, killed_in
 from gateway.control.exposure import described
 from gateway.control.folder import POLICY
 from gateway.control.messages import VariantPin
-from gateway.control.planning import difference, plan, warnings
+from gateway.control.planning import difference, in_force_warnings, plan
 from gateway.control.reading import name_in
 from gateway.control.record import PolicyRecord
 from gateway.control.rollouts import Rollouts
@@ -100,8 +100,7 @@ class PolicyEndpoints:
             )
         except StalePolicy as error:
             return self._stale(request, document, error)
-        digest = next(pin.digest for pin in kept.record.variants if pin.variant == kept.policy.spec.stable)
-        told = await warnings(kept.policy, self._policies, self._service, digest)
+        told = await in_force_warnings(kept, self._policies, self._service)
         return self._view(name, 200, {"changed": changed, "warnings": told, **await self._acted(name)})
 
     def _stale(self, request: Request, document: object, error: StalePolicy) -> Reply:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from gateway.control.documents import Kept
 from gateway.control.folder import AGAIN_S, FILE_BYTES, MONITOR, MOST_FILES, POLICY, DocumentFolder, scan
 from gateway.control.keepers import PolicyKeeper
+from gateway.control.plans import past_freezes
 from gateway.control.policies import Policies
 from gateway.store.sqlite import open_sqlite
 from runtimes.errors import Conflict
@@ -62,8 +64,11 @@ class Desk:
         async def here(work: Callable[..., Any], *args: object) -> Any:
             return work(*args)
 
-        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: None}
+        keepers = {POLICY: PolicyKeeper(self.policies, self.warned), MONITOR: None}
         return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
+
+    async def warned(self, kept: Kept) -> list[str]:
+        return past_freezes(kept.policy, self.policies.now_ms())
 
     def write(self, file: str, content: str) -> None:
         temporary = self.place / "next"
@@ -348,3 +353,29 @@ def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
         (tmp_path / f"more-{number:05}.yaml").touch()
     with pytest.raises(OSError, match="more than 2,000 files"):
         scan(tmp_path)
+
+
+FROZEN = """\
+  rollout:
+    to: canary
+    steps: [{setWeight: 1000, hold: {minUnits: 500}}, {setWeight: 10000}]
+    window: {freeze: [{from: "1969-12-30T00:00:00Z", until: "1969-12-31T00:00:00Z"}]}
+"""
+
+
+def test_what_is_most_likely_a_slip_is_told_of_a_file_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(desk: Desk) -> None:
+        desk.write("m.yaml", text(canary=0).replace(", canary: 0", "") + FROZEN)
+        await desk.settle()
+        (shown,) = desk.folder.shown()["files"]
+        assert (shown["problem"], ["was over at" in one for one in shown["warnings"]]) == ("", [True])
+        await desk.settle()
+        assert [one.message for one in caplog.records].count("policy_file_warns") == 1
+        desk.folder = desk.fresh()
+        await desk.settle()
+        assert desk.folder.shown()["files"] == [shown], "also after a start"
+        desk.write("m.yaml", text())
+        await desk.settle()
+        assert desk.folder.shown()["files"][0]["warnings"] == []
+
+    play(tmp_path, story)

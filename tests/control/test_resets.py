@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.control.documents import Kept
 from gateway.control.experimentbook import Experiments
 from gateway.control.experiments import Live
 from gateway.control.keepers import PolicyKeeper
@@ -70,6 +71,10 @@ class Node:
 
     async def last_audit(self) -> dict[str, Any]:
         return dict((await self.store.audit_read("fraud")).records[-1].record)
+
+
+async def no_warnings(kept: Kept) -> list[str]:
+    return []
 
 
 def story(tmp_path: Path, tell: Callable[[Node], Awaitable[None]], rewards: int = 3) -> None:
@@ -238,7 +243,7 @@ def test_a_node_that_was_away_when_the_policy_was_deleted_notices_it(tmp_path: P
 
 def test_a_file_of_the_folder_ends_it_first(tmp_path: Path) -> None:
     async def tell(node: Node) -> None:
-        keeper, owner = PolicyKeeper(node.policies), "file:a.yaml"
+        keeper, owner = PolicyKeeper(node.policies, no_warnings), "file:a.yaml"
         await keeper.put(document(), owner)
         with pytest.raises(Conflict, match="end it first, by a document without") as refused:
             await keeper.put(SALTED, owner)

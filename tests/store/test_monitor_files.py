@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.control.counts import Totals
-from gateway.control.documents import StalePolicy
+from gateway.control.documents import Kept, StalePolicy
 from gateway.control.folder import AGAIN_S, MONITOR, POLICY, DocumentFolder
 from gateway.control.keepers import PolicyKeeper
 from gateway.control.monitordesk import MonitorDesk
@@ -43,6 +43,10 @@ spec:
 
 def text(name: str = "m", rows: int = 1000) -> str:
     return TEXT.replace("NAME", name).replace("1000", str(rows))
+
+
+async def no_warnings(kept: Kept) -> list[str]:
+    return []
 
 
 class Shelf:
@@ -97,7 +101,7 @@ class Node:
         async def here(work: Callable[..., Any], *args: object) -> Any:
             return work(*args)
 
-        keepers = {POLICY: PolicyKeeper(self.policies), MONITOR: self.desk}
+        keepers = {POLICY: PolicyKeeper(self.policies, no_warnings), MONITOR: self.desk}
         return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
 
     def write(self, file: str, content: str) -> None:
