@@ -20,11 +20,13 @@ from gateway.meter import Meter
 from gateway.served import Codec, ServedVersion
 from gateway.shadowfields import (
     ARGMAX,
+    CLASSES,
     COMPARED,
     DISAGREED,
     DROPPED,
     FAILED,
     FIELDS,
+    MATRIX,
     MICRO,
     ROWS,
     SHIFT,
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
     from gateway.samples import Sampler
 
 Floats = npt.NDArray[np.float64]
+Wholes = npt.NDArray[np.int64]
 _SHARE: Final = 0.2
 """Of the loop's time, for all executions of shadows on this worker."""
 _TIME_S: Final = 5
 _BURST_NS: Final = 50_000_000
+_NONE: Final = np.zeros(0, np.int64)
 _log: Final = logging.getLogger(__name__)
 
 
@@ -71,6 +75,7 @@ class Difference:
 
     Attributes:
         shifts: the score's, of each row.
+        classes: rows by CLASSES x the class that was answered + the shadow's; [] = the outputs have no classes.
         where: of each row, whether it is outside what was asked.
     """
 
@@ -80,6 +85,7 @@ class Difference:
     topk: int
     shifts: Array
     where: Array
+    classes: Array
 
     @property
     def disagrees(self) -> bool:
@@ -105,9 +111,10 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
     tolerance = np.zeros(rows, bool)
     topk = np.zeros(rows, bool)
     shifts = np.zeros(rows)
+    classes: Array = _NONE
     if not all(map(_alike, theirs, ours)) or len(theirs) != len(ours):
         every = np.ones(rows, bool)
-        return Difference(rows, rows * wanted.argmax, rows, rows if wanted.topk else 0, shifts, every)
+        return Difference(rows, rows * wanted.argmax, rows, rows if wanted.topk else 0, shifts, every, classes)
     for index, (b, a) in enumerate(zip(ours, theirs, strict=True)):
         if a.dtype == object or a.dtype.kind == "b":
             tolerance |= _unequal(a, b, rows)
@@ -115,15 +122,39 @@ def compare(theirs: Sequence[Array], ours: Sequence[Array], signature: Signature
         x, y = _numbers(a, signature, index, rows), _numbers(b, signature, index, rows)
         if wanted.atol is not None or wanted.rtol is not None:
             tolerance |= ~_close(x, y, wanted).all(axis=1)
+        largest = _classes(x), _classes(y)
         if wanted.argmax and x.shape[1] > 1:
-            argmax |= x.argmax(axis=1) != y.argmax(axis=1)
+            argmax |= largest[0] != largest[1]
+        if not classes.size and largest[0] is not None and largest[1] is not None:
+            classes = _matrix(largest[1], largest[0])
         if 0 < wanted.topk < x.shape[1]:
             topk |= _other_top(_floats(x), _floats(y), wanted.topk)
         if index == 0 and x.shape[1]:
             with np.errstate(invalid="ignore"):
                 shifts = np.nan_to_num(_floats(x[:, -1]) - _floats(y[:, -1]), nan=0.0, posinf=1.0, neginf=-1.0)
     where = argmax | tolerance | topk
-    return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts, where)
+    return Difference(rows, int(argmax.sum()), int(tolerance.sum()), int(topk.sum()), shifts, where, classes)
+
+
+def _classes(values: Array) -> Array | None:
+    """The class of each row: where its largest value stands, or a whole number that stands alone; None = neither."""
+    if values.shape[1] > 1:
+        largest: Array = values.argmax(axis=1)
+        return largest
+    return values[:, 0] if values.shape[1] == 1 and values.dtype.kind in "iu" else None
+
+
+def _matrix(answered: Array, shadows: Array) -> Array:
+    places = CLASSES * _few(answered) + _few(shadows)
+    found: Array = np.bincount(places, minlength=CLASSES**2)
+    return found
+
+
+def _few(classes: Array) -> Wholes:
+    """All from the last one on, and negative ones, are one class."""
+    last = CLASSES - 1
+    found: Wholes = np.where(np.isin(classes, range(last)), classes, last).astype(np.int64)
+    return found
 
 
 def _alike(a: Array, b: Array) -> bool:
@@ -309,6 +340,8 @@ class Shadow(ServedVersion):
         counts[SHIFT_SQUARED] += int((clipped**2).sum() * MICRO)
         for place in np.rint((clipped + 1) * (SHIFT_BINS // 2)).astype(int).tolist():
             counts[SHIFTS + place] += 1
+        for place, rows in enumerate(found.classes.tolist()):
+            counts[MATRIX + place] += rows
 
     def failed(self, exchange: Exchange, error: ServingError) -> None:
         """A copy failed: counted, and nobody hears of it. Its execution took time like any other."""

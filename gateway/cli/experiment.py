@@ -105,6 +105,7 @@ def _print_models(found: dict[str, Any]) -> None:
         SHADOW_COLUMNS,
         arm_tables,
         arms_of,
+        matrices_of,
         shadows_of,
     )
 
@@ -114,6 +115,8 @@ def _print_models(found: dict[str, Any]) -> None:
         print(f"  no shadow report: {model['shadow_missing']}")
     else:
         print_table("in the shadow", SHADOW_COLUMNS, shadows_of(model))
+        for title, classes, counts in matrices_of(model["shadow"]["variants"]):
+            print_table(title, classes, counts)
         print(f"  more: tidegate shadow report {found['name']}; where: tidegate shadow samples {found['name']}")
     if model["arms"] is None:
         print(f"  no word of a monitor: {model['arms_missing']}")
@@ -174,7 +177,7 @@ def shadow_report(name: Name, admin: AdminUrl = None, as_json: Json = False) -> 
 
 
 def _print_shadow(one: dict[str, Any]) -> None:
-    from gateway.control.experimentpage import number, percent
+    from gateway.control.experimentpage import matrices_of, number, percent
 
     surely = one["disagreement"]
     limits = f"{percent(surely['low'])} to {percent(surely['high'])}" if surely else None
@@ -192,6 +195,8 @@ def _print_shadow(one: dict[str, Any]) -> None:
         ("dropped", one["dropped"]),
     ]
     print_table(f"variant {one['variant']}", ["what", "value"], rows)
+    for title, columns, counts in matrices_of([one]):
+        print_table(title, columns, counts)
     most = max((bin["rows"] for bin in one["shift_histogram"]), default=0)
     if most:
         bars = [

@@ -299,6 +299,9 @@ def _shadow(name: str, model: Mapping[str, Any]) -> Iterable[str]:
         yield f'<p class="soft">{escape(model["shadow_missing"])}</p>'
         return
     yield table(SHADOW_COLUMNS, shadows_of(model), wraps=True)
+    for title, columns, rows in matrices_of(model["shadow"]["variants"]):
+        yield f"<h3>{escape(title)}</h3>"
+        yield table(columns, rows)
     yield "<h3>How far the score shifted in the shadow</h3>"
     yield shifts(model["shadow"]["variants"])
     yield f'<p class="soft small">where they differ: <code>tidegate shadow samples {escape(name)}</code></p>'
@@ -320,6 +323,19 @@ def shadows_of(model: Mapping[str, Any]) -> Iterable[list[str]]:
             *kinds,
             shift,
         ]
+
+
+def matrices_of(variants: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of each variant's matrix of classes; without those of which no row was."""
+    for one in variants:
+        matrix = one["agreement_matrix"]
+        if matrix is None:
+            continue
+        counts = matrix["rows"]
+        used = [at for at, row in enumerate(counts) if any(row) or any(other[at] for other in counts)]
+        names = [matrix["classes"][at] for at in used]
+        rows = [[f"answered {matrix['classes'][at]}", *(f"{counts[at][to]:,}" for to in used)] for at in used]
+        yield f"rows by class: answered, and of {one['variant']}", ["", *(f"{name}, shadow" for name in names)], rows
 
 
 def arms_of(model: Mapping[str, Any]) -> Iterable[list[str]]:

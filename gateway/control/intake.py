@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.control.record import REVISIONS_TOLD, NodeReport
+from gateway.shadowfields import whole
 
 MOST_WORKERS: Final = 1_000
 """Starts of workers whose place in the ring is remembered per node; the oldest are forgotten."""
@@ -73,7 +74,10 @@ class Intake:
             if any(added):
                 found.counts[revision, stratum, variant] = added
         for revision, variant, totals in report.shadow:
-            added = _added(kept["shadow"], f"{revision}|{variant}", totals) if revision >= floor else ()
+            key = f"{revision}|{variant}"
+            if key in kept["shadow"]:
+                kept["shadow"][key] = whole(kept["shadow"][key])
+            added = _added(kept["shadow"], key, tuple(whole(totals))) if revision >= floor else ()
             if any(added):
                 found.shadow[revision, variant] = added
 

@@ -17,7 +17,7 @@ from gateway.control.shift import METRIC as OUTPUT_SHIFT
 from gateway.control.shift import Shift
 from gateway.control.signals import COMPUTE_TIME, Sign
 from gateway.control.units import MOST_LISTED, Bitmap, Sampled, distinct, shrink
-from gateway.shadowfields import FAILED, pairs
+from gateway.shadowfields import FAILED, pairs, whole
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
 from gateway.tally import (
     BAD,
@@ -109,7 +109,7 @@ class Judge:
         self.sampled = Sampled(usable["sampled"] if usable else None)
         self.seen = Bitmap(usable["seen"] if usable else "")
         self.first_seen: dict[str, int] = dict(usable["first_seen"]) if usable else {}
-        self.shadow: dict[str, list[int]] = dict(usable["shadow"]) if usable else {}
+        self.shadow: dict[str, list[int]] = {k: whole(v) for k, v in usable["shadow"].items()} if usable else {}
         self.tripped: list[str] = list(usable["tripped"]) if usable else []
         self.shadow_tripped: dict[str, list[int]] = dict(usable["shadow_tripped"]) if usable else {}
         self.missed = int(usable["missed"]) if usable else 0

@@ -8,11 +8,13 @@ from gateway.control.traffic import Traffic
 from gateway.counters import CounterPage
 from gateway.shadowfields import (
     ARGMAX,
+    CLASSES,
     COMPARED,
     DISAGREED,
     DROPPED,
     FAILED,
     FIELDS,
+    MATRIX,
     MICRO,
     ROWS,
     SHIFT,
@@ -22,6 +24,7 @@ from gateway.shadowfields import (
     TOLERANCE,
     TOPK,
     pairs,
+    whole,
 )
 from router.evidence.sequences import bernoulli_interval
 
@@ -37,7 +40,7 @@ def shadow_report(name: str, traffic: Traffic) -> dict[str, Any]:
     kept = traffic.policies.get(name)
     judge = kept.record.evidence.get("judge")
     if judge and judge["shadow"]:
-        counts, scope = {variant: list(values) for variant, values in judge["shadow"].items()}, "rollout"
+        counts, scope = {variant: whole(values) for variant, values in judge["shadow"].items()}, "rollout"
     else:
         living, finals = traffic.pages()
         counts, scope = _of_pages(name, [finals, *living.values()]), "node"
@@ -91,4 +94,13 @@ def compared(variant: str, counts: Sequence[int]) -> dict[str, Any]:
         "shift_histogram": [
             {"at": round((at - middle) / middle, 2), "rows": counts[SHIFTS + at]} for at in range(SHIFT_BINS)
         ],
+        "agreement_matrix": _matrix(counts[MATRIX:]),
     }
+
+
+def _matrix(counts: Sequence[int]) -> dict[str, Any] | None:
+    """Rows by the class that was answered (rows) and the shadow's (columns); None = the outputs have no classes."""
+    if not any(counts):
+        return None
+    rows = [list(counts[at * CLASSES : (at + 1) * CLASSES]) for at in range(CLASSES)]
+    return {"classes": [*map(str, range(CLASSES - 1)), "others"], "rows": rows}

@@ -28,6 +28,7 @@ from gateway.http.body import object_of, text_of
 from gateway.http.preconditions import generation_seen
 from gateway.http.reply import Reply, json_reply, request_id_of
 from gateway.shadowfields import FIELDS as SHADOW_FIELDS
+from gateway.shadowfields import whole
 from gateway.tally import FIELDS
 from router.policy import parse
 from router.rollout.machine import STORE_AWAY
@@ -277,7 +278,7 @@ def _shadow_counts(record: PolicyRecord) -> dict[str, dict[str, int]]:
     """Variant -> how its unseen answers compared with those that were given, so far in this rollout."""
     judge = record.evidence.get("judge") or {}
     found = judge.get("shadow", {}).items()
-    return {variant: dict(zip(SHADOW_FIELDS, counts, strict=True)) for variant, counts in found}
+    return {variant: dict(zip(SHADOW_FIELDS, whole(counts), strict=True)) for variant, counts in found}
 
 
 def _check_successor(kept: Kept, version: int | None) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.monitor.comparing import compared, input_keys, prediction_keys, quality_keys
+from gateway.monitor.comparing import Binned, compared, input_keys, prediction_keys, quality_keys
 from gateway.monitor.counting import Counter, Counts, empty
 from gateway.monitor.plan import QUALITY, ROWS, SCORE_BINS, CountPlan, ScorePlan
 from gateway.monitor.reference import Reference
@@ -146,7 +146,7 @@ def test_what_varies_more_than_chance_has_larger_p_values_by_pearson_too() -> No
     before = np.full(plan.bins, 500)
     now = np.arange(plan.bins) * 6 + 40
     none = np.zeros(len(QUALITY), np.int64)
-    once, tenfold = (compared("x", before, now, none, plan, phi) for phi in (1.0, 10.0))
+    once, tenfold = (compared(Binned("x", before, now, none, tuple(plan.edges), phi)) for phi in (1.0, 10.0))
     assert once.chi_square == tenfold.chi_square
     assert once.chi_square_p is not None
     assert tenfold.chi_square_p is not None

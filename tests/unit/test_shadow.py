@@ -51,6 +51,28 @@ def test_infinite_and_missing_numbers() -> None:
     assert (found.tolerance, np.isfinite(found.shifts).all()) == (1, True)
 
 
+def classed(found: list[Array], given: list[Array], datatype: str = "FP32") -> list[int]:
+    return compare(found, given, signature(datatype), Comparison(argmax=False)).classes.tolist()
+
+
+def test_rows_are_counted_by_the_class_that_was_answered_and_the_shadows() -> None:
+    ours = rows([0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.9, 0.1, 0.0])
+    theirs = rows([0.1, 0.7, 0.2], [0.4, 0.45, 0.15], [0.35, 0.2, 0.45], [0.9, 0.1, 0.0])
+    matrix = np.reshape(classed(theirs, ours), (4, 4))
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_whole_numbers_that_stand_alone_are_classes_and_many_of_them_one() -> None:
+    ours, theirs = np.array([[0], [1], [7], [-1]]), np.array([[1], [1], [2], [3]])
+    matrix = np.reshape(classed([theirs], [ours], "INT64"), (4, 4))
+    assert matrix.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]
+
+
+def test_a_score_alone_has_no_class() -> None:
+    assert classed(rows([0.2], [0.9]), rows([0.2], [0.8])) == []
+    assert classed(rows([0.2, 0.1]), rows([0.2])) == [], "other shapes"
+
+
 WHOLE = [
     (np.int64, [2**60], [2**60 + 1], 0.0, 1),
     (np.int64, [2**60], [2**60 + 1], 1.0, 0),
