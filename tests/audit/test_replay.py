@@ -12,6 +12,7 @@ from gateway.control.intake import Delta
 from gateway.control.judge import Judge
 from gateway.control.replay import replay
 from gateway.control.steps import fitting
+from gateway.shadowfields import whole
 from gateway.store import records
 from gateway.store.base import AuditRecord, Limits
 from gateway.tally import BAD, FIELDS, NOTE_BAD, NOTE_SEEN, OK, ROUTED
@@ -47,7 +48,7 @@ def judge(*, sticky: bool, canary_bad: float, stable_bad: float, ticks: int = 60
             delta.notes.append(((NOTE_BAD if bad else 0) | NOTE_SEEN, revision, 0, index, rng.getrandbits(63)))
         for name, numbers in counts.items():
             delta.counts[revision, "", name] = tuple(numbers)
-        delta.shadow[revision, "canary"] = (20, *[0] * 10)
+        delta.shadow[revision, "canary"] = tuple(whole([20]))
         found.take(delta, WEIGHTS)
         found.verdicts(weight)
     return found
@@ -366,7 +367,7 @@ def test_a_judge_goes_on_from_its_state():
 def test_failures_in_the_shadow_count_in_records_since_they_do() -> None:
     """Records of before say what was decided then."""
     found = judge(sticky=True, canary_bad=0.0, stable_bad=0.0)
-    found.take(Delta(shadow={(2, "canary"): (900, 0, 900, *[0] * 8)}), WEIGHTS)
+    found.take(Delta(shadow={(2, "canary"): tuple(whole([900, 0, 900]))}), WEIGHTS)
     record = told(found, "abort", "auto:guardrail:shadow_disagreement")
     assert record["marks"]["shadow_disagreement"]["state"] == "tripped"
     assert replay(linked(record), None).text == "same verdict"
