@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.control.deleted import Deleted
 from gateway.control.documents import (
     Kept,
     Seen,
@@ -37,15 +38,15 @@ from gateway.control.pending import carried_over, holding, with_pending
 from gateway.control.policycache import PolicyCache, Remembered
 from gateway.control.record import KIND, PolicyRecord, decode_record, encode
 from gateway.control.resets import ExperimentData, Reset, ResetNeeded, check_ended, no_data, reset_of, same_experiment
-from gateway.control.restoring import deleted_at, document_of, is_lost, put_back, rejoined, was_deleted
+from gateway.control.restoring import document_of, is_lost, put_back, rejoined, was_deleted
 from gateway.control.secretkeys import SECRETS, Secrets, from_store
 from gateway.control.showing import viewed
-from gateway.control.states import state_of
+from gateway.control.states import needed, state_of
 from gateway.control.succession import Applied, next_record, said_again
 from gateway.store.base import Document, Lease, Stale, Store, StoreAway
 from router.document import PolicyError
 from router.policy import TrafficPolicy, parse
-from router.rollout.status import ACTIVE, RolloutStatus, wanted
+from router.rollout.status import ACTIVE, RolloutStatus
 from runtimes.errors import Conflict, InvalidInput, ServingError
 
 AGAIN_S: Final = 0.5
@@ -100,7 +101,7 @@ class Policies:
         self._changed = changed
         self._random_bytes = random_bytes
         self._numbers: dict[str, int] = {}
-        self._deleted: dict[str, tuple[int, int]] = {}
+        self._deleted = Deleted()
         self._zeroed_here: frozenset[str] = frozenset()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -113,14 +114,17 @@ class Policies:
         """
         known = self._cache.read()
         self.life = known.life
+        self._deleted.recall(known.deleted)
         try:
             self.life = await self.store.life()
             await self._load_secrets((known.signing, known.unit_key))
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
-            for name, (revision, body) in known.records.items():
+            replaced = self.life > known.life  # somebody restored a backup
+            gone = {name: (0, body) for name, body in known.deleted.items() if replaced and name in self.kept}
+            for name, (revision, body) in (gone | known.records).items():
                 with suppress(msgspec.DecodeError):
-                    await self._compare(name, revision, decode_record(body), replaced=self.life > known.life)
+                    await self._compare(name, revision, decode_record(body), replaced=replaced)
             self.away = ""
         except ServingError as error:
             self.away = error.message
@@ -133,7 +137,7 @@ class Policies:
         """What this node knew when it ended, with what the store has. Args: replaced: somebody restored a backup."""
         kept = self.kept.get(name)
         if kept is None and replaced:
-            self._deleted[name] = record.revision, record.generation
+            self._deleted.add(name, record)
         elif kept is not None and not replaced:
             self.kept[name] = carried_over(kept, record)
         elif (document := await rejoined(self.store, name, kept, revision, record)) is not None:
@@ -233,7 +237,7 @@ class Policies:
         """
         self._changed()
         records = {name: (kept.revision, encode(kept.record)) for name, kept in self.kept.items()}
-        await self._cache.write(Remembered(self.signing, records, self.unit_key, self.life))
+        await self._cache.write(Remembered(self.signing, records, self.unit_key, self.life, self._deleted.kept()))
 
     def _recall(self) -> None:
         """Start from what this node knew last."""
@@ -272,10 +276,7 @@ class Policies:
 
     def digests(self) -> set[str]:
         """Digests that must stay in the cache: variants, and what a rollback may need."""
-        found = {pin.digest for kept in self.kept.values() for pin in kept.record.variants}
-        for kept in self.kept.values():
-            found |= wanted(kept.record.status)
-        return found
+        return {digest for kept in self.kept.values() for digest in needed(kept.record)}
 
     def get(self, name: str) -> Kept:
         """A policy. Raises UnknownPolicy."""
@@ -346,9 +347,8 @@ class Policies:
                 dropped = await self.drops(kept, policy, [pin.digest for pin in pins])
                 if dropped is not None and dropped.running and not reset:
                     raise ResetNeeded(dropped)
-                if kept is None and name not in self._deleted:
-                    self._deleted[name] = await deleted_at(self.store, name)
-                by, gone = Applied(actor, owner, self.now_ms()), self._deleted.get(name, (0, 0))
+                gone = await self._deleted.numbers(self.store, name) if kept is None else (0, 0)
+                by = Applied(actor, owner, self.now_ms())
                 record = next_record(kept, policy, document, pins, gone, by)
                 audit = {"actor": actor, "what": what, "reason": reason, **change_of(kept, record)}
                 if dropped is not None:
@@ -423,10 +423,10 @@ class Policies:
         await self._in_force()
 
     def _forget(self, name: str) -> None:
-        """It was deleted. Another one of this name goes on from its numbers: workers and callers have seen those."""
+        """It was deleted."""
         kept = self.kept.pop(name, None)
         if kept is not None:
-            self._deleted[name] = kept.record.revision, kept.record.generation
+            self._deleted.add(name, kept.record)
 
     async def kill(self, name: str, variant: str, killed: bool, *, actor: str, reason: str) -> Kept:
         """Take a variant out at once, whatever the document says, or let it back in. Also where a file owns the policy.

@@ -23,12 +23,14 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
         records: name -> revision in the store, and the record as JSON.
         unit_key: keys the hashes of units, see `gateway.unitkeys`.
         life: of the store that this was learned from, see `Store.life`.
+        deleted: name -> what is kept of a policy that was deleted.
     """
 
     signing: tuple[SigningKey, ...] = ()
     records: dict[str, tuple[int, bytes]] = {}
     unit_key: bytes = b""
     life: int = 0
+    deleted: dict[str, bytes] = {}
 
 
 class PolicyCache:

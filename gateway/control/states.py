@@ -2,8 +2,10 @@
 
 from gateway.control.documents import Kept, killed_in, noted
 from gateway.control.messages import PolicyState
+from gateway.control.record import PolicyRecord
 from gateway.control.thresholds import limits_by_size
 from router import slots as tables
+from router.rollout.status import wanted
 
 
 def state_of(name: str, number: int, kept: Kept, *, zeroed_here: bool) -> PolicyState:
@@ -32,3 +34,8 @@ def state_of(name: str, number: int, kept: Kept, *, zeroed_here: bool) -> Policy
         run_ns=limits_by_size(kept),
         wait_ns=record.wait_ns,
     )
+
+
+def needed(record: PolicyRecord) -> set[str]:
+    """Digests of its variants, and what a rollback may need."""
+    return {pin.digest for pin in record.variants} | wanted(record.status)

@@ -56,6 +56,51 @@ def test_a_backup_that_was_restored_is_not_undone_by_who_knew_more(tmp_path: Pat
     asyncio.run(story())
 
 
+def test_a_policy_that_was_deleted_since_the_backup_comes_back_under_new_numbers(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        await one.store.backup(tmp_path / "then")
+        await applied(one, one.kept["m"])
+        await killed(one, one.kept["m"])
+        last = one.kept["m"].record
+        await one.delete("m", actor="ada", force=True)
+        await one.store.close()
+
+        # It is remembered through a start, too.
+        two = await opened(tmp_path / "one.db", tmp_path)
+        assert "m" not in two.kept
+        await replaced(two, tmp_path)
+        await two.store.close()
+
+        again = await opened(tmp_path / "one.db", tmp_path)
+        record = again.kept["m"].record
+        assert (record.document, record.killed) == (DOCUMENT, ("canary",))
+        assert (record.revision, record.generation) == (last.revision + 1, last.generation + 1)
+        await again.store.close()
+
+    asyncio.run(story())
+
+
+def test_a_name_that_a_restored_backup_lacks_keeps_its_numbers_through_a_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.store.backup(tmp_path / "then")
+        await one.apply(DOCUMENT, actor="ada")
+        await replaced(one, tmp_path)
+        await one.store.close()
+        again = await opened(tmp_path / "one.db", tmp_path)
+        assert "m" not in again.kept
+        await again.apply(NAMED, actor="ada")
+        await again.store.close()
+        last = await opened(tmp_path / "one.db", tmp_path)
+        kept, _ = await last.apply(DOCUMENT, actor="ada")
+        assert (kept.record.revision, kept.record.generation) == (2, 2)
+        await last.store.close()
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("harm", "holds"),
     [
