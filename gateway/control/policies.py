@@ -69,6 +69,7 @@ class Policies:
         taken: told of every record that comes in force here: (name, record, policy).
         away: why the store does not answer; "" = it does.
         life: of the store that this node knows, see `Store.life`.
+        restored: somebody has restored a backup since this node ended.
         experiment_data: gives what there is of a model name's experiment; may raise StoreAway.
         told: called with each audit record that was written, its name, and the revision stored with it, or its number.
     """
@@ -87,7 +88,7 @@ class Policies:
         self.kept: dict[str, Kept] = {}
         self.loaded = False
         self.away = ""
-        self.life = 0
+        self.life, self.restored = 0, False
         self.signing: tuple[SigningKey, ...] = ()
         self.unit_key = b""
         self.cleared: tuple[str, ...] = ()
@@ -120,7 +121,7 @@ class Policies:
             await self._load_secrets((known.signing, known.unit_key))
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
-            replaced = self.life > known.life  # somebody restored a backup
+            self.restored = replaced = self.life > known.life
             gone = {name: (0, body) for name, body in known.deleted.items() if replaced and name in self.kept}
             for name, (revision, body) in (gone | known.records).items():
                 with suppress(msgspec.DecodeError):
@@ -190,6 +191,8 @@ class Policies:
             await self._put_back(before, document)
         elif document is None or (known is not None and known.revision >= document.revision):
             return  # what this node has written itself
+        elif known is None and await self.store.life() > self.life:
+            return  # of a restored backup: the next process takes it, beside what this one knew
         else:
             self._take(name, document.revision, document.body)
         await self._in_force()

@@ -71,6 +71,8 @@ def test_a_policy_that_was_deleted_since_the_backup_comes_back_under_new_numbers
         two = await opened(tmp_path / "one.db", tmp_path)
         assert "m" not in two.kept
         await replaced(two, tmp_path)
+        await two.reload("m")
+        await two.apply(NAMED, actor="ada")
         await two.store.close()
 
         again = await opened(tmp_path / "one.db", tmp_path)
