@@ -66,6 +66,7 @@ class Known:
         read: None while it cannot be read, has not stopped changing since it came, or is not known yet who keeps it.
         place: of the document that it is; "" for a kind that nobody keeps, or a name that it does not say.
         tried: the text was given to its keeper.
+        doubted: before somebody restored a backup, which may not know of it.
         again_s: when a text that was refused may be tried again; None = when it changes.
         unreadable, wrong, refused: what is wrong with the file, with what it says, with putting it in force.
         warnings: what is most likely a slip in what is in force; None = nobody has looked yet.
@@ -77,6 +78,7 @@ class Known:
     read: Read[Any] | None = None
     place: Place = ("", "")
     tried: bool = False
+    doubted: bool = False
     again_s: float | None = None
     unreadable: str = ""
     wrong: str = ""
@@ -193,6 +195,7 @@ class DocumentFolder:
     Args:
         state_dir: where it is remembered which text of a file was applied.
         in_thread: runs blocking work.
+        restored: whether somebody has restored a backup into the store since this node began before.
 
     Attributes:
         keepers: by kind; None = there will be one, and its files wait.
@@ -207,6 +210,7 @@ class DocumentFolder:
         state_dir: Path,
         *,
         in_thread: InThread,
+        restored: Callable[[], bool],
         now_s: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -215,6 +219,7 @@ class DocumentFolder:
         self.known: dict[str, Known] = {}
         self.away = ""
         self._in_thread = in_thread
+        self._restored = restored
         self._now_s = now_s
         self._wall_ns = wall_ns
         self._looked = False
@@ -236,6 +241,9 @@ class DocumentFolder:
             return
         self._tell_away("")
         self._take(found)
+        for file, one in self.known.items():
+            if one.doubted:
+                await self._ask_trail(file, one)
         todo = decide(self.known, self._owners(), self._applied, self._now_s())
         for file, one in self.known.items():
             one.wrong = todo.problems.get(file, "")
@@ -328,6 +336,18 @@ class DocumentFolder:
         one.digest, one.read, one.place, one.again_s, one.refused = digest, read, (kind, read.name), None, ""
         one.warnings = None
         one.tried = self._applied.get(file) == digest and self._owners().get(one.place) == f"file:{file}"
+        one.doubted = one.tried and self._restored()
+
+    async def _ask_trail(self, file: str, one: Known) -> None:
+        """Whether what is in the store now knows of the text: what was rolled back since is not applied again."""
+        keeper = self._keeper(one.place[0])
+        if keeper is None or one.read is None:
+            return
+        try:
+            one.tried = await keeper.applied(one.place[1], f"file:{file}") == one.read.document
+        except ServingError:
+            return  # at the next look
+        one.doubted = False
 
     async def _apply(self, file: str) -> None:
         one = self.known[file]

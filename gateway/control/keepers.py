@@ -8,7 +8,9 @@ import msgspec
 from gateway.control.documents import Kept
 from gateway.control.policies import Policies
 from gateway.control.reading import Read, name_in, read_policy
+from gateway.control.record import KIND
 from gateway.control.resets import ResetNeeded
+from gateway.control.restoring import applied_last
 from gateway.store.base import Stale
 from runtimes.errors import Conflict
 
@@ -40,6 +42,13 @@ class Keeper(Protocol):
 
         Raises:
             ServingError: why it is refused.
+        """
+
+    async def applied(self, name: str, owner: str) -> object:
+        """The document that an owner put in force last, as the audit trail says; None = it says of none.
+
+        Raises:
+            StoreAway
         """
 
     async def warnings_of(self, document: object) -> list[str]:
@@ -87,6 +96,10 @@ class PolicyKeeper:
         except ResetNeeded as error:
             raise Conflict(error.in_file) from error
         return kept.record.generation, changed
+
+    async def applied(self, name: str, owner: str) -> object:
+        """As the trail says."""
+        return await applied_last(self._policies.store, KIND, name, owner)
 
     async def warnings_of(self, document: object) -> list[str]:
         """As the answer to an apply has them."""

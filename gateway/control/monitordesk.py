@@ -15,7 +15,7 @@ from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.policies import Policies
 from gateway.control.reading import Read
-from gateway.control.restoring import generation_written
+from gateway.control.restoring import applied_last, generation_written
 from gateway.monitor import retrain, retraincalls
 from gateway.monitor.alertmanager import url_of
 from gateway.monitor.book import ModelMonitor
@@ -189,6 +189,10 @@ class MonitorDesk:
         """Apply an owner's document."""
         record, changed = await self.apply(document, actor=owner, owner=owner, reason=APPLIED)
         return record.generation, changed
+
+    async def applied(self, name: str, owner: str) -> object:
+        """As the trail says."""
+        return await applied_last(self._store, KIND, name, owner)
 
     async def orphan(self, name: str, owner: str) -> bool:
         """Take the owner away; the settings stay."""

@@ -56,6 +56,19 @@ async def generation_written(store: Store, kind: str, name: str) -> int:
             return 0
 
 
+async def applied_last(store: Store, kind: str, name: str, actor: str) -> object:
+    """The document that an actor put in force last, as the trail says; None = it says of none. Raises StoreAway."""
+    cursor: str | None = None
+    while True:
+        where = {"kind": kind, "what": "apply", "actor": actor}
+        page = await store.audit_read(name, after=cursor, newest=True, limit=1, where=where)
+        for record in page.records:
+            return record.record.get("document")
+        cursor = page.cursor
+        if cursor is None:
+            return None
+
+
 async def document_of(store: Store, name: str, generation: int, *, deleted: bool) -> dict[str, Any]:
     """An earlier document, from the audit trail. Raises Conflict: it is not there; StoreAway.
 

@@ -91,7 +91,11 @@ class Traffic:
         warned = partial(in_force_warnings, policies=self.policies, service=service)
         keepers = {POLICY: PolicyKeeper(self.policies, warned), MONITOR: None}
         self.folder = (
-            DocumentFolder(folder, keepers, data_dir, in_thread=service.in_thread) if folder is not None else None
+            DocumentFolder(
+                folder, keepers, data_dir, in_thread=service.in_thread, restored=lambda: self.policies.restored
+            )
+            if folder is not None
+            else None
         )
         self.policies.told = self._told
         self.auditor = Auditor(self.policies)

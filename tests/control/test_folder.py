@@ -65,7 +65,14 @@ class Desk:
             return work(*args)
 
         keepers = {POLICY: PolicyKeeper(self.policies, self.warned), MONITOR: None}
-        return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
+        return DocumentFolder(
+            self.place / "folder",
+            keepers,
+            self.place,
+            in_thread=here,
+            restored=lambda: self.policies.restored,
+            now_s=lambda: self.now_s,
+        )
 
     async def warned(self, kept: Kept) -> list[str]:
         return past_freezes(kept.policy, self.policies.now_ms())
@@ -92,6 +99,14 @@ class Desk:
 
     def problems(self) -> dict[str, str]:
         return {one["file"]: one["problem"] for one in self.folder.shown()["files"] if one["problem"]}
+
+    async def restore(self, backup: Path) -> None:
+        """As control begins anew after a backup was restored."""
+        store = self.policies.store
+        await store.restore(backup, aside=backup.with_suffix(".aside"))
+        self.policies = Policies(store, self.shelf, self.place, now_ms=lambda: 1, changed=lambda: None)
+        await self.policies.open()
+        self.folder = self.fresh()
 
 
 @asynccontextmanager
@@ -270,6 +285,38 @@ def test_a_folder_that_cannot_be_read_removes_nothing(tmp_path: Path, caplog: py
         (tmp_path / "elsewhere").rename(tmp_path / "folder")
         await desk.settle()
         assert desk.folder.refused == 0
+
+    play(tmp_path, story)
+
+
+def test_a_file_that_a_restored_backup_does_not_know_is_applied_again(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        desk.write("a.yaml", text())
+        desk.write("n.yaml", text("n"))
+        await desk.settle()
+        await desk.policies.store.backup(tmp_path / "then")
+        desk.write("a.yaml", text(canary=2000))
+        await desk.settle()
+        await desk.restore(tmp_path / "then")
+        assert desk.policies.kept["m"].policy.counts() == [9000, 1000]
+        await desk.settle()
+        assert desk.policies.kept["m"].policy.counts() == [8000, 2000]
+        assert desk.generation("n") == 1, "the backup knows of it"
+
+    play(tmp_path, story)
+
+
+def test_a_rollback_that_a_restored_backup_knows_stays_one(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        desk.write("a.yaml", text())
+        await desk.settle()
+        desk.write("a.yaml", text(canary=2000))
+        await desk.settle()
+        await desk.policies.rollback("m", None, actor="ada", reason="too many")
+        await desk.policies.store.backup(tmp_path / "then")
+        await desk.restore(tmp_path / "then")
+        await desk.settle()
+        assert desk.policies.kept["m"].policy.counts() == [9000, 1000]
 
     play(tmp_path, story)
 

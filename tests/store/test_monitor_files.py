@@ -102,7 +102,14 @@ class Node:
             return work(*args)
 
         keepers = {POLICY: PolicyKeeper(self.policies, no_warnings), MONITOR: self.desk}
-        return DocumentFolder(self.place / "folder", keepers, self.place, in_thread=here, now_s=lambda: self.now_s)
+        return DocumentFolder(
+            self.place / "folder",
+            keepers,
+            self.place,
+            in_thread=here,
+            restored=lambda: self.policies.restored,
+            now_s=lambda: self.now_s,
+        )
 
     def write(self, file: str, content: str) -> None:
         temporary = self.place / "next"
