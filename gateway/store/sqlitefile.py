@@ -15,10 +15,13 @@ def made_ready(path: Path, beside: Path) -> Iterator[sqlite3.Connection]:
     """A backup with the present schema, in a file beside the store's that goes afterwards.
 
     Raises:
-        StoreUnusable: there is none, or it is not sound.
+        StoreUnusable: there is none, it is not sound, or it is the file of a store in use.
     """
     if not path.is_file():
         raise StoreUnusable("there is no such backup")
+    # It is read alone, and what was written last would be missing. A backup has no such file.
+    if path.with_name(f"{path.name}-wal").exists():
+        raise StoreUnusable("the file belongs to a store that is in use, or ended at once: `store backup` makes a copy")
     part = beside.with_name(f".{beside.name}.{os.getpid()}.restored")
     part.unlink(missing_ok=True)  # of a process with our number that died
     try:

@@ -292,6 +292,20 @@ def test_a_migration_that_fails_changes_nothing(place: SqlitePlace) -> None:
     assert len(place.path.read_bytes()) == len(before)
 
 
+def test_the_file_of_a_store_in_use_is_no_backup(place: SqlitePlace) -> None:
+    """What was written last is not in it yet: the store would lose that."""
+
+    async def work() -> None:
+        async with opened(place) as store:
+            await store.put("policy", "a", b"1", expected=0)
+            with pytest.raises(StoreUnusable, match="store backup"):
+                await store.restore(place.path, aside=place.path.with_name("aside"))
+            assert await store.get("policy", "a") is not None
+            assert not place.path.with_name("aside").exists()
+
+    run(work())
+
+
 def test_an_older_backup_is_restored_and_migrated(place: SqlitePlace) -> None:
     backup = place.path.with_name("backup")
     version_0(backup)
