@@ -36,7 +36,7 @@ def shown(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     return "a list" if isinstance(value, list) else type(value).__name__
 
 

@@ -58,7 +58,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"split": {"stable": "90%", "canary": "11%"}}, "spec.split: the sum is 101 %, expected 100 %"),
     ({"split": {"stable": "99%"}}, "spec.split: the sum is 99 %, expected 100 %"),
     ({"split": {"stable": 0, "canary": 0}}, "spec.split: the sum is 0 slots, expected 10,000"),
-    ({"split": {}}, "spec.split: expected a mapping of variants to shares, got a mapping"),
+    ({"split": {}}, "spec.split: expected a mapping of variants to shares, got an empty mapping"),
     (
         {"split": {"stable": 9_000, "canary": "10%"}},
         "spec.split: some shares are slots and some percent; write all in one of the two",
