@@ -67,6 +67,7 @@ def restore(
         return
     print(f"{found['restored']} is restored; what was there before is in {found['aside']} on the server's machine")
     print("every node takes it over within seconds; requests are answered meanwhile")
+    print("whether its audit trail is whole: tidegate store check")
 
 
 def _fill(path: str, data_dir: str | None, store: str | None, config: str | None, as_json: bool) -> None:

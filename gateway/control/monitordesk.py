@@ -15,7 +15,7 @@ from gateway.control.monitorheld import MonitorRecord
 from gateway.control.monitors import KIND, Monitors
 from gateway.control.policies import Policies
 from gateway.control.reading import Read
-from gateway.control.restoring import applied_last, generation_written
+from gateway.control.restoring import applied_last, generation_written, generations_replaced
 from gateway.monitor import retrain, retraincalls
 from gateway.monitor.alertmanager import url_of
 from gateway.monitor.book import ModelMonitor
@@ -81,6 +81,7 @@ class MonitorDesk:
         assert isinstance(document, dict), "it was read"
         # An ETag is never given twice: who saw a document that was deleted has not seen this one.
         last = before.generation if before is not None else await generation_written(self._store, KIND, name)
+        last = max(last, (await generations_replaced(self._store)).get(name, 0))
         record = MonitorRecord(
             document=document, generation=last + 1, applied_by=actor, applied_ms=self._now_ms(), owner=owner
         )
@@ -99,6 +100,15 @@ class MonitorDesk:
         except Stale as error:
             raise StalePolicy(f"the monitor {name!r} was changed meanwhile; look again", {}) from error
         return record, True
+
+    async def generations(self) -> dict[str, int]:
+        """The highest of each name that was ever given, as far as the store knows. Raises StoreAway."""
+        found = await generations_replaced(self._store)
+        for document in await self._store.list(KIND):
+            record = _record(document)
+            if record is not None:
+                found[document.name] = max(record.generation, found.get(document.name, 0))
+        return found
 
     async def warnings_of(self, document: object) -> list[str]:
         """The same, in a thread."""

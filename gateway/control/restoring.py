@@ -43,6 +43,20 @@ async def deleted_at(store: Store, name: str) -> tuple[int, int]:
             return 0, 0
 
 
+async def generations_replaced(store: Store) -> dict[str, int]:
+    """By name the highest generation of Monitor documents that restores have replaced. Raises StoreAway."""
+    found: dict[str, int] = {}
+    cursor: str | None = None
+    while True:
+        page = await store.audit_read("store", after=cursor, where={"what": "restore store"})
+        for record in page.records:
+            for name, generation in record.record.get("generations", {}).items():
+                found[name] = max(generation, found.get(name, 0))
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
 async def generation_written(store: Store, kind: str, name: str) -> int:
     """The newest generation that the trail names of a document; 0 = none. Raises StoreAway."""
     cursor: str | None = None

@@ -15,6 +15,7 @@ from gateway.control.traffic import Traffic
 from gateway.http.access import actor_of
 from gateway.http.body import object_of
 from gateway.http.reply import Reply, json_reply
+from gateway.store.base import StoreUnusable
 from runtimes.errors import Conflict, InvalidInput
 
 _log: Final = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class StoreEndpoints:
     """
 
     def __init__(self, traffic: Traffic, most: int, facts: Mapping[str, Any]) -> None:
+        self._traffic = traffic
         self._store = traffic.store
         self._facts = facts
         self._restoring: asyncio.Task[None] | None = None
@@ -74,9 +76,15 @@ class StoreEndpoints:
         return json_reply({"restored": str(path), "aside": str(aside)})
 
     async def _restore(self, path: Path, aside: Path, actor: str, reason: str) -> None:
-        await self._store.restore(path, aside=aside)
+        monitoring = self._traffic.monitoring
+        given = await monitoring.desk.generations() if monitoring is not None else {}
+        try:
+            await self._store.restore(path, aside=aside)
+        except StoreUnusable as error:
+            raise InvalidInput(f"path: nothing was restored: {error.message}") from error
         audit = {"actor": actor, "what": "restore store", "reason": reason, "backup": str(path), "aside": str(aside)}
-        await self._store.audit_append("store", audit)
+        # An ETag is not given twice: policies are known to their nodes, documents of monitors to the store alone.
+        await self._store.audit_append("store", {**audit, "generations": given})
         _log.warning("store_replaced", extra={"facts": audit})
 
     def _restored(self, task: "asyncio.Task[None]") -> None:

@@ -181,6 +181,27 @@ def document(rows: int) -> dict[str, Any]:
     return {"apiVersion": "tidegate/v1", "kind": "Monitor", "metadata": {"name": "m"}, "spec": spec}
 
 
+def test_who_saw_a_document_that_a_restore_took_away_has_not_seen_the_one_after(
+    place: Place, node: Callable[..., Node], tmp_path: Path
+) -> None:
+    async def story(store: Store) -> None:
+        desk = node(store).desk
+        await desk.apply(document(500), actor="ann", generation=0)
+        await store.backup(tmp_path / "backup")
+        seen, _ = await desk.apply(document(900), actor="ann", generation=1)
+        # As the admin port restores.
+        for number in range(2):
+            given = await desk.generations()
+            await store.restore(tmp_path / "backup", aside=tmp_path / f"aside-{number}")
+            await store.audit_append("store", {"what": "restore store", "actor": "ann", "generations": given})
+        with pytest.raises(StalePolicy):
+            await desk.apply(document(610), actor="bob", generation=seen.generation)
+        record, _ = await desk.apply(document(610), actor="bob", generation=1)
+        assert record.generation == seen.generation + 1
+
+    play(place, story)
+
+
 def test_who_saw_a_document_that_was_deleted_has_not_seen_the_one_after(
     place: Place, node: Callable[..., Node]
 ) -> None:
