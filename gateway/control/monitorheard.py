@@ -10,14 +10,16 @@ from gateway.control.labelnotes import notes_in
 from gateway.control.monitordead import UNREADABLE, Stream
 from gateway.control.monitorheld import Held
 from gateway.control.monitorinputs import Answers, Series, Totals, joined, labelled
-from gateway.counters import DURATION_BOUNDS_NS
 from gateway.monitor.counting import Counts, feature_counts
 from gateway.monitor.plan import ROWS, SKIPPED
 from gateway.monitor.scorebins import score_counts
+from gateway.monitor.stages import BUCKETS, STAGES
 from gateway.store.base import StreamEntry, StreamPage
 
 MOST_ROWS: Final = 1 << 48
 """Of one start of a node: more than it could answer in a century. With more, all that it tells later would be old."""
+WIDTHS: Final = (BUCKETS * len(STAGES), BUCKETS)
+"""Of answers by latency bucket: of all stages, or of the whole request alone, as an earlier build tells them."""
 RUNS: Final = 8
 """Starts of a node before its last one that are known to be over."""
 SILENT_MS: Final = 86_400_000
@@ -39,7 +41,7 @@ def hear(
     """Add one entry of another node to what is to be taken. Raises UNREADABLE."""
     one = _decoded(body)
     if isinstance(one, Answers):
-        if len(one.buckets) != len(DURATION_BOUNDS_NS) + 1 or min(one.buckets) < 0:
+        if len(one.buckets) not in WIDTHS or not 0 <= min(one.buckets) <= max(one.buckets) <= MOST_ROWS:
             raise ValueError("no counts of these latency buckets")
         answers[one.node, one.run, one.version, one.variant] = one.buckets
         return
@@ -124,7 +126,7 @@ def hear_answers(held: Held, answers: Mapping[tuple[str, str, str, str], list[in
         if seen is None or len(seen) != len(buckets):
             continue  # an earlier build kept the whole request alone
         grown = [now - before for now, before in zip(buckets, seen, strict=True)]
-        if sum(grown) >= 0:
+        if min(grown) >= 0:
             held.monitor.answered((version, variant), node, grown, held.roles, now_ms)
 
 

@@ -10,10 +10,10 @@ import pytest
 from gateway.control.monitordead import LISTED, SHOWN_BYTES, DeadLetters, reason_of
 from gateway.control.monitorheard import MOST_ROWS, UNREADABLE, hear
 from gateway.control.monitorheld import encoded_state, restore_state
-from gateway.control.monitorinputs import Answers, Series, split
+from gateway.control.monitorinputs import Answers, Series, buckets_of, split
 from gateway.control.monitorviews import facts, view
 from gateway.control.monitorwords import warnings_of
-from gateway.counters import DURATION_BOUNDS_NS
+from gateway.counters import DURATION_BOUNDS_NS, MODEL_VALUES
 from gateway.monitor.counting import Counts
 from gateway.monitor.plan import ROWS
 from gateway.store.base import StreamEntry
@@ -59,6 +59,8 @@ NOT_OURS = {
     "too many rows": (packed(values=[MOST_ROWS + 1]), "counts"),
     "a bin below none": (packed(places=[ROWS, 3], values=[5, -1]), "counts"),
     "other buckets": (answers([1] * (BUCKETS - 1)), "counts"),
+    "buckets of two stages": (answers([1] * (2 * BUCKETS)), "counts"),
+    "more answers than there could be": (answers([1] * (3 * BUCKETS - 1) + [MOST_ROWS + 1]), "counts"),
     "a bucket below none": (answers([-1] + [1] * (BUCKETS - 1)), "counts"),
     "a bucket that is none": (answers([0.5] * BUCKETS), "schema"),
 }
@@ -83,6 +85,13 @@ def test_what_is_well_is_read() -> None:
     hear("m", held, answers([1] * BUCKETS), vectors, spoken)
     assert sum(int(one[ROWS]) for one in vectors.values()) == 10
     assert len(spoken) == 1
+
+
+def test_what_nodes_tell_of_their_answers_is_read() -> None:
+    spoken: dict[tuple[str, str, str, str], list[int]] = {}
+    told = buckets_of(np.ones(MODEL_VALUES, np.int64))
+    hear("m", held_by(), answers(told), {}, spoken)
+    assert spoken == {("x", "r", "1", "-"): told}
 
 
 def letter(number: int, body: bytes = b"x" * 200) -> StreamEntry:
