@@ -93,7 +93,9 @@ def record_of(event: Event, monitor: ModelMonitor, most: int = RECORD_BYTES) -> 
         most: bytes; in more than that there is nothing but the incident.
     """
     facts = facts_of(event)
-    signals = facts.pop("signals")
+    signals = [
+        {**one, "words": alarm.words} for one, alarm in zip(facts.pop("signals"), event.incident.alarms, strict=True)
+    ]
     record = {
         "actor": ACTOR,
         "what": f"incident {event.kind}",

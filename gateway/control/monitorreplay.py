@@ -81,6 +81,9 @@ def _signals(said: Mapping[str, Any], found: Said, close: float, partly: list[st
         if grounds is None:
             partly.append(f"{name}: its counts are not in the record")
             continue
+        if signal.get("words", 1) > 1:
+            partly.append(f"{name}: several windows closed at once, and it is told of all, computed of the last")
+            continue
         states = _states(found, (signal["signal"], signal["version"], signal["variant"]))
         if "firing" in states or signal["signal"] not in _OF_SEVERAL:
             yield same(f"{name}, which is told", "firing", "firing" if "firing" in states else min(states))

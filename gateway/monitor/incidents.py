@@ -38,6 +38,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         severity: the highest so far; it does not go down and up with the windows.
         clean: clean windows in a row.
+        words: on the signal since it fires; more than one at once where several windows closed in one turn.
     """
 
     signal: Signal
@@ -49,6 +50,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float
     last_s: float
     clean: int = 0
+    words: int = 1
 
     @property
     def series(self) -> Series:
@@ -215,9 +217,9 @@ def _alarms(before: Sequence[Alarm], findings: Sequence[Finding], now_s: float) 
             if alarm.clean + 1 >= CLEAN_WINDOWS:
                 del alarms[key]
             else:
-                alarms[key] = msgspec.structs.replace(alarm, clean=alarm.clean + 1)
+                alarms[key] = msgspec.structs.replace(alarm, clean=alarm.clean + 1, words=alarm.words + 1)
         elif alarm is not None and (one.state in CLEAN or one.state == "pending"):
-            alarms[key] = msgspec.structs.replace(alarm, clean=0)
+            alarms[key] = msgspec.structs.replace(alarm, clean=0, words=alarm.words + 1)
     return tuple(alarms.values())
 
 
@@ -231,6 +233,7 @@ def _fired(alarm: Alarm | None, finding: Finding, now_s: float) -> Alarm:
         text=finding.text[:500],
         since_s=alarm.since_s if alarm is not None else now_s,
         last_s=now_s,
+        words=alarm.words + 1 if alarm is not None else 1,
     )
 
 

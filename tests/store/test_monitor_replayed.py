@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from gateway.control.monitornotes import RECORD_BYTES, WAITING_BYTES
@@ -11,7 +12,7 @@ from gateway.monitor.book import ModelMonitor
 from gateway.monitor.plan import CountPlan, FeaturePlan
 from gateway.store.base import Store
 from tests.monitor.replay_world import MINUTE_MS, SPEC, edited, numbers, read_back, replayed, turns, watched
-from tests.monitor.test_champion import PLAN
+from tests.monitor.test_champion import CANARY, PLAN, ROLES, STABLE, counts
 from tests.monitor.test_monitors_loop import monitors_on
 from tests.store.places import Place, on_a_store
 
@@ -124,6 +125,29 @@ def test_inputs_that_drift_for_both_are_computed_again() -> None:
 
 
 # ---- what is not computed again ----
+
+
+@pytest.mark.parametrize("last", [0.0, 0.3])
+def test_of_an_incident_that_several_windows_open_at_once_the_last_is_computed(last: float) -> None:
+    held, rng = watched(), np.random.default_rng(7)
+    for minute, scores in enumerate([(0.0,), (1.0, 1.0, last)]):
+        deltas = [
+            (*series, counts(rng, 1_000, score=score * (series == CANARY)))
+            for score in scores
+            for series in (CANARY, STABLE)
+        ]
+        outcome = held.monitor.turn(deltas, ROLES, minute * MINUTE_MS, token=1)
+        held.notes.take(outcome.events, held.monitor)
+    record = read_back(held.notes.unwritten[0])
+    assert [(one["signal"], one["severity"], one["words"]) for one in record["signals"]] == [
+        ("prediction_drift", "critical", 2)
+    ]
+    found = replayed(record)
+    assert found.text == "same verdict"
+    assert any("several windows closed at once" in one for one in found.partly)
+    assert replayed(edited(record, ("signals", 0, "words"), 1)).text.startswith("mismatch")
+    place = next(at for at, one in enumerate(record["grounds"]) if one["test"] == "prediction")
+    assert replayed(edited(record, ("grounds", place, "bins", 0, "window", 0), 900)).text.startswith("mismatch")
 
 
 def test_of_many_features_those_that_decided_are_in_the_record_and_it_has_a_bound() -> None:
