@@ -62,6 +62,12 @@ class Notes(msgspec.Struct):
         self.left_out += len(records[:-UNWRITTEN])
         self.unwritten = records[-UNWRITTEN:]
 
+    def wait(self, lease: Lease, monitor: ModelMonitor) -> None:
+        """A lease was granted while the store was away: its record waits, before those of what it brought about."""
+        record = lease_record(lease, monitor, WAITING_BYTES - _size(self.unwritten))
+        self.left_out += len(self.unwritten) == UNWRITTEN
+        self.unwritten = [record, *self.unwritten[-UNWRITTEN + 1 :]]
+
     def written(self, lease: Lease | None, monitor: ModelMonitor) -> tuple[dict[str, Any] | None, "Notes"]:
         """What the trail gets with the state that is saved now, and these notes once it has it: a lease comes first."""
         if lease is not None:
@@ -71,8 +77,8 @@ class Notes(msgspec.Struct):
         return {**self.unwritten[0], "left_out": self.left_out}, Notes(self.untold, self.unwritten[1:])
 
 
-def lease_record(lease: Lease, monitor: ModelMonitor) -> dict[str, Any]:
-    """A lease that was granted in this turn, as the trail has it, with what it follows from."""
+def lease_record(lease: Lease, monitor: ModelMonitor, most: int = RECORD_BYTES) -> dict[str, Any]:
+    """A lease that was granted in this turn, as the trail has it, with what it follows from. Args: most: bytes."""
     record = {
         "actor": ACTOR,
         "what": f"lease {lease.level}",
@@ -83,7 +89,7 @@ def lease_record(lease: Lease, monitor: ModelMonitor) -> dict[str, Any]:
         "revision": lease.revision,
         "allowed": monitor.spec.actions.on_drift_of_canary,
     }
-    return record | _grounds(monitor, (), monitor.attribution, RECORD_BYTES - _size(record))
+    return record | _grounds(monitor, (), monitor.attribution, min(RECORD_BYTES, most) - _size(record))
 
 
 def record_of(event: Event, monitor: ModelMonitor, most: int = RECORD_BYTES) -> dict[str, Any]:

@@ -396,6 +396,8 @@ class Monitors:
             return False
         except StoreAway as error:
             self.away = error.message
+            if granted is not None:
+                held.notes.wait(granted, held.monitor)
             return True
         except ValueError as error:
             _log.error("monitor_state_too_large", extra={"facts": {"model": name, "reason": str(error)[:200]}})

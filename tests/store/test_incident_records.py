@@ -81,10 +81,25 @@ async def test_an_incident_is_written_once_with_the_state(store: Store, place: P
     assert (opened["incident"], opened["severity"], opened["verdict"]) == ("m/100", "warning", "world")
     assert opened["signals"][0] | {"since": ""} == {
         "signal": "input_drift", "version": "1", "variant": "-", "severity": "warning", "keys": ["a"],
-        "text": "PSI 0.3", "since": "",
+        "text": "PSI 0.3", "since": "", "words": 1,
     }  # fmt: skip
     assert [replay(one, None).text for one in records] == ["same verdict"] * 3
     assert len({id_of(one) for one in records}) == 3
+
+
+@on_a_store()
+async def test_a_lease_that_is_granted_while_the_store_is_away_is_written_when_it_is_back(
+    store: Store, place: Place
+) -> None:
+    away: Any = Away(store, writes=2)
+    monitors, held = monitors_on(away), Held(Spec(), ModelMonitor("m", Spec()))
+    said(held, "firing", 100.0)
+    await saved(monitors, held, LEASE)
+    for _ in range(4):
+        await saved(monitors, held)
+    records = await trail(store)
+    assert [one.record["what"] for one in records] == ["lease freeze", "incident opened"]
+    assert records[0].record["evidence"] == LEASE.evidence_id
 
 
 @on_a_store()
