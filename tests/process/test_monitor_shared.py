@@ -102,12 +102,20 @@ def test_while_a_control_stands_still_rows_of_the_other_gateway_make_nothing_ok(
     first, second = pair
     senders = [Sender(tree) for tree in pair]
     control = second.control_pid()
+
+    def is_silent() -> bool:
+        # Rows of this one come all the time: it is the other that is late.
+        at = senders[0].rows
+        senders[0].send(BEFORE[at : at + 1])
+        return (seen(first)["lag_ms"] or 0) >= 3_000
+
+    first.until("rows come", lambda: not is_silent())
     os.kill(control, signal.SIGSTOP)
     try:
-        first.until("the silence is told", lambda: (seen(first)["lag_ms"] or 0) >= 3_000)
+        first.until("the silence is told", is_silent)
         senders[1].send(AFTER[:WINDOW])
         senders[0].send(BEFORE[:WINDOW])
-        first.until("a window closes", lambda: windows(first) == [(0, WINDOW)])
+        first.until("a window closes", lambda: len(windows(first)) == 1)
         assert set(seen(first)["states"].values()) == {"unknown"}
     finally:
         os.kill(control, signal.SIGCONT)
