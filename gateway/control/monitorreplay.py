@@ -67,8 +67,13 @@ def _state(found: Mapping[str, Any]) -> str:
     return str(found["state"] if "state" in found else found["verdict"]["state"])
 
 
-def _states(found: Said, place: tuple[str, str, str]) -> set[str]:
-    """Of a signal. Speed has a word of the canary's own, and one of both beside each other: either may fire."""
+def _states(found: Said, place: tuple[str, str, str], recorded: str = "firing") -> set[str]:
+    """Of a signal. Speed has a word of the canary's own, and one of both beside each other: either may fire.
+
+    The latter is told with the next word of the canary's own, within a minute: until then it speaks against nothing.
+    """
+    if recorded != "firing":
+        return {_state(one) for one in found.get(place, ())}
     beside = (f"{place[0]} beside", *place[1:]) if place[0] == "latency" else place
     return {_state(one) for at in (place, beside) for one in found.get(at, ())}
 
@@ -102,7 +107,7 @@ def _attributed(said: Mapping[str, Any], found: Said) -> Iterator[Check]:
     arms = [asked.champion, *([asked.canary] if asked.canary is not None else [])]
     for series, arm in zip(asked.series, arms, strict=True):
         for signal, state in arm.states.items():
-            states = _states(found, (signal, *series))
+            states = _states(found, (signal, *series), state)
             sure = "firing" in states or (states and signal not in _OF_SEVERAL)
             if sure and state not in _UNSURE:
                 yield _fires(f"{signal} of {arm.variant}, by its counts", state, states)

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from gateway.control.monitornotes import lease_record
+from gateway.control.monitorreplay import monitor_checks
 from gateway.monitor.book import ModelMonitor
 from gateway.monitor.grounds import ALL, grounds_of
 from gateway.monitor.mistakes import Mistakes
@@ -21,6 +23,7 @@ from tests.monitor.replay_world import edited, read_back, replayed
 from tests.monitor.test_fairness_by_labels import cohort, watching
 from tests.monitor.test_labels_stop import World as LabelsWorld
 from tests.monitor.test_latency_story import Story
+from tests.store.test_incident_records import LEASE
 
 
 class Trail(Memory):
@@ -77,6 +80,24 @@ def test_a_canary_that_is_slower_beside_stable() -> None:
         more = edited(ground, ("sums", "shares", "canary", at), lambda share: share * 0.9)
         assert again(more) != ground["found"], at
     assert again(grounds["budget"]) == grounds["budget"]["found"]
+
+
+def test_a_comparison_of_speed_that_is_ahead_of_the_word_on_it_contradicts_nothing() -> None:
+    story = Story()
+    story.now_ms = 25_000
+    story.go_on(2)
+    ahead = 0
+    for _ in range(330):
+        story.go_on(1, canary=2.0, seconds=2)
+        monitor = story.held.monitor
+        asked, last = monitor.asked, monitor.pair.latency.last
+        assert asked is not None
+        assert asked.canary is not None
+        if last is not None and last.state == "firing" and asked.canary.states["latency"] != "firing":
+            ahead += 1
+            checks = monitor_checks(read_back(lease_record(LEASE, monitor)), [])
+            assert [one for one in checks if one.what.startswith("latency") and not one.ok] == []
+    assert ahead > 10
 
 
 def test_a_canary_that_is_wrong_more_often() -> None:

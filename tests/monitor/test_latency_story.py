@@ -21,6 +21,7 @@ from tests.monitor.test_monitors_loop import CANARY, STABLE, references
 ROLES = Roles(champion=STABLE, canary=CANARY, revision=4, live=frozenset({STABLE, CANARY}))
 LIMIT = Latency(slo_ms=500.0)
 TICK_MS = 1_000
+WINDOW_S = LEAST_SLOTS * SLOT_MS // TICK_MS
 
 
 class Story:
@@ -35,10 +36,12 @@ class Story:
         self.now_ms = 0
         self.told: list[str] = []
 
-    def go_on(self, windows: int, champion: float = 1.0, canary: float = 1.0, answers: int = 10) -> Attribution:
+    def go_on(
+        self, windows: int, champion: float = 1.0, canary: float = 1.0, answers: int = 10, seconds: int = WINDOW_S
+    ) -> Attribution:
         """So many windows of time, at these latencies over the usual ones. Args: answers, of the canary a second."""
         world = World(answers=100, batch=2)
-        for _ in range(windows * LEAST_SLOTS * SLOT_MS // TICK_MS):
+        for _ in range(windows * seconds):
             self.now_ms += TICK_MS
             for node in ("a", "b"):
                 for series, count, scale in ((STABLE, 90, champion), (CANARY, answers, canary)):
