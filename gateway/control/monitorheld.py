@@ -2,6 +2,7 @@
 
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,9 +11,10 @@ import msgspec
 from gateway.control.monitordead import DeadLetters, dead_letters_of
 from gateway.control.monitorinputs import Series, Totals
 from gateway.control.monitornotes import Notes
-from gateway.monitor.book import ModelMonitor, Roles
+from gateway.monitor.book import ModelMonitor, Outcome, Roles
 from gateway.monitor.counting import Counts
 from gateway.monitor.leases import Lease
+from gateway.monitor.plan import ROWS
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
 
@@ -56,6 +58,7 @@ class Held:
     Attributes:
         revision, generation: of the document; 0 = nobody wrote one, and defaults are in force.
         seen: totals that are in the windows, by (node, run, series); answers: the same of latency buckets.
+        untaken: rows that may be in no window, by version and variant: their turn ended with an error.
         gone: (node, run) -> series that it told of and that were forgotten; None = too many to tell them apart.
         heard: node -> when it told something last. Not kept across restarts.
         problems: version -> why it is not watched.
@@ -80,6 +83,7 @@ class Held:
     first: dict[str, Progress] = field(default_factory=dict)
     seen: dict[tuple[str, str, Series], Counts] = field(default_factory=dict)
     answers: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    untaken: Counter[tuple[str, str]] = field(default_factory=Counter)
     gone: dict[tuple[str, str], set[Series] | None] = field(default_factory=dict)
     heard: dict[str, int] = field(default_factory=dict)
     cursor: int = 0
@@ -106,6 +110,15 @@ class Held:
         if watching.reference.id != series.plan:
             return False
         return live is None or series[1:3] in live or series.variant in watching.engine.variants
+
+    def turn(self, deltas: Sequence[tuple[str, str, Counts]], now_ms: int, token: int) -> Outcome:
+        """A turn of the monitor. Raises what it raises; its rows are then counted as `untaken`."""
+        try:
+            return self.monitor.turn(deltas, self.roles, now_ms, token=token)
+        except Exception:
+            for version, variant, counts in deltas:
+                self.untaken[version, variant] += int(counts[ROWS])
+            raise
 
     def acted(self, lease: Lease) -> None:
         """A lease was granted: count it under what it allows and whose fault it is."""

@@ -320,7 +320,7 @@ class Monitors:
         heard.forget(held, (*(key[0] for key in vectors), *(key[0] for key in answers)), self._node, now_ms)
         deltas = heard.taken(held, vectors, self._node)
         heard.hear_answers(held, answers, now_ms)
-        outcome = held.monitor.turn(deltas, held.roles, now_ms, token=lease.token if lease else 0)
+        outcome = held.turn(deltas, now_ms, lease.token if lease else 0)
         held.moved = held.monitor.begin(now_ms) or held.moved or bool(deltas) or bool(outcome.findings)
         if deltas or (held.monitor.versions and not held.fresh_ms):
             held.fresh_ms = now_ms  # the clock runs from the first look on: counts that never come are late, too

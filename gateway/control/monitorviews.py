@@ -200,7 +200,8 @@ def _beside_champion(held: Held, version: str, variant: str) -> dict[str, Any] |
 
 def _rows(held: Held, version: str, variant: str) -> tuple[int, int]:
     mine = [c for key, c in held.seen.items() if (key[2].version, key[2].variant) == (version, variant)]
-    return sum(int(counts[ROWS]) for counts in mine), sum(int(counts[SKIPPED]) for counts in mine)
+    skipped = sum(int(counts[SKIPPED]) for counts in mine) + held.untaken[version, variant]
+    return sum(int(counts[ROWS]) for counts in mine), skipped
 
 
 def _cohorts(held: Held, watching: Watching, variant: str, now_ms: int) -> list[dict[str, Any]]:

@@ -141,10 +141,19 @@ def _of_others(others: Sequence[Arm], *, tried: bool) -> Attribution | None:
 
 
 def _of_arms(champion: Arm, canary: Arm | None, compared: Compared | None, hosts: Mapping[str, State]) -> Attribution:
+    found = _of_both(champion, canary, compared)
     odd = _odd_host(hosts) if "firing" in (champion.state("inputs"), champion.state("outputs")) else ""
-    if odd:
-        text = f"Only host {odd} is off, all others are well: that host, or what is sent to it, is bad, not the model."
-        return _said("host", "eject", text)
+    if not odd:
+        return found
+    text = f"Only host {odd} is off, all others are well: that host, or what is sent to it, is bad, not the model."
+    slow = _of_latency(champion, canary, compared or Compared()) if canary is not None else None
+    for harm in (found, slow):
+        if harm is not None and harm.action in ("freeze", "rollback"):  # by the canary, beside what the host does
+            return msgspec.structs.replace(harm, sentence=f"{harm.sentence} {text}")
+    return _said("host", "eject", text)
+
+
+def _of_both(champion: Arm, canary: Arm | None, compared: Compared | None) -> Attribution:
     if canary is None or canary.is_blind:
         return _alone(champion)
     compared = compared or Compared()

@@ -139,6 +139,17 @@ def test_sentences_of_a_changed_world():
     )
 
 
+def test_one_host_that_is_off_hides_no_harm_of_the_canary():
+    hosts: dict[str, State] = {"a": "ok", "b": FIRING, "c": "ok"}
+    slow = judged(OUT, {"latency": FIRING}, hosts=hosts, latency=FIRING)
+    assert (slow.verdict, slow.action) == ("latency", "rollback")
+    assert "Only host b is off" in slow.sentence
+    split = judged({"input_drift": FIRING}, {}, hosts=hosts, inputs=FIRING)
+    assert (split.verdict, split.action) == ("split", "freeze")
+    world = judged({"input_drift": FIRING}, {"input_drift": FIRING}, hosts=hosts)
+    assert (world.verdict, world.action) == ("host", "eject")
+
+
 def test_one_host_is_off():
     hosts: dict[str, State] = {"a": "ok", "b": FIRING, "c": "resolved"}
     found = judged(OUT, {}, hosts=hosts)

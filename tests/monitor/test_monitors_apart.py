@@ -351,3 +351,23 @@ def test_first_rows_of_a_model_that_cannot_be_read_are_refused(tmp_path: Path):
         assert "null byte" in (await firsts.find(model, SPEC))[1]
 
     on_a_store(tmp_path, work)
+
+
+def test_rows_of_a_turn_that_fails_are_a_gap_that_is_shown(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        await world.rounds(2)
+        held = world.monitors.held["bad"]
+        engine = held.monitor.versions["1"].engine
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("no input does this")
+
+        engine.take = broken  # type: ignore[method-assign, assignment]
+        await world.rounds(1)
+        del engine.take
+        await world.rounds(2)
+        shown = view("bad", held, leads=True, away="", now_ms=world.now_ms)["versions"]["1"]["variants"]["-"]
+        assert (shown["rows"], shown["open_rows"], shown["skipped"]) == (500, 400, 100)
+        assert world.rows("good") == 500
+
+    in_a_world(tmp_path, work)
