@@ -117,16 +117,17 @@ class Policies:
         self.life = known.life
         self._deleted.recall(known.deleted)
         try:
-            self.life = await self.store.life()
+            life = await self.store.life()
             await self._load_secrets((known.signing, known.unit_key))
             for document in await self.store.list(KIND):
                 self._take(document.name, document.revision, document.body)
-            self.restored = replaced = self.life > known.life
+            replaced = life > known.life
             gone = {name: (0, body) for name, body in known.deleted.items() if replaced and name in self.kept}
             for name, (revision, body) in (gone | known.records).items():
                 with suppress(msgspec.DecodeError):
                     await self._compare(name, revision, decode_record(body), replaced=replaced)
-            self.away = ""
+            # Last: who could not read it all is still of the life before, and gives nothing back to this one.
+            self.life, self.restored, self.away = life, replaced, ""
         except ServingError as error:
             self.away = error.message
             _log.error("store_away", extra={"facts": {"reason": error.message}})
@@ -198,12 +199,9 @@ class Policies:
         await self._in_force()
 
     async def _put_back(self, known: Kept, found: Document | None) -> None:
-        """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so.
-
-        What somebody took out by restoring a backup does not go back; this process ends as soon as it sees that.
-        """
+        """Without it a canary that was rolled back might answer again. Raises StoreAway: what was known stays so."""
         if await self.store.life() > self.life:
-            return
+            return  # somebody took it out by restoring a backup; this process ends as soon as it sees that
         await self._load_secrets((self.signing, self.unit_key))
         document = await put_back(self.store, known, found)
         if document is not None:

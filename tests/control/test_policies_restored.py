@@ -9,7 +9,9 @@ import pytest
 
 from gateway.control.policies import Policies
 from gateway.control.record import PolicyRecord
-from tests.control.test_policies_lost import DOCUMENT, LATCH, Written, applied, killed, opened, with_status
+from gateway.store.base import Document, StoreAway
+from gateway.store.sqlite import SqliteStore, open_sqlite
+from tests.control.test_policies_lost import DOCUMENT, LATCH, Models, Written, applied, killed, opened, with_status
 
 NAMED: dict[str, Any] = DOCUMENT | {
     "metadata": {"name": "n"},
@@ -51,6 +53,39 @@ def test_a_backup_that_was_restored_is_not_undone_by_who_knew_more(tmp_path: Pat
 
         third = await opened(tmp_path / "one.db", tmp_path)
         assert third.kept["m"].record == record, "it has its numbers already"
+        await third.store.close()
+
+    asyncio.run(story())
+
+
+class Slow(SqliteStore):
+    """Does not answer in time when it is asked for all documents."""
+
+    async def list(self, kind: str) -> tuple[Document, ...]:
+        raise StoreAway("no answer in time")
+
+
+def test_who_could_not_read_a_restored_backup_to_its_end_gives_nothing_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = await opened(tmp_path / "one.db", tmp_path)
+        await one.apply(DOCUMENT, actor="ada")
+        await one.store.backup(tmp_path / "then")
+        await applied(one, one.kept["m"])
+        await replaced(one, tmp_path)
+        await one.store.close()
+
+        store = await open_sqlite(tmp_path / "one.db")
+        store.__class__ = Slow
+        again = Policies(store, Models(), tmp_path, now_ms=lambda: 1, changed=lambda: None)
+        await again.open()
+        store.__class__ = SqliteStore
+        assert again.kept["m"].record.document != DOCUMENT, "it goes on with what it knew"
+        assert again.life < await store.life(), "and sees that it has to begin anew"
+        await again.returned()
+        await store.close()
+
+        third = await opened(tmp_path / "one.db", tmp_path)
+        assert third.kept["m"].record.document == DOCUMENT
         await third.store.close()
 
     asyncio.run(story())
