@@ -443,7 +443,7 @@ class RedisStore:
             return
         try:
             await self._meet()
-        except StoreUnusable as error:
+        except (StoreUnusable, StoreAway) as error:
             self._greeted, self._trouble = False, error.message
             raise
         self._greeted, self._trouble = True, None
@@ -461,7 +461,8 @@ class RedisStore:
         if found > VERSION:
             raise StoreUnusable(f"the store has schema version {found}, this program knows {VERSION}")
         if mark and not restoring:
-            raise StoreUnusable("a restore is going on, or was broken off: restore again")
+            # As any store that is away: who leads a rollout decides for its own node, and an abort is in force here.
+            raise StoreAway("a restore is going on, or was broken off: restore again", retry_after_s=1)
 
     @property
     def _names_key(self) -> str:
