@@ -23,6 +23,8 @@ from gateway.store.base import (
 MAIN: Final = "main"
 """What people call the chain of a store in a file."""
 FIRST_HASH: Final = bytes(32)
+REST_MS: Final = 5_000
+"""So long nobody gets a lease after a restore: who led, and knows only the life before, has left by then."""
 # Sequences of one (replica, epoch) that are remembered one by one below the highest.
 WINDOW: Final = 64
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")

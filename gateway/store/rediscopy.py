@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from gateway.store import export as files
 from gateway.store.base import StoreAway, StoreUnusable
+from gateway.store.records import REST_MS
 from gateway.store.redis import PATIENT_TIMEOUT_S, RedisLink
 from gateway.store.redislines import LOG_PARTS
 
 RESTORING: Final = "restoring"
 LIFE: Final = "life"
+LEASE: Final = "lease"
 _CHUNK: Final = 200
 
 
@@ -117,6 +119,8 @@ async def restore(link: RedisLink, version: int, path: Path, aside: Path | None)
     while (frame := await asyncio.to_thread(next, frames, None)) is not None:
         await _fill_name(link, *frame)
     await _keep_growing(link)
+    if aside is not None:
+        await _rest(link)
     await link.command("DEL", _key(link, RESTORING))
 
 
@@ -152,7 +156,9 @@ async def _begin_life(link: RedisLink) -> None:
 
 
 async def _clear(link: RedisLink) -> None:
-    every = [f"{link.prefix}:{{{name}}}:{part}" for name, part in await kept(link)] + [_key(link, "names")]
+    """All but leases: who had one has to be fenced."""
+    gone = [(name, part) for name, part in await kept(link) if part != LEASE]
+    every = [f"{link.prefix}:{{{name}}}:{part}" for name, part in gone] + [_key(link, "names")]
     for at in range(0, len(every), _CHUNK):
         await link.command("UNLINK", *every[at : at + _CHUNK])
 
@@ -165,8 +171,18 @@ async def _keep_growing(link: RedisLink) -> None:
             await link.command("HSET", key, "rev", int(revision) + 1)
 
 
+async def _rest(link: RedisLink) -> None:
+    """Who leads is fenced, and nobody leads for a while."""
+    seconds, _ = await link.command("TIME")
+    until_ms = (int(seconds) + 1) * 1000 + REST_MS
+    for key in [f"{link.prefix}:{{{name}}}:{part}" for name, part in await keys(link) if part == LEASE]:
+        await link.commands([("HINCRBY", key, "token", 1), ("HSET", key, "holder", "", "expires", until_ms)])
+
+
 async def _fill_name(link: RedisLink, name: str, dumps: Sequence[tuple[str, Any]]) -> None:
     for part, dump in dumps:
+        if part == LEASE and await link.command("EXISTS", f"{link.prefix}:{{{name}}}:{part}"):
+            continue
         await link.command("RESTORE", f"{link.prefix}:{{{name}}}:{part}", 0, dump)
     if any(part in ("head", "docs", "audit") for part, _ in dumps):
         await link.command("SADD", f"{link.prefix}:names", name)

@@ -49,15 +49,22 @@ def life(db: "Connection") -> int:
 
 
 def live_on(ready: "Connection", db: "Connection", now_ms: int) -> None:
-    """What is `ready` to replace `db` has a later life, and revisions and tokens above all that were given."""
+    """What is `ready` to replace `db` has a later life, and revisions and tokens above all that were given.
+
+    Who leads is fenced, and nobody leads for a while.
+    """
     wanted = {
         "life": max(now_ms, life(db) + 1, life(ready) + 1),
         "revision": max(_number(db, "revision"), _number(ready, "revision")),
     }
     for name, value in wanted.items():
         _add(ready, name, value - _number(ready, name))
-    sql = "INSERT INTO lease VALUES (?, '', ?, 0) ON CONFLICT (name) DO UPDATE SET token = max(token, excluded.token)"
-    ready.executemany(sql, db.execute("SELECT name, token FROM lease").fetchall())
+    rests = [(*row, now_ms + records.REST_MS) for row in db.execute("SELECT name, token + 1 FROM lease")]
+    ready.executemany(
+        "INSERT INTO lease VALUES (?, '', ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET holder = '', token = max(token + 1, excluded.token), expires_ms = excluded.expires_ms",
+        rests,
+    )
 
 
 # ---- documents ----

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.base import Change, Store, StoreAway, StoreUnusable
+from gateway.store.base import Change, Fenced, Store, StoreAway, StoreUnusable
 from tests.store.places import Place, RedisPlace, SqlitePlace, on_a_store, opened, row
 
 WHO = {"actor": "ann", "action": "apply"}
@@ -135,7 +135,6 @@ async def test_a_store_in_use_becomes_what_a_backup_says(store: Store, place: Pl
     assert a is not None
     assert [one.body for one in await store.list("policy")] == [b"1"]
     assert await store.feedback_get("m", "p", "label") == row(now, "p")
-    assert await store.lease_get("rollouts") is None
     assert await store.life() > life
     changes = {await anext(watch), await anext(watch)}
     assert changes == {Change("policy", "a", a.revision), Change("policy", "new", 0)}
@@ -144,10 +143,16 @@ async def test_a_store_in_use_becomes_what_a_backup_says(store: Store, place: Pl
     # What was given once does not come again: of revisions, and of a lease's token.
     assert (await store.put("policy", "a", b"2", expected=a.revision, audit=WHO)).revision > changed.revision
     assert (await store.put("policy", "new", b"2", expected=0, audit=WHO)).revision > new.revision
-    again = await store.lease_acquire("rollouts", "other", 600)
     assert lease is not None
+    # Who led knows of the life before: he is fenced, and leads no more before he has seen that.
+    with pytest.raises(Fenced):
+        await store.put("policy", "shard", b"old", expected=None, fence=lease)
+    assert await store.lease_renew(lease, 600) is None
+    assert [await store.lease_acquire("rollouts", who, 600) for who in ("me", "other")] == [None, None]
+    again = await store.lease_get("rollouts")
     assert again is not None
     assert again.token > lease.token
+    assert place.now_ms() < again.expires_ms < place.now_ms() + 10_000
     check = await store.check()
     assert (check.problems, check.records) == ((), 3)
 
