@@ -1,13 +1,15 @@
 """All keys of a Redis store into a file, and back."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.store import export as files
+from gateway.store import scripts
 from gateway.store.base import StoreAway, StoreUnusable
 from gateway.store.records import REST_MS
 from gateway.store.redis import PATIENT_TIMEOUT_S, RedisLink
@@ -15,6 +17,9 @@ from gateway.store.redislines import LOG_PARTS
 
 RESTORING: Final = "restoring"
 LIFE: Final = "life"
+RESTORER: Final = "restorer"
+_ALONE_MS: Final = 60_000
+"""Longer than any step takes, see PATIENT_TIMEOUT_S."""
 LEASE: Final = "lease"
 _CHUNK: Final = 200
 
@@ -90,6 +95,31 @@ async def export(link: RedisLink, version: int, every: Sequence[tuple[str, str]]
         await asyncio.to_thread(writer.discard)
 
 
+class Alone:
+    """The right to restore, which one process has at a time; one that died gives it back by its time."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._key = f"{link.prefix}:{RESTORER}"
+        self._token = os.urandom(8).hex()
+
+    async def begin(self) -> None:
+        """Raises StoreAway: another has it."""
+        if not await self._link.command("SET", self._key, self._token, "NX", "PX", _ALONE_MS):
+            raise StoreAway(
+                "another restore goes on, or broke off less than a minute ago", retry_after_s=_ALONE_MS // 1000
+            )
+
+    async def hold(self) -> None:
+        """Before each step that takes something away. Raises StoreAway: this took too long, and another may have it."""
+        if not await self._link.script(scripts.HOLD, [self._key], [self._token, _ALONE_MS]):
+            raise StoreAway("the restore took too long between two steps; begin again")
+
+    async def end(self) -> None:
+        """Give it back, if it is still ours."""
+        await self._link.script(scripts.HOLD, [self._key], [self._token, 1])
+
+
 async def restore(link: RedisLink, version: int, path: Path, aside: Path | None) -> None:
     """Make the store what the backup says. The file is read twice: first whether it is sound.
 
@@ -98,10 +128,21 @@ async def restore(link: RedisLink, version: int, path: Path, aside: Path | None)
 
     Raises:
         StoreUnusable: the file is not a sound backup, or of a newer schema; the store is not empty and `aside` is None.
+        StoreAway: another restore goes on.
     """
     await asyncio.to_thread(_check, path, version)
     if aside is None and await keys(link):
         raise StoreUnusable("the store is not empty")
+    alone = Alone(link)
+    await alone.begin()
+    try:
+        await _replace(link, version, path, aside, alone)
+    finally:
+        with suppress(StoreAway):
+            await alone.end()
+
+
+async def _replace(link: RedisLink, version: int, path: Path, aside: Path | None, alone: Alone) -> None:
     again = await link.command("EXISTS", _key(link, RESTORING))
     await link.command("HSET", _key(link, RESTORING), "", 0)
     try:
@@ -112,11 +153,13 @@ async def restore(link: RedisLink, version: int, path: Path, aside: Path | None)
         if not again:
             await link.command("DEL", _key(link, RESTORING))
         raise
+    await alone.hold()
     await _begin_life(link)
-    await _clear(link)
+    await _clear(link, alone)
     frames = files.read(path)
     await asyncio.to_thread(next, frames)
     while (frame := await asyncio.to_thread(next, frames, None)) is not None:
+        await alone.hold()
         await _fill_name(link, *frame)
     await _keep_growing(link)
     if aside is not None:
@@ -155,11 +198,12 @@ async def _begin_life(link: RedisLink) -> None:
     await link.command("SET", _key(link, LIFE), max(now_ms, int(before or 0) + 1))
 
 
-async def _clear(link: RedisLink) -> None:
+async def _clear(link: RedisLink, alone: Alone) -> None:
     """All but leases: who had one has to be fenced."""
     gone = [(name, part) for name, part in await kept(link) if part != LEASE]
     every = [f"{link.prefix}:{{{name}}}:{part}" for name, part in gone] + [_key(link, "names")]
     for at in range(0, len(every), _CHUNK):
+        await alone.hold()
         await link.command("UNLINK", *every[at : at + _CHUNK])
 
 

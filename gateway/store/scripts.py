@@ -13,6 +13,7 @@ Keys of one name share a hash tag. In a Cluster the prefix is `{tidegate}`: ther
     tidegate:names          set     names with documents or audit
     tidegate:schema         number
     tidegate:life           number  see `Store.life`
+    tidegate:restorer       text    token of the process that restores
     tidegate:restoring      hash    NAME -> last revision; there while a backup is restored
 
 Scripts that write have the last as their last key, and do nothing while it is there.
@@ -133,6 +134,12 @@ redis.call('HSET', KEYS[1], 'expires', text(expires))
 return {tonumber(l[2]), expires}
 """
 )
+
+# KEYS restorer; ARGV token ttl_ms
+HOLD: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
 
 # KEYS lease
 HELD: Final = (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.store import rediscopy
 from gateway.store.base import Limits, Store, StoreAway, StoreUnusable
 from gateway.store.redisstore import VERSION, RedisStore
 from tests.store.places import RedisServer
@@ -101,6 +102,29 @@ def test_a_restore_that_broke_off_is_not_taken_for_a_store(own_redis: RedisServe
             assert await store.list("policy") == (before,)
             # The number that was given before it broke off stands beside the mark.
             assert (await store.put("policy", "a", b"2", expected=before.revision)).revision == 1_002
+
+    run(go())
+
+
+def test_one_restore_goes_on_at_a_time(own_redis: RedisServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with opened(own_redis.url, timeout_s=10) as store:
+            await store.put("policy", "a", b"1", expected=0)
+            await store.backup(tmp_path / "backup")
+            with own_redis.client() as client:
+                client.set("tidegate:restorer", "another", px=60_000)
+                with pytest.raises(StoreAway, match="another restore goes on"):
+                    await store.restore(tmp_path / "backup", aside=tmp_path / "aside")
+                client.delete("tidegate:restorer")
+            assert not (tmp_path / "aside").exists()
+            await store.restore(tmp_path / "backup", aside=tmp_path / "aside")
+            async with rediscopy.patient(store._link) as link:
+                late = rediscopy.Alone(link)
+                await late.begin()
+                with own_redis.client() as client:
+                    client.set("tidegate:restorer", "another")
+                with pytest.raises(StoreAway, match="took too long"):
+                    await late.hold()
 
     run(go())
 
