@@ -16,7 +16,7 @@ from gateway.http.access import actor_of
 from gateway.http.body import object_of
 from gateway.http.reply import Reply, json_reply
 from gateway.store.base import StoreUnusable
-from runtimes.errors import Conflict, InvalidInput
+from runtimes.errors import Conflict, InvalidInput, ServingError
 
 _log: Final = logging.getLogger(__name__)
 
@@ -84,7 +84,10 @@ class StoreEndpoints:
             raise InvalidInput(f"path: nothing was restored: {error.message}") from error
         audit = {"actor": actor, "what": "restore store", "reason": reason, "backup": str(path), "aside": str(aside)}
         # An ETag is not given twice: policies are known to their nodes, documents of monitors to the store alone.
-        await self._store.audit_append("store", {**audit, "generations": given})
+        try:
+            await self._store.audit_append("store", {**audit, "generations": given})
+        except ServingError as error:  # it is restored all the same
+            _log.error("restore_not_audited", extra={"facts": {"reason": error.message}})
         _log.warning("store_replaced", extra={"facts": audit})
 
     def _restored(self, task: "asyncio.Task[None]") -> None:

@@ -342,7 +342,6 @@ class RedisStore:
         async with rediscopy.patient(self._link) as link:
             with rediscopy.local_files():
                 await rediscopy.restore(link, VERSION, path, aside)
-        await self._poll()
 
     async def life(self) -> int:
         """See `Store.life`."""
