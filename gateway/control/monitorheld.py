@@ -2,7 +2,8 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from gateway.monitor.leases import Lease
 from gateway.monitor.plan import ROWS
 from gateway.monitor.settings import Spec
 from gateway.monitor.windows import dense, sparse
+from gateway.store.base import Store, StoreAway
 
 ACTIONS: Final = 100
 """Kinds of leases that are counted; the oldest go first."""
@@ -119,6 +121,17 @@ class Held:
             for version, variant, counts in deltas:
                 self.untaken[version, variant] += int(counts[ROWS])
             raise
+
+    async def audit_alone(self, store: Store, audit: Mapping[str, Any] | None, notes: Notes) -> None:
+        """Write a record without the state, which has no room: what was decided is acted on.
+
+        Args:
+            notes: as they are once it is written.
+        """
+        with suppress(StoreAway, ValueError):
+            if audit is not None:
+                await store.audit_append(self.monitor.name, audit)
+            self.notes = notes
 
     def acted(self, lease: Lease) -> None:
         """A lease was granted: count it under what it allows and whose fault it is."""

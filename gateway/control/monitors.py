@@ -401,6 +401,7 @@ class Monitors:
             return True
         except ValueError as error:
             _log.error("monitor_state_too_large", extra={"facts": {"model": name, "reason": str(error)[:200]}})
+            await held.audit_alone(self._store, audit, notes)
             return True
         held.state_revision, held.saved_ms, held.moved = document.revision, self._now_ms(), False
         held.notes = notes

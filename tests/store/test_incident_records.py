@@ -28,11 +28,12 @@ LEASE = Lease(
 
 
 class Away:
-    """A real store that cannot be reached for some writes."""
+    """A real store that cannot be reached for some writes, or does not take them."""
 
-    def __init__(self, store: Store, writes: int) -> None:
+    def __init__(self, store: Store, writes: int, error: Exception | None = None) -> None:
         self._store = store
         self.writes = writes
+        self._error = error or StoreAway("away")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -40,7 +41,7 @@ class Away:
     async def put(self, *args: Any, **named: Any) -> Any:
         if self.writes:
             self.writes -= 1
-            raise StoreAway("away")
+            raise self._error
         return await self._store.put(*args, **named)
 
 
@@ -100,6 +101,18 @@ async def test_a_lease_that_is_granted_while_the_store_is_away_is_written_when_i
     records = await trail(store)
     assert [one.record["what"] for one in records] == ["lease freeze", "incident opened"]
     assert records[0].record["evidence"] == LEASE.evidence_id
+
+
+@on_a_store()
+async def test_what_is_decided_is_in_the_trail_also_where_the_state_finds_no_room(store: Store, place: Place) -> None:
+    full: Any = Away(store, writes=2, error=ValueError("body: expected at most 1048576 bytes"))
+    monitors, held = monitors_on(full), Held(Spec(), ModelMonitor("m", Spec()))
+    said(held, "firing", 100.0)
+    await saved(monitors, held, LEASE)
+    await saved(monitors, held)
+    assert [one.record["what"] for one in await trail(store)] == ["lease freeze", "incident opened"]
+    await saved(monitors, held)
+    assert len(await trail(store)) == 2, "each once"
 
 
 @on_a_store()
