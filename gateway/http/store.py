@@ -81,7 +81,7 @@ class StoreEndpoints:
         try:
             await self._store.restore(path, aside=aside)
         except StoreUnusable as error:
-            raise InvalidInput(f"path: nothing was restored: {error.message}") from error
+            raise InvalidInput(f"path: {error.message}") from error
         audit = {"actor": actor, "what": "restore store", "reason": reason, "backup": str(path), "aside": str(aside)}
         # An ETag is not given twice: policies are known to their nodes, documents of monitors to the store alone.
         try:

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from gateway.store.redislines import LOG_PARTS
 RESTORING: Final = "restoring"
 LIFE: Final = "life"
 RESTORER: Final = "restorer"
+TRIED: Final = "tried"
 _ALONE_MS: Final = 60_000
 """Longer than any step takes, see PATIENT_TIMEOUT_S."""
 LEASE: Final = "lease"
@@ -143,6 +144,7 @@ async def restore(link: RedisLink, version: int, path: Path, aside: Path | None)
 
 
 async def _replace(link: RedisLink, version: int, path: Path, aside: Path | None, alone: Alone) -> None:
+    await _try_one(link, path)
     again = await link.command("EXISTS", _key(link, RESTORING))
     await link.command("HSET", _key(link, RESTORING), "", 0)
     try:
@@ -176,6 +178,15 @@ def _check(path: Path, version: int) -> None:
     head = next(files.read(path), None)
     if not isinstance(head, dict) or head.get("schema", version + 1) > version:
         raise StoreUnusable(f"the backup is of a newer schema, this program knows {version}")
+
+
+async def _try_one(link: RedisLink, path: Path) -> None:
+    """A dump of a newer Redis is refused before anything has gone. Raises StoreUnusable."""
+    dumps = (dump for _, parts in islice(files.read(path), 1, None) for _, dump in parts)
+    dump = await asyncio.to_thread(next, dumps, None)
+    if dump is not None:
+        await link.command("RESTORE", _key(link, TRIED), 0, dump, "REPLACE")
+        await link.command("DEL", _key(link, TRIED))
 
 
 async def _note_revisions(link: RedisLink) -> None:

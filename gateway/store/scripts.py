@@ -14,6 +14,7 @@ Keys of one name share a hash tag. In a Cluster the prefix is `{tidegate}`: ther
     tidegate:schema         number
     tidegate:life           number  see `Store.life`
     tidegate:restorer       text    token of the process that restores
+    tidegate:tried          of a backup, for a moment: whether this Redis can read it
     tidegate:restoring      hash    NAME -> last revision; there while a backup is restored
 
 Scripts that write have the last as their last key, and do nothing while it is there.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import rediscopy
+from gateway.store import export, rediscopy
 from gateway.store.base import Limits, Store, StoreAway, StoreUnusable
 from gateway.store.redisstore import VERSION, RedisStore
 from tests.store.places import RedisServer
@@ -102,6 +102,27 @@ def test_a_restore_that_broke_off_is_not_taken_for_a_store(own_redis: RedisServe
             assert await store.list("policy") == (before,)
             # The number that was given before it broke off stands beside the mark.
             assert (await store.put("policy", "a", b"2", expected=before.revision)).revision == 1_002
+
+    run(go())
+
+
+def test_a_backup_of_a_newer_redis_is_refused_before_anything_has_gone(own_redis: RedisServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with opened(own_redis.url, timeout_s=10) as store:
+            kept = await store.put("policy", "a", b"1", expected=0)
+            await store.backup(tmp_path / "backup")
+            head, *frames = export.read(tmp_path / "backup")
+            writer = export.Writer(tmp_path / "newer")
+            writer.frame(head)
+            for name, dumps in frames:
+                # The last ten bytes are the version of the format, and a checksum.
+                writer.frame([name, [(part, dump[:-10] + b"\xff\xff" + dump[-8:]) for part, dump in dumps]])
+            writer.finish()
+            writer.discard()
+            with pytest.raises(StoreUnusable, match="payload version"):
+                await store.restore(tmp_path / "newer", aside=tmp_path / "aside")
+            assert (await store.list("policy"), await store.life()) == ((kept,), 0)
+            await store.put("policy", "a", b"2", expected=kept.revision)
 
     run(go())
 
