@@ -137,11 +137,11 @@ class Arm:
         self._failures = 0
         # A turn has done so before it executed them; what has no rows is answered without one.
         self._route.routings.write()
-        signs, notes = self._signer is not None, self._notes
-        if signs or notes:
+        notes = self._notes
+        if notes or self._signer is not None:
             marks = self._marks(jobs, outputs)
-            if signs:
-                self._name(jobs, marks)
+            if self._signer is not None:
+                self._signer.name(jobs, self._index, marks)
             if notes:
                 self._note(jobs, marks, started_ns, now)
         _count_ok(jobs)
@@ -152,15 +152,6 @@ class Arm:
             route.earn(len(jobs))
         if route.shadow is not None:
             route.shadow.offer(jobs, outputs, self._index)
-
-    def _name(self, jobs: Sequence[Exchange], marks: list[int]) -> None:
-        signer, index = self._signer, self._index
-        assert signer is not None, "asked before"
-        for at, job in enumerate(jobs):
-            placed = job.placed
-            if placed is not None:
-                signer.add(job, index, placed.bits, placed.stratum, marks[at])
-        signer.sign()
 
     def _note(self, jobs: Sequence[Exchange], marks: list[int], started_ns: int, now: int) -> None:
         """Slow requests, those that waited long, and those of the sampled units."""

@@ -181,8 +181,8 @@ class RouteBook:
 
     def _name(self, codec: Codec, key: SigningKey) -> ServedVersion:
         origin = int.from_bytes(os.urandom(8), "big")
-        signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], clock=self.clock, sequence=origin)
-        return self._serve(codec, evidence=Named(codec, signer, origin))
+        signer = Signer(key.id, key.secret, 0, [codec.runtime.digest], clock=self.clock, sequence=origin, origin=origin)
+        return self._serve(codec, evidence=Named(codec, signer))
 
     @property
     def taps(self) -> Iterator[Tap]:

@@ -18,7 +18,7 @@ from gateway.meter import Meter
 from gateway.monitor.counting import Counter
 from gateway.monitor.plan import decoded
 from gateway.monitor.tap import Tap
-from gateway.predictions import NO_MARK, UNCOUNTED, signed
+from gateway.predictions import NO_MARK
 from gateway.signing import Signer
 from gateway.tally import Executions, stratum_of
 from gateway.wire.encode import BatchEncoder, encode_response
@@ -142,21 +142,15 @@ class Evidence(Protocol):
 class Named:
     """Names the predictions of a version that is watched and has no policy. Nothing of it is evidence."""
 
-    def __init__(self, codec: Codec, signer: Signer, origin: int) -> None:
+    def __init__(self, codec: Codec, signer: Signer) -> None:
         self._codec = codec
         self._signer = signer
-        self._unit = signed(origin)
 
     def answered(self, jobs: Sequence[Exchange], outputs: Sequence[Array], started_ns: int, now: int) -> None:
         """Name each prediction. See `Evidence.answered`."""
         tap = self._codec.taps.get(NO_VARIANT)
         marks = tap.marks(jobs, outputs) if tap is not None else None
-        signer, unit = self._signer, self._unit
-        if marks is None:
-            marks = [NO_MARK] * len(jobs)
-        for at, job in enumerate(jobs):
-            signer.add(job, 0, unit, UNCOUNTED, marks[at])
-        signer.sign()
+        self._signer.name(jobs, 0, [NO_MARK] * len(jobs) if marks is None else marks)
 
     def failed(self, exchange: Exchange, error: ServingError) -> bool:
         """Nobody else answers."""
