@@ -63,7 +63,7 @@ ASK_S: Final = 0.05
 STALL_NS: Final = 20_000_000
 """A turn of the loop that takes longer is counted."""
 BACKLOG: Final = 2048
-COUNT_S: Final = 0.1
+COUNT_S: Final = 0.2
 """So often what the monitor was shown is counted, in steps of about 0.05 ms; requests come between two."""
 FIRST_ROWS_S: Final = 5.0
 """Control has so long to take a part of first rows."""

@@ -178,7 +178,7 @@ class HotPath:
         self.loop.run()
 
     def count(self) -> None:
-        """What a worker does ten times a second: count what the monitor has noted."""
+        """What a worker does five times a second: count what the monitor has noted."""
         for tap in self.taps:
             while tap.work():
                 pass

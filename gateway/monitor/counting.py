@@ -18,30 +18,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from gateway.monitor import isotonic
 from gateway.monitor.columns import as_floats, boolean_place, column_numbers, number
 from gateway.monitor.ordered import MOST_EDGES, Ordered, edge_cuts
 from gateway.monitor.plan import (
     ABOVE,
     BELOW,
-    CALIBRATED_UNIT,
     HEAD,
     INFINITE,
     MISSING,
     ROWS,
-    SCORE_BINS,
     SKIPPED,
     TYPE_ERROR,
     UNSEEN,
     CountPlan,
     FeaturePlan,
-    ScorePlan,
 )
+from gateway.monitor.scored import Scored
 from runtimes.tensors import Array, f32_from_bf16
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_SCORES_AT_ONCE: Final = 2_048
 _SLICE_ROWS: Final = 2**18
 """Rows at once: sums of calibrated probabilities in units of 2^-32 stay below 2^53 and so exact, memory bounded."""
 
@@ -84,7 +80,12 @@ class Counter:
         together = [(one.feature, one.start) for found in self._inputs.values() for one in found.together]
         self._ordered = Ordered(together) if together else None
         self._score_at = plan.score_at
-        self._value = None if plan.score is None else _numeric(edge_cuts(plan.score.edges), len(plan.score.edges) - 1)
+        self._scored: Scored | None = None
+        self._value: Adder | None = None
+        if plan.score is not None and plan.score.kind == "probability":
+            self._scored = Scored(plan, plan.score)
+        elif plan.score is not None:
+            self._value = _numeric(edge_cuts(plan.score.edges), len(plan.score.edges) - 1)
 
     def count(
         self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], groups: npt.NDArray[Any], into: Counts
@@ -135,51 +136,24 @@ class Counter:
         scored = outputs[score.output] if score is not None and score.output < len(outputs) else None
         if score is None or scored is None:
             return
+        yield
         numbers = column_numbers(scored, score.column, score.bf16)
-        if score.kind == "value":
-            assert self._value is not None, "a plan with a score has its edges"
+        yield
+        if self._scored is not None:
+            yield from self._scored.steps(numbers, groups, into)
+        elif self._value is not None:
             self._value(np.sort(numbers), into[self._score_at :])
-        else:
-            yield from self._scores(score, numbers, groups, into)
 
     def _features(self, inputs: Mapping[int, Array | None], rows: int, into: Counts) -> Iterator[None]:
         """Add those that are made of one column, together where all of them are numbers that are there."""
         parts = [one.part(inputs[index], rows) for index, one in self._inputs.items() if one.together]
+        yield  # what is done five times a second finds nothing in the cache: as much as two steps
         found = [part for part in parts if part is not None]
         together = self._ordered is not None and len(found) == len(parts)
         if together and self._ordered is not None:
             yield from self._ordered.steps(found, into)
         for index, one in self._inputs.items():
             yield from one.steps(inputs[index], rows, into, alone=not together)
-
-    def _scores(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any], into: Counts) -> Iterator[None]:
-        finite = np.isfinite(scores)
-        if not finite.all():
-            scores, groups = scores[finite], groups[finite]
-        count, at = self.plan.score_values, self._score_at
-        for start in range(0, len(scores), _SCORES_AT_ONCE):
-            some = scores[start : start + _SCORES_AT_ONCE]
-            cells = self._cells(score, some, groups[start : start + _SCORES_AT_ONCE])
-            into[at : at + count] += np.bincount(cells, minlength=count)
-            yield
-            calibrated = np.rint(isotonic.applied(score.calibration, some) / CALIBRATED_UNIT)
-            into[at + count : at + 2 * count] += np.bincount(cells, calibrated, count).astype(np.int64)
-            yield
-
-    def _cells(self, score: ScorePlan, scores: Floats, groups: npt.NDArray[Any]) -> Counts:
-        """Where finite scores count: by group, decision and bin."""
-        last = len(self.plan.groups)
-        cells = score_bins(scores)
-        cells += SCORE_BINS * (scores >= score.threshold)
-        if last:
-            known = np.where((groups >= 0) & (groups < last), groups, last).astype(np.int64)
-            cells += 2 * SCORE_BINS * known
-        return cells
-
-
-def score_bins(scores: Floats) -> Counts:
-    """The bin of each score among SCORE_BINS of [0, 1]. Shapes: [n] -> [n]; finite scores, clipped."""
-    return np.minimum((np.clip(scores, 0.0, 1.0) * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
 
 
 class _Column:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from gateway.monitor import calibration, isotonic
 from gateway.monitor.columns import column_numbers
-from gateway.monitor.counting import Counter, Counts, empty, feature_counts, score_bins
+from gateway.monitor.counting import Counter, Counts, empty, feature_counts
 from gateway.monitor.features import BINS, TOP, Kind, Left, Made, made, quantile_edges
 from gateway.monitor.plan import SCORE_BINS, UNSEEN, CountPlan, ScorePlan
 from gateway.monitor.reference import Origin, Reference, ReferenceRefused, binding_of, identified
 from gateway.monitor.scorebins import nested, nested_starts
+from gateway.monitor.scored import bins_of
 from gateway.monitor.significance import LEAST_ROWS, largest_window, overdispersion_of
 from gateway.monitor.together import fitted as fitted_together
 from runtimes.tensors import Array, Signature
@@ -283,7 +284,7 @@ def label_counts(plan: CountPlan, rows: Rows, groups: npt.NDArray[Any]) -> Count
     last = len(plan.groups)
     group = np.where((groups >= 0) & (groups < last), groups, last)[known].astype(np.int64)
     decided = (scores >= score.threshold).astype(np.int64)
-    cells = ((group * 2 + decided) * SCORE_BINS + score_bins(scores)) * 2 + labels
+    cells = ((group * 2 + decided) * SCORE_BINS + bins_of(scores)) * 2 + labels
     shape = (plan.group_count, 2, SCORE_BINS, 2)
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 

@@ -6,7 +6,7 @@ points lie straight lines and outside them the nearest point holds, as in scikit
 `out_of_bounds="clip"`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,12 @@ def applied(points: Sequence[tuple[float, float]], scores: npt.NDArray[Any]) -> 
 
     Shapes: any -> the same. NaN stays NaN.
     """
+    return line(points)(scores)
+
+
+def line(points: Sequence[tuple[float, float]]) -> Callable[[npt.NDArray[Any]], Floats]:
+    """`applied` with these points, for many calls."""
     if not points:
-        return np.clip(np.asarray(scores, np.float64), 0.0, 1.0)
-    x, y = np.asarray(points, np.float64).T
-    return np.asarray(np.interp(scores, x, y), np.float64)
+        return lambda scores: np.clip(np.asarray(scores, np.float64), 0.0, 1.0)
+    x, y = np.array(np.asarray(points, np.float64).T, order="C")
+    return lambda scores: np.asarray(np.interp(scores, x, y), np.float64)

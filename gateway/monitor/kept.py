@@ -28,13 +28,11 @@ class Kept:
     def __init__(self, inputs: Sequence[Array | None], outputs: Sequence[Array | None], size: int) -> None:
         self.rows = 0
         self.size = size
-        self._inputs = [None if array is None else np.empty((size, *array.shape[1:]), array.dtype) for array in inputs]
-        self._outputs = [
-            None if array is None else np.empty((size, *array.shape[1:]), array.dtype) for array in outputs
-        ]
+        self._inputs = [_Column(at, array, size) for at, array in enumerate(inputs) if array is not None]
+        self._outputs = [_Column(at, array, size) for at, array in enumerate(outputs) if array is not None]
+        self._widths = len(inputs), len(outputs)
         self._groups = np.zeros(size, np.int64)
-        every = [array for array in (*self._inputs, *self._outputs) if array is not None]
-        self._texts = [array for array in every if array.dtype == object]
+        every = [column.kept for column in (*self._inputs, *self._outputs)]
         self.row_bytes = sum([bytes_of(array) for array in every]) // size + self._groups.itemsize
 
     def add(
@@ -53,8 +51,13 @@ class Kept:
         end = start + rows
         if end > self.size:
             return False
-        if not (_copied(inputs, self._inputs, start, end) and _copied(outputs, self._outputs, start, end)):
-            return False
+        # What lies behind `rows` means nothing, whoever of them has been there.
+        for column in self._inputs:
+            if not column.add(inputs[column.at], start, end):
+                return False
+        for column in self._outputs:
+            if not column.add(outputs[column.at], start, end):
+                return False
         if groups is not None:
             self._groups[start:end] = groups
         self.rows = end
@@ -62,11 +65,11 @@ class Kept:
 
     def inputs(self) -> list[Array | None]:
         """Those that are here: [rows, ...] each."""
-        return [None if array is None else array[: self.rows] for array in self._inputs]
+        return _arrays(self._inputs, self._widths[0], self.rows)
 
     def outputs(self) -> list[Array | None]:
         """Likewise."""
-        return [None if array is None else array[: self.rows] for array in self._outputs]
+        return _arrays(self._outputs, self._widths[1], self.rows)
 
     def groups(self) -> npt.NDArray[np.int64]:
         """Of each row."""
@@ -74,23 +77,58 @@ class Kept:
 
     def clear(self) -> None:
         """Begin anew. The groups stay: all batches have some, or none has."""
-        for array in self._texts:
-            array[: self.rows] = None
+        for column in (*self._inputs, *self._outputs):
+            if column.bytes is None:
+                column.kept[: self.rows] = None
         self.rows = 0
 
 
-def _copied(arrays: Sequence[Array | None], kept: Sequence[Array | None], start: int, end: int) -> bool:
-    """Copy those that are wanted; False = one has another form. What lies behind `rows` means nothing."""
-    for at, own in enumerate(kept):
-        if own is None:
-            continue
-        array = arrays[at]
-        if array is None or array.dtype != own.dtype or array.ndim != own.ndim:
+class _Column:
+    """Rows of one tensor.
+
+    Args:
+        at: where it stands among the inputs or outputs.
+        first: array of the first batch, whose form all of them have.
+
+    Attributes:
+        kept: [size, ...] room for them.
+        bytes: of `kept`; None = texts, which are objects.
+    """
+
+    __slots__ = ("_dtype", "_row_bytes", "at", "bytes", "kept")
+
+    def __init__(self, at: int, first: Array, size: int) -> None:
+        self.at = at
+        self._dtype = first.dtype
+        self.kept = np.empty((size, *first.shape[1:]), first.dtype)
+        self._row_bytes = self.kept.nbytes // size
+        self.bytes = None if first.dtype == object else self.kept.reshape(-1).view(np.uint8).data
+
+    def add(self, array: Array | None, start: int, end: int) -> bool:
+        """Copy a batch to its place; False = it has another form."""
+        if array is None or len(array) != end - start:
             return False
-        if array.size * len(own) != own.size * (end - start):
-            return False  # an array of one column would fill many
-        own[start:end] = array
-    return True
+        dtype = array.dtype
+        if dtype is not self._dtype and dtype != self._dtype:
+            return False
+        if self.bytes is None:
+            if array.size * len(self.kept) != self.kept.size * (end - start):
+                return False  # an array of one column would fill many
+            self.kept[start:end] = array
+            return True
+        # Half as many instructions as an assignment of numpy's, which is for arrays of any two forms.
+        rows, each = array.tobytes(), self._row_bytes
+        if len(rows) != each * (end - start):
+            return False
+        self.bytes[start * each : end * each] = rows
+        return True
+
+
+def _arrays(columns: Sequence[_Column], width: int, rows: int) -> list[Array | None]:
+    found: list[Array | None] = [None] * width
+    for column in columns:
+        found[column.at] = column.kept[:rows]
+    return found
 
 
 def bytes_of(array: Array) -> int:

@@ -8,9 +8,10 @@ monitor never makes a request wait.
 import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
+from librt.strings import read_f32_le, read_f64_le
 
 from gateway.monitor.counting import Counter, Counts, empty
 from gateway.monitor.kept import TEXT_BYTES, Kept, bytes_of
@@ -21,6 +22,9 @@ from runtimes.batching.job import Job
 from runtimes.errors import ServingError
 from runtimes.tensors import DYNAMIC, Array, Signature
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # compiled code keeps these without an object
+
 WAITING_BYTES: Final = 16 * 1024 * 1024
 """What may wait of one variant. One batch may, whatever it weighs."""
 WAITING_ROWS: Final = 65_536
@@ -29,8 +33,8 @@ COPIED_BYTES: Final = 4_096
 COPIED_SCORES: Final = 64
 """Numbers of a row of the score's output, likewise."""
 _log: Final = logging.getLogger(__name__)
-SLICE_ROWS: Final = 8_192
-"""Rows that are counted together: 0.12 us each at 20 numbers, and 0.5 ms besides, for what is done ten times a second
+SLICE_ROWS: Final = 16_384
+"""Rows that are counted together: 0.12 us each at 20 numbers, and 0.3 ms besides, for what is done five times a second
 finds nothing in the cache. Requests wait for a step of it that comes before them, 0.05 ms."""
 _SLICE_BYTES: Final = 2 * 1024 * 1024
 
@@ -73,6 +77,10 @@ class Tap:
         # What else stands there is no score; a plan may name an output that is not there.
         scores = signature.outputs[self._score.output :][:1] if self._score is not None else ()
         self._texts = any(spec.datatype.kind == "bytes" for spec in scores)
+        alone = self._score is not None and self._score.column <= 0 and self._table
+        dtypes = [spec.datatype.dtype for spec in scores if alone and spec.datatype.name in ("FP32", "FP64")]
+        self._packed = dtypes[0] if dtypes else None
+        self._is_short = self._packed == np.float32
 
     @property
     def rows(self) -> int:
@@ -103,7 +111,7 @@ class Tap:
                 inputs = gather(jobs, self._signature)
             self._bytes += self._keep(inputs, outputs, rows, groups)
             self._rows += rows
-        except (ServingError, ValueError, IndexError):
+        except (ServingError, ValueError, TypeError, IndexError):
             # Only what was executed comes here, so this is our own mistake; the count says that it happened.
             self.counts[SKIPPED] += rows
 
@@ -147,13 +155,16 @@ class Tap:
         if array.ndim == 0 or self._texts:
             return None
         rows = len(array)
-        one_each = rows == len(jobs)
-        if not one_each and not self._are_told(jobs, rows):
+        if rows == len(jobs) == array.size and array.dtype is self._packed:
+            found = self._marks_in(array.tobytes(), rows, score.threshold)
+        elif rows != len(jobs) and not self._are_told(jobs, rows):
             return None
-        scores = _column(array, rows, score.column)
-        if scores is None:
-            return None
-        found = self._marks_of(scores, score.threshold) if one_each else self._of_requests(jobs, scores)
+        else:
+            scores = _column(array, rows, score.column)
+            if scores is None:
+                return None
+            one_each = rows == len(jobs)
+            found = self._marks_of(scores, score.threshold) if one_each else self._of_requests(jobs, scores)
         if not self._groups:
             return found
         groups = self._by_row(jobs, len(jobs))
@@ -189,6 +200,20 @@ class Tap:
             table[int(value * LABEL_BINS)] if table and 0.0 <= value <= 1.0 else _mark(value, threshold)
             for value in scores
         ]
+
+    def _marks_in(self, packed: bytes, rows: int, threshold: float) -> list[int]:
+        """The same of numbers as they lie in memory, none of which becomes an object on the way of every answer."""
+        is_short = self._is_short
+        # Objects that are handed on as they are: as numbers each would be made anew.
+        table = cast(list[object], self._table)
+        found: list[object] = [None] * rows
+        each: i64 = 4 if is_short else 8
+        at: i64 = 0
+        for row in range(rows):
+            value = read_f32_le(packed, at) if is_short else read_f64_le(packed, at)
+            found[row] = table[int(value * LABEL_BINS)] if 0.0 <= value <= 1.0 else _mark(value, threshold)
+            at += each
+        return cast(list[int], found)
 
     def _by_row(self, jobs: Sequence[Job], rows: int) -> list[int]:
         known, header, others = self._groups, self._header, self._others
@@ -232,6 +257,7 @@ class Tap:
             found, before = empty(self._counter.plan), int(self.counts[ROWS])
             found[ROWS] = before  # it says which rows are sampled
             if kept is not None:
+                yield
                 yield from self._counter.steps(kept.inputs(), kept.outputs(), kept.groups(), found)
             for batch in batches:
                 self._count_alone(batch, found)

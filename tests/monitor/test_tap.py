@@ -121,7 +121,7 @@ def test_a_tap_that_is_always_full_keeps_no_other_waiting() -> None:
     full.take(many, None, outputs_of(many))
     assert turns.step([other, full])
     other.take(few, None, outputs_of(few))
-    for _ in range(60):
+    for _ in range(100):
         full.take(many, None, outputs_of(many))
         assert turns.step([other, full]), "there is more to count at once"
     assert (other.counts[ROWS], other.rows) == (1, 0)
@@ -187,17 +187,23 @@ def test_marks_say_bin_decision_and_group() -> None:
 @given(
     st.lists(st.floats(width=32, allow_infinity=True) | st.floats(0, 1, width=32), min_size=1, max_size=20),
     st.sampled_from([0.5, 0.0, 1.0, 0.3, 0.501]),
+    st.sampled_from(["FP32", "FP64", "FP16"]),
 )
-def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], threshold: float) -> None:
+def test_marks_are_the_same_by_table_and_one_by_one(scores: list[float], threshold: float, datatype: str) -> None:
     plan = plan_of()
     assert plan.score is not None
     plan = msgspec.structs.replace(plan, score=msgspec.structs.replace(plan.score, threshold=threshold))
-    tap = tap_of(plan)
-    together = tap.marks([job([[0.5, 5.0]])] * len(scores), [np.array(scores, np.float32).reshape(-1, 1)])
-    alone = [tap.marks([job([[0.5, 5.0]])], [np.array([[score]], np.float32)]) for score in scores]
+    kind = DATATYPES[datatype]
+    tap = tap_of(plan, Signature(SIGNATURE.inputs, (TensorSpec("y", kind, (-1, 1)),), True))
+    with np.errstate(over="ignore"):
+        column = np.array(scores).astype(kind.dtype).reshape(-1, 1)
+    together = tap.marks([job([[0.5, 5.0]])] * len(scores), [column])
+    alone = [tap.marks([job([[0.5, 5.0]])], [row.reshape(1, 1)]) for row in column]
+    wide = tap.marks([job([[0.5, 5.0]])] * len(scores), [np.repeat(column, 2, axis=1)])
     assert together is not None
     assert [[one] for one in together] == alone
-    for one, score in zip(together, np.array(scores, np.float32).tolist(), strict=True):
+    assert wide == together  # not as it lies in memory
+    for one, score in zip(together, column[:, 0].tolist(), strict=True):
         if score != score:
             assert one == NO_MARK
         else:
@@ -404,7 +410,7 @@ def test_texts_are_let_go_of_when_they_are_counted() -> None:
         tap.take(jobs, None, outputs_of(jobs))
     drained(tap)
     assert tap.counts[2:4].tolist() == [4, 2]
-    assert not tap._spare or all(one is None for one in tap._spare._texts[0][:, 0][:6])
+    assert not tap._spare or all(one is None for one in tap._spare._inputs[0].kept[:6, 0])
 
 
 def test_requests_without_rows_leave_nothing_behind() -> None:
