@@ -23,6 +23,7 @@ ALL_WORK, ALL_REACH, ALL_LEAST = "policy, metrics and monitor on against off", "
 UNNAMED_WORK = "the same, answers without prediction ids"
 ECHO_WORK, ECHO_REACH, ECHO_LEAST = "policy, metrics and monitor on, 1x20 JSON, 32 connections", ">= 1.2 x echo", 1.2
 SIZES = (FEATURES, 32, 1)
+NAMES = ("plain", "watched", "unnamed", "all")
 
 
 def with_reference(repository: Path, name: str, folder: Path) -> None:
@@ -42,42 +43,17 @@ def with_reference(repository: Path, name: str, folder: Path) -> None:
 
 
 def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
-    """Interleaved rounds: without, with the monitor, with it and no ids, with monitor and policy, and echo."""
+    """Interleaved rounds: without, with the monitor, with it and no ids, with monitor and policy, and echo.
+
+    Two starts of one build differ by 2 % in what a path costs: where its memory lies. Rounds of all starts count alike.
+    """
     repository = serve.folder / "monitor-models"
-    kept: dict[str, list[LoadRound]] = {"plain": [], "watched": [], "unnamed": [], "all": []}
+    kept: dict[str, list[LoadRound]] = {name: [] for name in (*NAMES, "echo")}
     try:
-        names = tuple(kept)
-        for name in names:
-            for version in (1, 2):
-                model = models.dense(SIZES, models.SEED + version, sigmoid=True)
-                models.put_version(repository, name, version, model)
-            features = ", ".join(f"f{at}" for at in range(FEATURES))
-            said = f"version_policy:\n  specific: [1, 2]\nfeature_names:\n  x: [{features}]\n"
-            (repository / name / "model.yaml").write_text(said)
-            if name != "plain":
-                with_reference(repository, name, serve.folder)
-        with ExitStack() as stack:
-            server = stack.enter_context(serve.server(repository, serve.folder / "data-monitor"))
-            server.wait_ready()
-            echo = stack.enter_context(echo_server(serve.folder))
-            echo.wait_ready()
-            put(server, "all", {"stable": 10_000})
-            without_ids(server, "unnamed")
-            payloads = {name: models.json_payload(name, FEATURES) for name in names}
-            for name in ("plain", "watched", "unnamed"):
-                # The version that has a reference: without a policy the newest one would answer.
-                payload = payloads[name]
-                payloads[name] = models.Payload(
-                    payload.path.replace("/infer", "/versions/1/infer"), payload.body, payload.headers
-                )
-            for payload in payloads.values():
-                wrk.run(payload, server.port, 32, 1, settings.folder)
-            sides = [(name, server, payload) for name, payload in payloads.items()]
-            sides.append(("echo", echo, payloads["all"]))
-            for _ in range(settings.rounds):
-                for name, side, payload in sides:
-                    run = quiet(f"monitor {name}", settings, record, partial(load_round, side, payload, 32, settings))
-                    kept.setdefault(name, []).extend([run] if run is not None else [])
+        for name in NAMES:
+            put_model(repository, name, serve.folder)
+        for start in range(settings.starts):
+            one_start(serve, repository, start, settings, record, kept)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return verdicts.unmeasured(
             {WORK: REACH, UNNAMED_WORK: REACH, ALL_WORK: ALL_REACH, ECHO_WORK: ECHO_REACH}, str(error)
@@ -88,6 +64,45 @@ def measure(serve: Serve, settings: Settings, record: Record) -> list[Verdict]:
         judged(ALL_WORK, ALL_REACH, ALL_LEAST, kept["all"], kept["plain"]),
         judged(ECHO_WORK, ECHO_REACH, ECHO_LEAST, kept["all"], kept["echo"]),
     ]
+
+
+def put_model(repository: Path, name: str, folder: Path) -> None:
+    """Two versions; but for the plain model, the first has a reference."""
+    for version in (1, 2):
+        model = models.dense(SIZES, models.SEED + version, sigmoid=True)
+        models.put_version(repository, name, version, model)
+    features = ", ".join(f"f{at}" for at in range(FEATURES))
+    said = f"version_policy:\n  specific: [1, 2]\nfeature_names:\n  x: [{features}]\n"
+    (repository / name / "model.yaml").write_text(said)
+    if name != "plain":
+        with_reference(repository, name, folder)
+
+
+def one_start(
+    serve: Serve, repository: Path, start: int, settings: Settings, record: Record, kept: dict[str, list[LoadRound]]
+) -> None:
+    """All rounds of one start of the server, added to `kept`."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serve.server(repository, serve.folder / f"data-monitor-{start}"))
+        server.wait_ready()
+        echo = stack.enter_context(echo_server(serve.folder))
+        echo.wait_ready()
+        put(server, "all", {"stable": 10_000})
+        without_ids(server, "unnamed")
+        payloads = {name: models.json_payload(name, FEATURES) for name in NAMES}
+        for name in ("plain", "watched", "unnamed"):
+            # The version that has a reference: without a policy the newest one would answer.
+            payload = payloads[name]
+            path = payload.path.replace("/infer", "/versions/1/infer")
+            payloads[name] = models.Payload(path, payload.body, payload.headers)
+        for payload in payloads.values():
+            wrk.run(payload, server.port, 32, 1, settings.folder)
+        sides = [(name, server, payload) for name, payload in payloads.items()]
+        sides.append(("echo", echo, payloads["all"]))
+        for _ in range(settings.rounds):
+            for name, side, payload in sides:
+                run = quiet(f"monitor {name}", settings, record, partial(load_round, side, payload, 32, settings))
+                kept[name].extend([run] if run is not None else [])
 
 
 def without_ids(server: Server, name: str) -> None:

@@ -30,6 +30,7 @@ class Settings:
     rounds: int = 5
     seconds: int = 5
     max_foreign: float = 0.08
+    starts: int = 1
 
 
 @dataclass(frozen=True)

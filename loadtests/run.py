@@ -16,7 +16,7 @@ from loadtests.verdicts import PASS, Verdict
 
 NAMES = (*load.NAMES, "routing", "monitor", "start", "swap")
 NO_SERVER, GATE_FAILED = 1, 3
-MOST_ROUNDS, MOST_SECONDS, MOST_WORKERS = 50, 120, 64
+MOST_ROUNDS, MOST_STARTS, MOST_SECONDS, MOST_WORKERS = 50, 25, 120, 64
 
 
 def bounded(least: int, most: int) -> "type[int]":
@@ -40,6 +40,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=bounded(1, MOST_ROUNDS), default=5, help="interleaved rounds of each row")
     add("--seconds", type=bounded(1, MOST_SECONDS), default=5, help="of one wrk run")
+    add("--starts", type=bounded(1, MOST_STARTS), default=1, help="of the server, in the rounds of the monitor")
     add("--only", action="append", choices=NAMES, help="this row only; may be given again")
     add("--workers", type=bounded(1, MOST_WORKERS), default=1, help="workers of tidegate serve")
     add("--max-foreign", type=float, default=0.08, help="most CPU of strangers in a round, as a share of one core")
@@ -72,7 +73,7 @@ def main() -> int:
     end_on_sigterm()
     record = Record()
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as name:
-        settings = Settings(Path(name), given.rounds, given.seconds, given.max_foreign)
+        settings = Settings(Path(name), given.rounds, given.seconds, given.max_foreign, given.starts)
         serve = Serve(Path(name), given.workers, given.stand_in)
         found = measured(given.only or NAMES, serve, settings, record)
     notes = [f"{given.workers} worker(s)."]
