@@ -82,14 +82,18 @@ class Hosts:
         return int(self._counts[host][ROWS]) if host in self._counts else 0
 
     def plain(self) -> dict[str, Any]:
-        """The last verdict; rows since then are not kept: the next verdict is of rows that come from now on."""
-        return {"series": self._series, "states": self.states, "judged_ms": self._judged_ms}
+        """The last verdict, and whom it waits for; rows since then are not kept: the next verdict is of rows that come
+        from now on."""
+        verdict = {"states": self.states, "judged_ms": self._judged_ms}
+        return {"series": self._series, **verdict, "heard_ms": self._heard_ms}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Go on where `plain` was taken."""
         version, variant, reference = plain["series"]
         self._series = version, variant, reference
         self.states, self._judged_ms = dict(plain["states"]), plain["judged_ms"]
+        # Builds before this one did not say: whom they judged was heard by then.
+        self._heard_ms = dict(plain.get("heard_ms") or dict.fromkeys(self.states, self._judged_ms))
 
 
 def state_of(reference: Reference, counts: Counts, floors: Floors) -> State:

@@ -88,6 +88,27 @@ def test_the_verdict_outlives_a_change_of_the_leader() -> None:
     assert next_one.monitor.attribution.verdict == "host"
 
 
+def test_a_new_leader_waits_for_the_hosts_that_the_one_before_heard() -> None:
+    """Else its first window, of those that happened to speak first, would blame the world for what one host does."""
+    held, next_one = begun(), begun()
+    told(held, {"a": 0.0, "b": 0.0, "c": 3.0}, 12)
+    assert restore_state(next_one, encoded_state(held)) == ""
+    told(next_one, {"a": 0.0, "b": 0.0}, 4, from_minute=12)
+    assert next_one.monitor.hosts.states == {"a": "ok", "b": "ok", "c": "firing"}
+    told(next_one, {"a": 0.0, "b": 0.0}, OLD_MS // MINUTE_MS, from_minute=16)
+    assert next_one.monitor.hosts.states == {}, "it is gone, and of two nobody can say"
+
+
+def test_a_state_of_a_build_that_did_not_say_whom_it_heard_is_read() -> None:
+    held, again = begun(), ModelMonitor("m", SPEC)
+    told(held, {"a": 0.0, "b": 0.0, "c": 3.0}, 12)
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(held.monitor.state()))
+    del state["hosts"]["heard_ms"]
+    again.watch({"1": REFERENCE})
+    again.restore(state)
+    assert again.hosts.plain()["heard_ms"].keys() == set("abc")
+
+
 def test_a_state_of_before_there_were_hosts_is_read() -> None:
     held = begun()
     told(held, dict.fromkeys("abc", 0.0), 12)
