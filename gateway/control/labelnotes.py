@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.monitor.plan import LABEL_BINS
+from gateway.predictions import MOST_GROUPS
+
 NOBODY: Final = "-"
 """Variant of what no policy decided,"""
 UNKNOWN: Final = ""
@@ -52,10 +55,18 @@ def notes_in(entry: bytes) -> list[tuple[LabelNote, Any]]:
 
     Raises:
         msgspec.MsgspecError: it is none of ours.
+        ValueError: no prediction id says so.
     """
     found = []
     for line in entry.split(b"\n"):
         note, _, before = line.partition(b"\t")
         value = msgspec.json.decode(before, type=_Replaced).value if before else None
-        found.append((msgspec.json.decode(note, type=LabelNote), value))
+        found.append((_possible(msgspec.json.decode(note, type=LabelNote)), value))
     return found
+
+
+def _possible(note: LabelNote) -> LabelNote:
+    bounds = ((note.decision, 2), (note.score_bin, LABEL_BINS), (note.group, MOST_GROUPS), (note.predicted_s, 1 << 32))
+    if not all(value is None or 0 <= value < bound for value, bound in bounds):
+        raise ValueError("no prediction of this decision, score, group or time")
+    return note

@@ -1,22 +1,25 @@
 """Entries that nobody can read: counted by reason and kept aside; none of them counts, or ends, anything."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
 import pytest
 
+from gateway.control.labelnotes import notes_in
 from gateway.control.monitordead import LISTED, SHOWN_BYTES, DeadLetters, reason_of
-from gateway.control.monitorheard import MOST_ROWS, UNREADABLE, hear
+from gateway.control.monitorheard import MOST_ROWS, UNREADABLE, hear, hear_labels
 from gateway.control.monitorheld import encoded_state, restore_state
 from gateway.control.monitorinputs import Answers, Series, buckets_of, split
 from gateway.control.monitorviews import facts, view
 from gateway.control.monitorwords import warnings_of
 from gateway.counters import DURATION_BOUNDS_NS, MODEL_VALUES
 from gateway.monitor.counting import Counts
-from gateway.monitor.plan import ROWS
-from gateway.store.base import StreamEntry
+from gateway.monitor.plan import LABEL_BINS, ROWS
+from gateway.monitor.realised import Labelled
+from gateway.predictions import MOST_GROUPS
+from gateway.store.base import StreamEntry, StreamPage
 from tests.monitor.test_heard import PLAN, REFERENCE, held_by
 from tests.monitor.test_monitors_apart import World, in_a_world
 
@@ -96,6 +99,25 @@ def test_what_nodes_tell_of_their_answers_is_read() -> None:
 
 def letter(number: int, body: bytes = b"x" * 200) -> StreamEntry:
     return StreamEntry(number, "node", 1, number, body)
+
+
+NOTE: Final = ["01234567", "stable", 1_800_000_000.0, 1_800_000_100.0, 0, 1, 249, "1"]
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(2, -1.0), (2, 2.0**32), (4, -1), (4, MOST_GROUPS), (5, -1), (5, 2), (6, -1), (6, LABEL_BINS)],
+)
+def test_a_label_that_no_prediction_can_have_is_a_dead_letter_with_all_of_its_entry(at: int, value: float) -> None:
+    held, worse = held_by(), [*NOTE]
+    worse[at] = value
+    said = [msgspec.json.encode(NOTE) + b"\n" + msgspec.json.encode(one) for one in (NOTE, worse)]
+    entries = [StreamEntry(number, "node", 1, number, body) for number, body in enumerate(said, 1)]
+    heard: list[Labelled] = []
+    cast(Any, held.monitor).label = lambda version, item, now_ms: heard.append(item)
+    hear_labels("m", held, StreamPage(tuple(entries), 2, 0, 0), {"0123456789": "1"}, 5)
+    assert (len(heard), held.dead.counts) == (2, {("labels", "counts"): 1})
+    assert notes_in(msgspec.json.encode([*NOTE[:4], None, None, None, NOTE[7]])), "what is not known is possible"
 
 
 def test_the_last_are_kept_and_all_are_counted() -> None:
