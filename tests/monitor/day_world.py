@@ -1,4 +1,4 @@
-"""A day of two gateways whose monitors are the real ones; clock, store, pages and people are of this world.
+"""A day of three gateways whose monitors are the real ones; clock, store, pages and people are of this world.
 
 Each half hour brings drift for a quarter of an hour, of all or of the canary alone, a new version as canary and its
 end, and a new variant of an experiment. Labels come after minutes and after hours, workers die, the follower is started
@@ -158,7 +158,7 @@ class World:
             ]
             for variant, rows in ROWS_S.items()
         }
-        self.nodes = [Node(self, "a", "r0", leads=True), Node(self, "b", "r0", leads=False)]
+        self.nodes = [Node(self, name, "r0", leads=name == "a") for name in "abc"]
         self.events: dict[str, int] = {}
         self.late: list[tuple[LabelNote, int | None]] = []
 
@@ -198,7 +198,7 @@ class World:
             for variant, version in variants.items():
                 self._ask(node, version, variant, at)
         if at % (20 * MINUTE_S) < self.step_s:
-            self.nodes[at // (20 * MINUTE_S) % 2].kill_worker()
+            self.nodes[at // (20 * MINUTE_S) % len(self.nodes)].kill_worker()
         if at % (2 * HOUR_S) < self.step_s:
             self.nodes[1] = Node(self, "b", f"r{at}", leads=False)
         await self._labels()
@@ -316,7 +316,7 @@ class Bare(World):
             for one in self.nodes
             for place, values in one.answers.items()
         }
-        forget(held, "ab", "a", now_ms)
+        forget(held, "abc", "a", now_ms)
         deltas = taken(held, vectors, "a")
         hear_answers(held, {key: one for key, one in answers.items() if key[2] in held.monitor.versions}, now_ms)
         for note, before in self.late:

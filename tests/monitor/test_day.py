@@ -59,8 +59,10 @@ def test_what_is_held_at_noon_is_held_at_midnight(tmp_path: Path) -> None:
 
 @pytest.mark.sim
 @pytest.mark.timeout(600)
-def test_what_is_held_at_noon_is_held_at_midnight_with_a_store_and_a_follower(tmp_path: Path) -> None:
-    check(World(tmp_path, step_s=60))
+def test_what_is_held_at_noon_is_held_at_midnight_with_a_store_and_followers(tmp_path: Path) -> None:
+    world = World(tmp_path, step_s=60)
+    check(world)
+    assert world.nodes[0].monitors.held["m"].monitor.hosts.states.keys() == set("abc"), "each was judged by itself"
 
 
 def test_a_leak_of_a_vector_an_hour_is_found() -> None:
