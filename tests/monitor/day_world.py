@@ -1,4 +1,4 @@
-"""A day of three gateways whose monitors are the real ones; clock, store, pages and people are of this world.
+"""A day of some gateways whose monitors are the real ones; clock, store, pages and people are of this world.
 
 Each half hour brings drift for a quarter of an hour, of all or of the canary alone, a new version as canary and its
 end, and a new variant of an experiment. Labels come after minutes and after hours, workers die, the follower is started
@@ -136,9 +136,14 @@ class Node:
 
 
 class World:
-    """The day. Args: step_s: between two rounds of the monitors, which are a second apart in a gateway."""
+    """The day.
 
-    def __init__(self, folder: Path, step_s: int, store: Memory | None = None) -> None:
+    Args:
+        step_s: between two rounds of the monitors, which are a second apart in a gateway.
+        nodes: a letter each; the first one leads.
+    """
+
+    def __init__(self, folder: Path, step_s: int, store: Memory | None = None, nodes: str = "ab") -> None:
         self.step_s = step_s
         self.now_s = BEGIN_S
         self.store = store or Memory()
@@ -158,7 +163,7 @@ class World:
             ]
             for variant, rows in ROWS_S.items()
         }
-        self.nodes = [Node(self, name, "r0", leads=name == "a") for name in "abc"]
+        self.nodes = [Node(self, name, "r0", leads=name == nodes[0]) for name in nodes]
         self.events: dict[str, int] = {}
         self.late: list[tuple[LabelNote, int | None]] = []
 
@@ -316,7 +321,7 @@ class Bare(World):
             for one in self.nodes
             for place, values in one.answers.items()
         }
-        forget(held, "abc", "a", now_ms)
+        forget(held, [one.name for one in self.nodes], "a", now_ms)
         deltas = taken(held, vectors, "a")
         hear_answers(held, {key: one for key, one in answers.items() if key[2] in held.monitor.versions}, now_ms)
         for note, before in self.late:

@@ -54,13 +54,13 @@ def check(world: World) -> None:
 
 
 def test_what_is_held_at_noon_is_held_at_midnight(tmp_path: Path) -> None:
-    check(Bare(tmp_path, step_s=120))
+    check(Bare(tmp_path, step_s=120, nodes="abc"))
 
 
 @pytest.mark.sim
 @pytest.mark.timeout(600)
 def test_what_is_held_at_noon_is_held_at_midnight_with_a_store_and_followers(tmp_path: Path) -> None:
-    world = World(tmp_path, step_s=60)
+    world = World(tmp_path, step_s=60, nodes="abc")
     check(world)
     assert world.nodes[0].monitors.held["m"].monitor.hosts.states.keys() == set("abc"), "each was judged by itself"
 
