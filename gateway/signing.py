@@ -83,59 +83,63 @@ class Signer:
         self._sequence: i64 = sequence & _LAST_SEQUENCE
         self._is_policy = revision != 0
         self._origin: i64 = signed(origin)
-        # What ids share: variant and stratum, the second, their first block, and its encryption, which CBC-MAC adds to
-        # the second block.
-        self._shared: i64 = -1
+        self._jobs: list[Exchange] = []
+        # What the jobs that wait share: variant and stratum, the second, the first block of their ids, and its
+        # encryption, which CBC-MAC adds to the second block.
+        self._shared = -1
         self._second = -1
         self._first = b""
         self._high: i64 = 0
         self._low: i64 = 0
+        self._blocks = BytesWriter()
 
     def name(self, jobs: Sequence[Exchange], variant: int, marks: list[int]) -> None:
-        """Name the predictions of a batch.
+        """Name the predictions of a batch; under a policy, those that it placed.
 
         Args:
-            jobs: under a policy, those that it did not place get no name.
             marks: of each job; NO_MARK = nothing is known of its scores.
         """
-        named: list[Exchange] = []
-        blocks = BytesWriter()
-        unit: i64 = self._origin
-        stratum: i64 = UNCOUNTED
-        own: i64 = variant << 8
-        sequence: i64 = self._sequence
-        # At once: none is given twice, whatever fails below.
-        self._sequence = (sequence + len(jobs)) & _LAST_SEQUENCE
         for at, job in enumerate(jobs):
-            placed, marked = job.placed, marks[at]
+            placed = job.placed
             if placed is not None:
-                unit, stratum = placed.bits, placed.stratum
-            elif self._is_policy:
-                continue
-            sequence = (sequence + 1) & _LAST_SEQUENCE
-            if marked > NO_MARK:
-                self._sign_rows(job, variant, unit, stratum, marked, sequence)
-                continue
-            if own | stratum != self._shared or self._clock.seconds != self._second:
-                self._sign(named, blocks.getvalue())
-                named, blocks = [], BytesWriter()
-                self._share(variant, stratum)
-            mark: i64 = marked
-            write_i64_be(blocks, self._high ^ unit)
-            write_i64_be(blocks, self._low ^ (sequence << 16 | mark))
-            named.append(job)
-        self._sign(named, blocks.getvalue())
+                self.add(job, variant, placed.bits, placed.stratum, marks[at])
+            elif not self._is_policy:
+                self.add(job, variant, self._origin, UNCOUNTED, marks[at])
+        self.sign()
 
-    def _sign(self, jobs: list[Exchange], blocks: bytes) -> None:
-        """Name all that share their first block, by their second ones."""
+    def add(self, job: Exchange, variant: int, unit: "i64", stratum: int, marked: int) -> None:
+        """One more prediction of this batch, which `sign` will name.
+
+        Args:
+            unit: as `predictions.signed` has it.
+            stratum: UNCOUNTED = it was not randomised.
+            marked: NO_MARK = nothing is known of its scores.
+        """
+        if marked > NO_MARK:
+            self._sign_rows(job, variant, unit, stratum, marked)
+            return
+        shared = variant << 8 | stratum
+        if shared != self._shared or self._clock.seconds != self._second:
+            self._share(shared)
+        mark: i64 = marked
+        write_i64_be(self._blocks, self._high ^ unit)
+        write_i64_be(self._blocks, self._low ^ (self._next() << 16 | mark))
+        self._jobs.append(job)
+
+    def sign(self) -> None:
+        """Name all predictions since the last time."""
+        jobs = self._jobs
         if not jobs:
             return
+        blocks = self._blocks.getvalue()
+        # Before what may fail: a batch that cannot be named costs the next ones nothing.
+        self._jobs = []
+        self._blocks.truncate(0)
         macs = self._encrypt(blocks)
         first, high, low = self._first, self._high, self._low
         raw = BytesWriter()
         at: i64 = 0
-        stop: i64 = len(blocks)
-        while at < stop:
+        for _ in jobs:
             raw.write(first)
             write_i64_be(raw, high ^ read_i64_be(blocks, at))
             write_i64_be(raw, low ^ read_i64_be(blocks, at + 8))
@@ -148,22 +152,25 @@ class Signer:
             job.prediction = text[begin : begin + ID_CHARS]
             begin += ID_CHARS
 
-    def _share(self, variant: int, stratum: "i64") -> None:
-        """What is named from now on has another variant, stratum or second."""
-        self._shared, self._second = variant << 8 | int(stratum), self._clock.seconds
-        self._first = self._first_block(VERSION, variant, stratum)
+    def _next(self) -> "i64":
+        self._sequence = (self._sequence + 1) & _LAST_SEQUENCE
+        return self._sequence
+
+    def _share(self, shared: int) -> None:
+        """What is added from now on shares another variant, stratum or second."""
+        self.sign()
+        self._shared, self._second = shared, self._clock.seconds
+        self._first = self._first_block(VERSION, shared >> 8, shared & 0xFF)
         chained = self._encrypt(self._first)
         self._high, self._low = read_i64_be(chained, 0), read_i64_be(chained, 8)
 
-    def _first_block(self, version: int, variant: int, stratum: "i64") -> bytes:
+    def _first_block(self, version: int, variant: int, stratum: int) -> bytes:
         return _FIRST.pack(version, self._prefixes[variant], self._clock.seconds, stratum)
 
-    def _sign_rows(
-        self, job: Exchange, variant: int, unit: "i64", stratum: "i64", marked: int, sequence: "i64"
-    ) -> None:
+    def _sign_rows(self, job: Exchange, variant: int, unit: "i64", stratum: int, marked: int) -> None:
         """A request of several rows gets its id at once: each has a tail of its own."""
         first = self._first_block(ROWS_VERSION, variant, stratum)
-        body = first + _SECOND.pack(unit, sequence << 16 | marked & NO_MARK)
+        body = first + _SECOND.pack(unit, self._next() << 16 | marked & NO_MARK)
         # Its first byte is not 0.
         tail = (marked >> 16).to_bytes((marked.bit_length() - 16 + 7) // 8, "big")
         mac = blake2s(self._key + body + tail, digest_size=MAC_BYTES).digest()

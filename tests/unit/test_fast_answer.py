@@ -7,10 +7,9 @@ import pytest
 
 from gateway.http.answers import whole
 from gateway.http.fast_lane import FastExchange
-from gateway.predictions import NO_MARK, read
+from gateway.predictions import NO_MARK, UNCOUNTED, read
 from gateway.served import ServedVersion
 from gateway.signing import Clock, Signer
-from tests.ids import placed_job
 
 pytestmark = pytest.mark.interpreted
 KEY = b"k" * 32
@@ -50,8 +49,8 @@ def test_an_answer_without_a_name(size: int) -> None:
 def test_a_named_prediction() -> None:
     exchange, sent = begun()
     signer = Signer(1, KEY, 7, ["sha256:" + "ab" * 32], clock=Clock(5), sequence=1)
-    exchange.placed = placed_job(9).placed
-    signer.name([exchange], 0, [NO_MARK])
+    signer.add(exchange, 0, 9, UNCOUNTED, NO_MARK)
+    signer.sign()
     named = exchange.prediction
     assert read(named.decode(), {1: KEY}).unit == 9
     headers = (*HEADERS, (b"x-prediction-id", named))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Placed
 from gateway.predictions import (
     ID_CHARS,
     MOST_CHARS,
@@ -26,8 +27,10 @@ from gateway.predictions import (
     mark_of_rows,
     read,
 )
+from gateway.predictions import signed as signed_bits
 from gateway.signing import Clock, Signer
-from tests.ids import id_by, placed_job
+from gateway.tally import Tally, place_of
+from tests.ids import id_by
 
 KEYS = {1: b"k" * 32, 2: b"n" * 32}
 DIGESTS = ["sha256:" + "ab" * 32, "sha256:" + "0123456789" * 6 + "0123"]
@@ -232,15 +235,14 @@ def test_each_of_a_batch_is_named_as_it_would_be_alone(wanted: list[tuple[int, .
     clock, other = Clock(1_800_000_000), Clock(1_800_000_000)
     together = Signer(1, KEYS[1], 41, DIGESTS, clock=clock, sequence=sequence)
     alone = Signer(1, KEYS[1], 41, DIGESTS, clock=other, sequence=sequence)
-    jobs = [placed_job(unit, stratum) for _, unit, stratum, _, _ in wanted]
-    expected, begun = [], 0
-    for at, (variant, unit, stratum, marked, later) in enumerate(wanted):
+    jobs = [Exchange() for _ in wanted]
+    expected = []
+    for job, (variant, unit, stratum, marked, later) in zip(jobs, wanted, strict=True):
+        clock.seconds += later
         other.seconds += later
+        together.add(job, variant, signed_bits(unit), stratum, marked)
         expected.append(id_by(alone, variant, unit, stratum, marked))
-        if at + 1 == len(wanted) or wanted[at + 1][4] or wanted[at + 1][0] != variant:
-            clock.seconds = other.seconds
-            together.name(jobs[begun : at + 1], variant, [marks for *_, marks, _ in wanted[begun : at + 1]])
-            begun = at + 1
+    together.sign()
     assert [job.prediction.decode() for job in jobs] == expected
     for text, (variant, unit, stratum, _, _) in zip(expected, wanted, strict=True):
         found = read(text, KEYS)
@@ -249,32 +251,54 @@ def test_each_of_a_batch_is_named_as_it_would_be_alone(wanted: list[tuple[int, .
     assert len(set(expected)) == len(expected)
 
 
-def test_what_no_policy_placed_has_a_name_of_its_own_only_where_there_is_no_policy() -> None:
-    clock, jobs = Clock(1_800_000_000), [Exchange(), placed_job(7, 0), Exchange()]
-    Signer(1, KEYS[1], 41, DIGESTS, clock=clock, sequence=5).name(jobs, 1, [NO_MARK] * 3)
-    assert [bool(job.prediction) for job in jobs] == [False, True, False]
-    alone = [Exchange(), Exchange()]
-    origin = 2**64 - 3
-    Signer(1, KEYS[1], 0, DIGESTS[:1], clock=clock, sequence=5, origin=origin).name(alone, 0, [NO_MARK] * 2)
-    found = [read(job.prediction.decode(), KEYS) for job in alone]
+def test_a_batch_is_signed_once() -> None:
+    signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
+    first, second = Exchange(), Exchange()
+    signer.add(first, 0, 7, 0, NO_MARK)
+    signer.sign()
+    was = first.prediction
+    signer.add(second, 0, 7, 0, NO_MARK)
+    signer.sign()
+    signer.sign()
+    assert (first.prediction, read(second.prediction.decode(), KEYS).sequence) == (was, 7)
+
+
+def test_what_no_policy_decided_is_named_after_the_worker() -> None:
+    origin, jobs = 2**64 - 3, [Exchange(), Exchange()]
+    signer = Signer(1, KEYS[1], 0, DIGESTS[:1], clock=Clock(1_800_000_000), sequence=5, origin=origin)
+    signer.name(jobs, 0, [mark(9, 1, 0), NO_MARK])
+    found = [read(job.prediction.decode(), KEYS) for job in jobs]
     assert [(one.unit, one.stratum, one.variant) for one in found] == [(origin, None, NO_POLICY)] * 2
-    assert [one.sequence for one in found] == [6, 7]
+    assert [(one.sequence, one.score_bin) for one in found] == [(6, 9), (7, None)]
+
+
+@pytest.mark.interpreted
+def test_under_a_policy_what_it_did_not_place_has_no_name() -> None:
+    placed = Placed(cast(Any, None), Tally(memoryview(b"")), place_of(1, 41, 2, 1), 7, False, False)
+    jobs = [Exchange(), Exchange(), Exchange()]
+    jobs[1].placed = placed
+    Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5).name(jobs, 1, [NO_MARK] * 3)
+    assert [bool(job.prediction) for job in jobs] == [False, True, False]
+    found = read(jobs[1].prediction.decode(), KEYS)
+    assert (found.unit, found.stratum, found.variant) == (7, 2, 1)
 
 
 @pytest.mark.interpreted
 def test_a_batch_that_cannot_be_named_costs_the_next_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     signer = Signer(1, KEYS[1], 41, DIGESTS, clock=Clock(1_800_000_000), sequence=5)
     id_by(signer, 0, 7)
-    first, second = placed_job(7), placed_job(7)
+    first, second = Exchange(), Exchange()
 
     def full(_: bytes) -> bytes:
         raise MemoryError
 
     with monkeypatch.context() as broken:
         broken.setattr(signer, "_encrypt", full)
+        signer.add(first, 0, 7, UNCOUNTED, NO_MARK)
         with pytest.raises(MemoryError):
-            signer.name([first], 0, [NO_MARK])
-    signer.name([second], 0, [NO_MARK])
+            signer.sign()
+    signer.add(second, 0, 7, UNCOUNTED, NO_MARK)
+    signer.sign()
     assert (first.prediction, read(second.prediction.decode(), KEYS).sequence) == (b"", 8)
 
 
